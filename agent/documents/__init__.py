@@ -1,0 +1,1 @@
+"""Documents and their revisions: pure functions and values, no I/O."""

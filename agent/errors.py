@@ -1,0 +1,122 @@
+"""Every error the agent raises on purpose.
+
+One root, two branches: a `TransientError` may succeed when it is tried again without anybody
+changing anything, a `PermanentError` will not. Messages are one line: what, where, what to do.
+They never hold a secret.
+"""
+
+from __future__ import annotations
+
+
+class EdgeAgentError(Exception):
+    """Root of all errors raised by the agent."""
+
+
+class TransientError(EdgeAgentError):
+    """Worth retrying, with back-off.
+
+    `retry_after` is the wait in seconds that the other side asked for, if it did.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class PermanentError(EdgeAgentError):
+    """Retrying is of no use until somebody changes something; the message says what."""
+
+
+class ConfigError(PermanentError):
+    """The configuration file cannot be used."""
+
+
+# --- documents -------------------------------------------------------------------------
+
+
+class DocumentError(PermanentError):
+    """A document that CouchDB's rules do not allow (HTTP 400)."""
+
+
+class NotFoundError(PermanentError):
+    """No such document, revision or database.
+
+    `reason` is CouchDB's: "missing", "deleted" or "Database does not exist.".
+    """
+
+    def __init__(self, message: str, *, reason: str = "missing") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ConflictError(PermanentError):
+    """An edit does not name the current revision (HTTP 409)."""
+
+
+class TooLargeError(PermanentError):
+    """A request, response or document exceeds a size limit (HTTP 413)."""
+
+
+# --- stores ----------------------------------------------------------------------------
+
+
+class StoreError(PermanentError):
+    """A store file cannot be used. `path` is the file."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class StoreExistsError(StoreError):
+    """A database of that name exists already (HTTP 412)."""
+
+
+class StoreBusyError(StoreError):
+    """Another process has the store open for writing."""
+
+
+class StoreWriteError(TransientError):
+    """A write was not made durable (disk full, I/O error); nothing of it was kept."""
+
+
+# --- remotes ---------------------------------------------------------------------------
+
+
+class ConnectError(TransientError):
+    """The remote could not be reached, or the connection broke."""
+
+
+class RemoteBusyError(TransientError):
+    """The remote answered 429 or 5xx."""
+
+
+class RemoteError(PermanentError):
+    """The remote refused. `status` is the HTTP status code, if there was one."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class AuthError(RemoteError):
+    """401 or 403 from the remote."""
+
+
+class TlsError(RemoteError):
+    """The remote's certificate does not verify."""
+
+
+class NotCouchDBError(RemoteError):
+    """What answers at the URL does not speak CouchDB's protocol."""
+
+
+class RemoteMissingError(RemoteError):
+    """The remote has no such database (HTTP 404)."""
+
+
+# --- sensors ---------------------------------------------------------------------------
+
+
+class PortError(TransientError):
+    """A serial port cannot be opened or has vanished; it is tried again."""

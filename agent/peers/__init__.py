@@ -1,0 +1,1 @@
+"""What can be replicated with: one protocol, `Peer`, and its implementations."""

@@ -1,0 +1,119 @@
+"""The protocol that every source and target of replication implements."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from agent.documents.revision import Revision
+
+Seq: TypeAlias = Any
+"""An update sequence, opaque: whatever JSON value the peer gave (a number, a string, a list)."""
+
+START: Seq = 0
+"""The sequence before the first change."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """A database as its peer describes it.
+
+    `instance_start_time` changes when the database is recreated; empty where a server has none.
+    `server` names the software and its version, for people.
+    """
+
+    update_seq: Seq
+    doc_count: int
+    instance_start_time: str
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A line of a changes feed, with all leaf revisions (style=all_docs)."""
+
+    seq: Seq
+    id: str
+    revs: tuple[str, ...]
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeBatch:
+    """Consecutive changes. Whoever has dealt with all of them may go on from `last_seq`.
+
+    `pending` is the number of changes after this batch, where the peer tells.
+    """
+
+    changes: tuple[Change, ...]
+    last_seq: Seq
+    pending: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What became of one revision. `error` is CouchDB's word, None when it was stored."""
+
+    id: str
+    rev: str
+    error: str | None = None
+    reason: str | None = None
+
+
+class Peer(Protocol):
+    """A database that can be replicated with. All calls are idempotent.
+
+    Every method raises a TransientError where a retry may help and a PermanentError where not.
+    """
+
+    @property
+    def identity(self) -> str:
+        """Names this database for ever and holds no secret; replication ids are made of it."""
+
+    @property
+    def label(self) -> str:
+        """The database's name for people: a path, or a URL without credentials."""
+
+    async def info(self) -> PeerInfo:
+        """Raises RemoteMissingError or NotFoundError when the database does not exist."""
+
+    async def create(self) -> None:
+        """Create the database; no error when it exists."""
+
+    def changes(self, since: Seq, *, follow: bool, limit: int) -> AsyncIterator[ChangeBatch]:
+        """Changes after `since` in batches of at most `limit`, oldest first.
+
+        Ends after the present last change; with `follow` it goes on as changes are made.
+        """
+
+    async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+        """Which of these revisions, by document id, are missing here. Complete ones are absent."""
+
+    async def fetch(self, wanted: Sequence[tuple[str, Sequence[str]]]) -> Sequence[Revision]:
+        """The revisions with their histories. One that is gone is left out.
+
+        Raises TooLargeError when they exceed what is read at once; ask for fewer then.
+        """
+
+    async def store(self, revisions: Sequence[Revision]) -> Sequence[WriteResult]:
+        """Graft revisions (new_edits=false); returns once they are durable.
+
+        One result per revision, in order. Raises TooLargeError when the request is too large;
+        send fewer then.
+        """
+
+    async def get_local(self, id: str) -> dict[str, Any] | None:
+        """The document `_local/{id}`, without `_id`, with its `_rev`; None when there is none."""
+
+    async def put_local(self, id: str, doc: Mapping[str, Any]) -> str:
+        """Write `_local/{id}`; a `_rev` in it must be the current one. Returns the new one.
+
+        Raises ConflictError.
+        """
+
+    async def ensure_full_commit(self) -> str:
+        """Make sure that what was stored is durable; returns `instance_start_time`."""
+
+    async def close(self) -> None:
+        """Release connections."""

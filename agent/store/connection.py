@@ -1,0 +1,145 @@
+"""SQLite connections to a store file: how they are opened, and what their errors mean."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.errors import NotFoundError, StoreBusyError, StoreError, StoreWriteError
+from agent.store import schema
+
+_WRITER_CACHE_KIB = 4096
+_READER_CACHE_KIB = 1024
+
+
+class StoreLock:
+    """Keeps a second process from writing to a store; the kernel releases it if we are killed."""
+
+    def __init__(self, store: Path) -> None:
+        """Raises StoreBusyError, or StoreError where the lock file cannot be made."""
+        self.path = store.with_name(store.name + ".lock")
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreError(
+                f"{store}: cannot be opened for writing ({error.strerror}); "
+                "check the permissions and that the file system is not read-only",
+                path=str(store),
+            ) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(self._file, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._file)
+            raise StoreBusyError(
+                f"{store}: in use by another process (pid {owner}); "
+                "stop that process, or use its URL instead of the path",
+                path=str(store),
+            ) from None
+        os.truncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._file)
+
+
+def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
+    """The one writing connection, with the schema brought up to date.
+
+    Raises NotFoundError (no such file and not `create`) and StoreError.
+    """
+    if not create and not path.exists():
+        raise NotFoundError(f"{path}: no such store", reason="Database does not exist.")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise StoreError(
+            f"{path}: is read-only; give this user the right to write to it (and to its folder)",
+            path=str(path),
+        )
+    with explained(path):
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            _check_format(connection, path)
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA busy_timeout = 5000")
+            connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+            if connection.execute("PRAGMA user_version").fetchone()[0] < schema.SCHEMA_VERSION:
+                schema.migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A read-only connection to a store that a writer has opened. Raises StoreError."""
+    with explained(path):
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA busy_timeout = 5000")
+        connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
+    return connection
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors into the agent's, with what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name.startswith("SQLITE_FULL"):
+            raise StoreWriteError(f"{path}: the disk is full; free some space") from error
+        if name.startswith("SQLITE_IOERR"):
+            raise StoreWriteError(
+                f"{path}: the disk reports an error ({name}); check the card and the system's log"
+            ) from error
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise StoreWriteError(
+                f"{path}: locked by another program; close what else writes to the file"
+            ) from error
+        if name.startswith("SQLITE_NOTADB"):
+            raise StoreError(
+                f"{path}: not a store (no SQLite file); give another path or move the file away",
+                path=str(path),
+            ) from error
+        if name.startswith("SQLITE_READONLY"):
+            raise StoreError(
+                f"{path}: cannot be written; check the permissions of the file and its folder",
+                path=str(path),
+            ) from error
+        if name.startswith("SQLITE_CORRUPT"):
+            raise StoreError(
+                f"{path}: the file is damaged ({error}); move it away and restart, "
+                "what was replicated comes back from the remote",
+                path=str(path),
+            ) from error
+        raise StoreError(
+            f"{path}: {error}; check the path and its permissions", path=str(path)
+        ) from error
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application_id != schema.APPLICATION_ID:
+        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            raise StoreError(
+                f"{path}: an SQLite file of another program; give another path", path=str(path)
+            )
+    elif version > schema.SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: written by a newer version (schema {version}, this one knows "
+            f"{schema.SCHEMA_VERSION}); upgrade edge-sync-agent",
+            path=str(path),
+        )

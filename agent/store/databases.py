@@ -1,0 +1,111 @@
+"""A folder of stores, one per database."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from agent.documents.tree import DEFAULT_REVS_LIMIT
+from agent.errors import DocumentError, NotFoundError, StoreError, StoreExistsError
+from agent.store.store import Store
+
+_NAME = re.compile(r"[a-z][a-z0-9_$()+/-]*\Z")
+_SUFFIX = ".sqlite"
+_LONGEST_NAME = 200  # as a file name, with its suffixes, within what file systems allow
+
+BAD_NAME = (
+    "Name: '{}'. Only lowercase characters (a-z), digits (0-9), and any of the characters "
+    "_, $, (, ), +, -, and / are allowed. Must begin with a letter."
+)
+
+
+class Databases:
+    """Opens, creates and deletes databases by name (CouchDB's rules for names)."""
+
+    def __init__(self, folder: Path, *, revs_limit: int = DEFAULT_REVS_LIMIT) -> None:
+        self.folder = folder
+        self._revs_limit = revs_limit
+        self._open: dict[str, Store] = {}
+        self._lock = asyncio.Lock()
+
+    def path(self, name: str) -> Path:
+        """The file of a database. Raises DocumentError for a name that is not allowed."""
+        if not _NAME.match(name) or len(quote(name, safe="")) > _LONGEST_NAME:
+            raise DocumentError(BAD_NAME.format(name))
+        return self.folder / (quote(name, safe="") + _SUFFIX)
+
+    async def names(self) -> list[str]:
+        return await asyncio.to_thread(self._names)
+
+    async def get(self, name: str) -> Store:
+        """The database, opened. Raises NotFoundError, StoreError, DocumentError."""
+        store = self._open.get(name)
+        if store is not None:
+            return store
+        async with self._lock:
+            if name not in self._open:
+                self._open[name] = await Store.open(
+                    self.path(name), create=False, revs_limit=self._revs_limit
+                )
+            return self._open[name]
+
+    async def create(self, name: str) -> Store:
+        """A new database. Raises StoreExistsError, StoreError, DocumentError."""
+        path = self.path(name)
+        async with self._lock:
+            if name in self._open or await asyncio.to_thread(path.exists):
+                raise StoreExistsError(
+                    "The database could not be created, the file already exists.", path=str(path)
+                )
+            await asyncio.to_thread(self._make_folder)
+            store = self._open[name] = await Store.open(path, revs_limit=self._revs_limit)
+            return store
+
+    async def ensure(self, name: str) -> Store:
+        """The database, made if there is none."""
+        try:
+            return await self.get(name)
+        except NotFoundError:
+            return await self.create(name)
+
+    async def delete(self, name: str) -> None:
+        """Delete a database with all its documents. Raises NotFoundError."""
+        path = self.path(name)
+        async with self._lock:
+            store = self._open.pop(name, None)
+            if store is not None:
+                await store.close()
+            await asyncio.to_thread(_unlink, path)
+
+    async def close(self) -> None:
+        async with self._lock:
+            for store in self._open.values():
+                await store.close()
+            self._open.clear()
+
+    def _names(self) -> list[str]:
+        files = self.folder.glob("*" + _SUFFIX)
+        return sorted(unquote(file.name.removesuffix(_SUFFIX)) for file in files)
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{self.folder}: the folder cannot be made ({error.strerror}); "
+                "make it, or name another one",
+                path=str(self.folder),
+            ) from error
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"{path.name}: no such database", reason="Database does not exist."
+        ) from None
+    for suffix in ("-wal", "-shm", ".lock"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -1,0 +1,275 @@
+"""Queries, on read-only connections of their own. Blocking: run in threads.
+
+Every query is short and fetches all of its rows, so that no reader holds the WAL back; whoever
+reads much reads in pages.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.documents.revision import Rev, Revision
+from agent.documents.tree import RevTree
+from agent.store.connection import explained, open_reader
+
+_LOOKUP = 500
+_COUNTED_PENDING = 10_000
+_COLUMNS = "seq, id, gen, hash, deleted, conflicts, body, tree"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A row of `docs`: a document as its winning revision shows it."""
+
+    seq: int
+    id: str
+    rev: Rev
+    deleted: bool
+    conflicts: int
+    body: str
+    encoded_tree: bytes | None
+
+    def tree(self) -> RevTree:
+        if self.encoded_tree is not None:
+            return RevTree.decode(self.encoded_tree)
+        return RevTree.of(self.revision())
+
+    def leaves(self) -> list[Rev]:
+        """All leaf revisions, the winner first."""
+        return [self.rev] if self.encoded_tree is None else self.tree().leaves()
+
+    def revision(self) -> Revision:
+        """The winner with its history."""
+        if self.encoded_tree is None:
+            path: tuple[str, ...] = (self.rev.hash,)
+        else:
+            path = RevTree.decode(self.encoded_tree).path(self.rev)
+        return Revision(self.id, self.rev.generation, path, self.deleted, self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """`file_size` in bytes, without the WAL."""
+
+    uuid: str
+    instance_start_time: str
+    update_seq: int
+    doc_count: int
+    doc_del_count: int
+    conflict_count: int
+    file_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesPage:
+    """`pending`: changes after this page; an upper bound once it exceeds 10,000."""
+
+    documents: list[StoredDocument]
+    last_seq: int
+    pending: int
+
+
+class Reader:
+    """Lends a read-only connection to each query and keeps those not in use."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: list[sqlite3.Connection] = []
+        self._closed = False
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = open_reader(self._path)
+        try:
+            with explained(self._path):
+                yield connection
+        finally:
+            if self._closed:
+                connection.close()
+            else:
+                self._idle.append(connection)
+
+    def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def info(self) -> StoreInfo:
+        with self._connection() as db:
+            meta = dict(db.execute("SELECT key, value FROM meta"))
+            update_seq, conflicts, size = db.execute(
+                "SELECT (SELECT coalesce(max(seq), 0) FROM docs), "
+                "(SELECT count(*) FROM docs WHERE conflicts > 0), "
+                "(SELECT page_count * page_size FROM pragma_page_count, pragma_page_size)"
+            ).fetchone()
+        return StoreInfo(
+            uuid=meta["uuid"],
+            instance_start_time=meta["instance_start_time"],
+            update_seq=update_seq,
+            doc_count=meta["doc_count"],
+            doc_del_count=meta["doc_del_count"],
+            conflict_count=conflicts,
+            file_size=size,
+        )
+
+    def documents(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
+        """Those of `ids` that exist, tombstones included."""
+        with self._connection() as db:
+            return _documents(db, ids)
+
+    def revisions(
+        self, wanted: Sequence[tuple[str, Sequence[str]]]
+    ) -> list[list[tuple[str, Revision | None]]]:
+        """For each `(id, revs)` each revision asked for, None where its body is not here."""
+        with self._connection() as db:
+            found = _documents(db, list({id for id, _ in wanted}))
+            return [
+                [(rev, _revision(db, found.get(id), rev)) for rev in revs] for id, revs in wanted
+            ]
+
+    def missing(self, revs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Which revisions are not in the documents' trees (CouchDB's _revs_diff)."""
+        with self._connection() as db:
+            found = _documents(db, list(revs), body=False)
+        missing: dict[str, list[str]] = {}
+        for id, asked in revs.items():
+            document = found.get(id)
+            if document is None:
+                lacking = list(asked)
+            elif document.encoded_tree is None:
+                lacking = [rev for rev in asked if rev != str(document.rev)]
+            else:
+                tree = document.tree()
+                lacking = [rev for rev in asked if Rev.parse(rev) not in tree]
+            if lacking:
+                missing[id] = lacking
+        return missing
+
+    def changes(self, since: int, *, limit: int, descending: bool = False) -> ChangesPage:
+        """Documents changed after `since`, in the order of their last change.
+
+        With `descending` the newest first, and `since` counts for nothing, as in CouchDB.
+        """
+        with self._connection() as db:
+            if descending:
+                rows = db.execute(
+                    f"SELECT {_COLUMNS} FROM docs ORDER BY seq DESC LIMIT ?",  # noqa: S608
+                    (limit,),
+                ).fetchall()
+            else:
+                rows = db.execute(
+                    f"SELECT {_COLUMNS} FROM docs WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
+                    (since, limit),
+                ).fetchall()
+            documents = [_document(row) for row in rows]
+            last = documents[-1].seq if documents else since
+            pending = 0
+            if len(documents) == limit and not descending:
+                pending = _pending(db, last)
+        return ChangesPage(documents, last, pending)
+
+    def pending(self, since: int) -> int:
+        """How many changes there are after `since`; an upper bound from 10,000 on."""
+        with self._connection() as db:
+            return _pending(db, since)
+
+    def all_docs(
+        self,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        inclusive_end: bool = True,
+        descending: bool = False,
+        skip: int = 0,
+        limit: int,
+    ) -> list[StoredDocument]:
+        """Live documents in the order of their ids (by code point), `start` and `end` included."""
+        above, below = (end, start) if descending else (start, end)
+        conditions = ["NOT deleted"]
+        parameters: list[Any] = []
+        if above is not None:
+            strict = descending and not inclusive_end
+            conditions.append("id > ?" if strict else "id >= ?")
+            parameters.append(above)
+        if below is not None:
+            strict = not descending and not inclusive_end
+            conditions.append("id < ?" if strict else "id <= ?")
+            parameters.append(below)
+        order = "DESC" if descending else "ASC"
+        sql = (
+            f"SELECT {_COLUMNS} FROM docs WHERE {' AND '.join(conditions)} "  # noqa: S608
+            f"ORDER BY id {order} LIMIT ? OFFSET ?"
+        )
+        with self._connection() as db:
+            rows = db.execute(sql, [*parameters, limit, skip]).fetchall()
+        return [_document(row) for row in rows]
+
+    def rank(self, id: str) -> int:
+        """How many live documents come before `id` (the `offset` of _all_docs)."""
+        with self._connection() as db:
+            count = db.execute(
+                "SELECT count(*) FROM docs WHERE id < ? AND NOT deleted", (id,)
+            ).fetchone()[0]
+        return int(count)
+
+    def local(self, id: str) -> tuple[str, str] | None:
+        """The revision and the body of `_local/{id}`."""
+        with self._connection() as db:
+            row = db.execute("SELECT rev, body FROM local WHERE id = ?", (id,)).fetchone()
+        return (f"0-{row[0]}", row[1]) if row else None
+
+
+def _documents(
+    db: sqlite3.Connection, ids: Sequence[str], *, body: bool = True
+) -> dict[str, StoredDocument]:
+    columns = _COLUMNS if body else _COLUMNS.replace("body", "''")
+    found = {}
+    for start in range(0, len(ids), _LOOKUP):
+        part = ids[start : start + _LOOKUP]
+        marks = ",".join("?" * len(part))
+        rows = db.execute(f"SELECT {columns} FROM docs WHERE id IN ({marks})", part)  # noqa: S608
+        for row in rows:
+            found[row[1]] = _document(row)
+    return found
+
+
+def _document(row: tuple[Any, ...]) -> StoredDocument:
+    seq, id, generation, digest, deleted, conflicts, body, tree = row
+    return StoredDocument(seq, id, Rev(generation, digest), bool(deleted), conflicts, body, tree)
+
+
+def _revision(db: sqlite3.Connection, document: StoredDocument | None, rev: str) -> Revision | None:
+    if document is None:
+        return None
+    if rev == str(document.rev):
+        return document.revision()
+    wanted = Rev.parse(rev)
+    row = db.execute(
+        "SELECT deleted, body FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
+        (document.id, *wanted),
+    ).fetchone()
+    if row is None:
+        return None
+    path = document.tree().path(wanted)
+    return Revision(document.id, wanted.generation, path, bool(row[0]), row[1])
+
+
+def _pending(db: sqlite3.Connection, since: int) -> int:
+    counted = db.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM docs WHERE seq > ? LIMIT ?)",
+        (since, _COUNTED_PENDING),
+    ).fetchone()[0]
+    if counted < _COUNTED_PENDING:
+        return int(counted)
+    # Counting millions of rows for every page costs more than the page. Each document has one
+    # sequence, so the distance to the newest one is what can be pending at most.
+    newest = db.execute("SELECT max(seq) FROM docs").fetchone()[0]
+    return int(newest - since)

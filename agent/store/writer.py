@@ -1,0 +1,152 @@
+"""The one writer of a store: a thread that commits many callers' operations together.
+
+While one commit waits for the disk, further operations queue up; they share the next one. So a
+single caller gets one fsync per write, and a hundred callers far fewer than a hundred.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent.errors import StoreWriteError
+from agent.store.connection import explained
+from agent.store.transaction import Transaction
+
+_T = TypeVar("_T")
+_Operation = Callable[[Transaction], Any]
+_Item = tuple[_Operation, "asyncio.Future[Any]"]
+_Outcome = tuple["asyncio.Future[Any]", Any, Exception | None]
+
+_MOST_OPERATIONS = 256
+"""In one commit: bounds the time that the first of them waits."""
+
+_MOST_WAITING = 1024
+"""Operations accepted before callers are made to wait."""
+
+_WAL_BYTES = 8 * 1024 * 1024
+"""A WAL file larger than this is truncated when no reader needs it."""
+
+
+class Writer:
+    """Runs operations on the writing connection, in the order in which they were given."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        *,
+        revs_limit: int,
+        committed: Callable[[int], None],
+    ) -> None:
+        """`committed` is called in the event loop with the update sequence of each commit."""
+        self._db = connection
+        self._path = path
+        self._wal = path.with_name(path.name + "-wal")
+        self._revs_limit = revs_limit
+        self._committed = committed
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._room = asyncio.Semaphore(_MOST_WAITING)
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"writer {path.name}", daemon=True)
+        self._thread.start()
+
+    async def run(self, operation: Callable[[Transaction], _T]) -> _T:
+        """Returns once the operation is durable. Raises what it raises, or StoreWriteError."""
+        async with self._room:
+            if self._closed:
+                raise StoreWriteError(f"{self._path}: the store is being closed; try again later")
+            future: asyncio.Future[_T] = self._loop.create_future()
+            self._queue.put((operation, future))
+            # Shielded: a cancelled caller must not make the writer's answer an error.
+            return await asyncio.shield(future)
+
+    async def close(self) -> None:
+        """Finish what was accepted, then close the connection."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            items: list[_Item] = []
+            item = self._queue.get()
+            while item is not None:
+                items.append(item)
+                if len(items) == _MOST_OPERATIONS:
+                    break
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            last = item is None
+            if items:
+                self._commit(items)
+        self._db.close()
+
+    def _commit(self, items: list[_Item]) -> None:
+        outcomes: list[_Outcome] = []
+        update_seq = None
+        try:
+            with explained(self._path):
+                self._db.execute("BEGIN IMMEDIATE")
+                transaction = Transaction(self._db, revs_limit=self._revs_limit)
+                for operation, future in items:
+                    outcomes.append((future, *self._attempt(operation, transaction)))
+                transaction.finish()
+                self._db.execute("COMMIT")
+                update_seq = transaction.update_seq
+        except Exception as error:  # noqa: BLE001 - handed to the callers, in their own thread
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            outcomes = [(future, None, error) for _, future in items]
+        self._loop.call_soon_threadsafe(self._deliver, outcomes, update_seq)
+        self._truncate_wal()
+
+    def _attempt(
+        self, operation: _Operation, transaction: Transaction
+    ) -> tuple[Any, Exception | None]:
+        """One operation; when it fails, what it wrote goes and the others stay."""
+        state = transaction.checkpoint()
+        self._db.execute("SAVEPOINT operation")
+        try:
+            with explained(self._path):
+                result = operation(transaction)
+        except Exception as error:
+            if not self._db.in_transaction:
+                raise  # SQLite gave the whole transaction up, as it does when the disk is full
+            self._db.execute("ROLLBACK TO operation")
+            self._db.execute("RELEASE operation")
+            transaction.restore(state)
+            return None, error
+        self._db.execute("RELEASE operation")
+        return result, None
+
+    def _deliver(self, outcomes: list[_Outcome], update_seq: int | None) -> None:
+        if update_seq is not None:
+            self._committed(update_seq)
+        for future, result, error in outcomes:
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+    def _truncate_wal(self) -> None:
+        # What goes wrong here costs no write, and meets the next commit too, which reports it.
+        with contextlib.suppress(OSError, sqlite3.OperationalError):
+            if self._wal.stat().st_size > _WAL_BYTES and self._queue.empty():
+                # Readers are short; should one stay, the next commit tries again.
+                self._db.execute("PRAGMA busy_timeout = 200")
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._db.execute("PRAGMA busy_timeout = 5000")
