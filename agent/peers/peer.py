@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -43,7 +43,7 @@ class Change:
 class ChangeBatch:
     """Consecutive changes. Whoever has dealt with all of them may go on from `last_seq`.
 
-    `pending` is the number of changes after this batch, where the peer tells.
+    `pending` is the number of changes after this batch, where the peer tells; 0 at the end.
     """
 
     changes: tuple[Change, ...]
@@ -81,17 +81,23 @@ class Peer(Protocol):
     async def create(self) -> None:
         """Create the database; no error when it exists."""
 
-    def changes(self, since: Seq, *, follow: bool, limit: int) -> AsyncIterator[ChangeBatch]:
+    def changes(self, since: Seq, *, follow: bool, limit: int) -> AsyncGenerator[ChangeBatch, None]:
         """Changes after `since` in batches of at most `limit`, oldest first.
 
-        Ends after the present last change; with `follow` it goes on as changes are made.
+        Ends after the present last change; with `follow` it goes on as changes are made. The
+        batch that reaches the present end says so by `pending == 0`; it may be empty.
+        Closing the generator ends what is under way.
         """
 
     async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
         """Which of these revisions, by document id, are missing here. Complete ones are absent."""
 
-    async def fetch(self, wanted: Sequence[tuple[str, Sequence[str]]]) -> Sequence[Revision]:
+    async def fetch(
+        self, wanted: Sequence[tuple[str, Sequence[str]]]
+    ) -> Sequence[Revision | WriteResult]:
         """The revisions with their histories. One that is gone is left out.
+
+        A WriteResult with an error stands for a revision that is there but cannot be carried.
 
         Raises TooLargeError when they exceed what is read at once; ask for fewer then.
         """

@@ -1,0 +1,1 @@
+"""Replication between any two peers: the algorithm, its checkpoints, and what keeps it going."""

@@ -1,0 +1,151 @@
+"""Checkpoints: how far a replication has come, kept on both sides.
+
+Source: CouchDB documentation, "CouchDB Replication Protocol", sections "Generate Replication ID"
+and "Retrieve Replication Logs from Source and Target". A log is the document
+`_local/{replication id}`; only what both sides' logs agree on is believed, so a side that was
+recreated, or restored from a backup, makes the replication start further back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from agent.errors import ConflictError
+from agent.peers.peer import START, Peer, Seq
+
+_MOST_SESSIONS = 50
+_LOG_VERSION = 1
+
+
+def replication_id(source: Peer, target: Peer) -> str:
+    """Names a replication; the same after a restart, and whatever the credentials are."""
+    text = "\n".join(("edge-sync-agent 1", source.identity, target.identity))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a session did so far, with CouchDB's names for it."""
+
+    missing_checked: int
+    missing_found: int
+    docs_read: int
+    docs_written: int
+    doc_write_failures: int
+
+
+class Log:
+    """The replication log of one session, on both sides."""
+
+    def __init__(
+        self,
+        source: Peer,
+        target: Peer,
+        *,
+        source_log: Mapping[str, Any] | None,
+        target_log: Mapping[str, Any] | None,
+    ) -> None:
+        """Use `open`."""
+        self.id = replication_id(source, target)
+        self.start_seq: Seq
+        self.last_confirmed: str | None
+        self.start_seq, self.last_confirmed = common_sequence(source_log, target_log)
+        self._peers = (source, target)
+        self._revs = [(log or {}).get("_rev") for log in (source_log, target_log)]
+        self._older = _history(target_log) if self.start_seq != START else []
+        self._session = secrets.token_hex(16)
+        self._start_time = _now()
+
+    @classmethod
+    async def open(cls, source: Peer, target: Peer) -> Log:
+        """Read the logs and find out where to go on from: `start_seq`.
+
+        `last_confirmed` is the time (RFC 3339) at which the target confirmed up to there.
+        """
+        id = replication_id(source, target)
+        return cls(
+            source,
+            target,
+            source_log=await source.get_local(id),
+            target_log=await target.get_local(id),
+        )
+
+    async def write(self, seq: Seq, counts: Counts) -> None:
+        """Record that everything up to `seq` is durable in the target.
+
+        The target's log goes first: a crash between the two leaves the older common session.
+        """
+        entry = {
+            "session_id": self._session,
+            "start_time": self._start_time,
+            "end_time": _now(),
+            "start_last_seq": self.start_seq,
+            "end_last_seq": seq,
+            "recorded_seq": seq,
+            "missing_checked": counts.missing_checked,
+            "missing_found": counts.missing_found,
+            "docs_read": counts.docs_read,
+            "docs_written": counts.docs_written,
+            "doc_write_failures": counts.doc_write_failures,
+        }
+        log = {
+            "version": _LOG_VERSION,
+            "session_id": self._session,
+            "source_last_seq": seq,
+            "history": [entry, *self._older][:_MOST_SESSIONS],
+        }
+        for side in (1, 0):
+            self._revs[side] = await self._put(self._peers[side], log, self._revs[side])
+
+    async def _put(self, peer: Peer, log: Mapping[str, Any], rev: str | None) -> str:
+        try:
+            return await peer.put_local(self.id, _with_rev(log, rev))
+        except ConflictError:
+            # An earlier attempt arrived though its answer did not; or another process runs the
+            # same replication, and then either log is true.
+            present = await peer.get_local(self.id)
+            return await peer.put_local(self.id, _with_rev(log, (present or {}).get("_rev")))
+
+
+def common_sequence(
+    source_log: Mapping[str, Any] | None, target_log: Mapping[str, Any] | None
+) -> tuple[Seq, str | None]:
+    """The newest sequence that both logs vouch for, and when; `(START, None)` if there is none.
+
+    Logs that are not of the expected shape count as none.
+    """
+    ours = _history(source_log)
+    theirs = {entry["session_id"]: entry for entry in _history(target_log)}
+    for entry in ours:
+        match = theirs.get(entry["session_id"])
+        if match is not None:
+            # The same session with two sequences: a crash between the two writes. The target's
+            # log was written first, so the source's is the older one, which both have reached.
+            return entry["recorded_seq"], entry.get("end_time")
+    return START, None
+
+
+def _history(log: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    history = (log or {}).get("history")
+    if not isinstance(history, list):
+        return []
+    return [
+        entry
+        for entry in history
+        if isinstance(entry, dict)
+        and isinstance(entry.get("session_id"), str)
+        and entry.get("recorded_seq") is not None
+    ]
+
+
+def _with_rev(log: Mapping[str, Any], rev: str | None) -> dict[str, Any]:
+    return {**log, "_rev": rev} if rev is not None else dict(log)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,151 @@
+"""Keeps one replication going: runs it, waits after a failure, runs it again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+
+from agent.backoff import Backoff
+from agent.errors import EdgeAgentError, PermanentError, TransientError
+from agent.replication.progress import Progress
+from agent.replication.replicator import Replicator
+
+log = logging.getLogger(__name__)
+
+RETRY_BASE = 0.5
+"""Seconds; the first retry comes after 0 to this long."""
+
+RETRY_CAP = 60.0
+
+_PERMANENT_BASE = 60.0
+_PERMANENT_CAP = 300.0
+_HURRIED_TRIES = 6
+
+
+class State(StrEnum):
+    """What a job is doing, in the words of the status."""
+
+    STARTING = "starting"
+    """Connecting, or finding out where to go on from."""
+    CATCHING_UP = "catching up"
+    LIVE = "live"
+    """Everything is confirmed; changes are passed on as they come."""
+    WAITING = "waiting"
+    """After a transient error; it is tried again soon."""
+    FAILED = "failed"
+    """Somebody has to change something; it is tried again now and then in case they did."""
+    STOPPED = "stopped"
+
+
+class Job:
+    """A replication that survives what goes wrong.
+
+    In an agent that runs for years (`patient`) it never gives up: a permanent error is reported
+    and tried again every few minutes, because it is often mended on the other side, where the
+    agent does not see it. For a command that somebody waits for it gives up at once when the
+    error is permanent or the first contact fails, and after some tries without any progress.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        replicator: Replicator,
+        *,
+        patient: bool,
+        retry_cap: float = RETRY_CAP,
+        count_pending: Callable[[object], Awaitable[int]] | None = None,
+    ) -> None:
+        """`retry_cap` in seconds. `count_pending` tells the changes after a sequence where the
+        source can be asked without a network."""
+        self.name = name
+        self.replicator = replicator
+        self.last_error: str | None = None
+        self.retry_at: float | None = None
+        """When it is tried again, in seconds since the epoch."""
+        self._patient = patient
+        self._transient = Backoff(min(RETRY_BASE, retry_cap), retry_cap)
+        self._permanent = Backoff(min(_PERMANENT_BASE, retry_cap), max(retry_cap, _PERMANENT_CAP))
+        self._count_pending = count_pending
+        self._running = False
+        self._ever_connected = False
+        self._failed = False
+        self._stopped = False
+
+    @property
+    def progress(self) -> Progress:
+        return self.replicator.progress
+
+    @property
+    def state(self) -> State:
+        if self._stopped:
+            return State.STOPPED
+        if self.retry_at is not None:
+            return State.FAILED if self._failed else State.WAITING
+        if not self._running:
+            return State.STARTING
+        return State.LIVE if self.progress.pending == 0 else State.CATCHING_UP
+
+    async def pending(self) -> int | None:
+        """Changes that the target has not confirmed; None where nobody here can tell."""
+        if self._count_pending is not None:
+            return await self._count_pending(self.progress.confirmed_seq)
+        return self.progress.pending
+
+    def lag(self) -> float | None:
+        """Seconds since the target last had everything; 0 while it has, None if it never had."""
+        if self.state is State.LIVE:
+            return 0.0
+        caught_up = self.progress.caught_up
+        return None if caught_up is None else max(0.0, time.time() - caught_up)
+
+    async def run(self) -> None:
+        """Returns when a one-shot replication is done. Raises EdgeAgentError as said above."""
+        tries = 0
+        try:
+            while True:
+                before = self.progress.missing_checked
+                try:
+                    await self.replicator.run(self._connected)
+                except EdgeAgentError as error:
+                    self._running = False
+                    tries = 0 if self.progress.missing_checked > before else tries + 1
+                    if not self._patient and self._gives_up(error, tries):
+                        raise
+                    await self._wait(error, moved=tries == 0)
+                else:
+                    return
+        finally:
+            self._stopped = True
+
+    def _connected(self) -> None:
+        if self.last_error is not None:
+            log.info("%s: connected again", self.name)
+        self.last_error = None
+        self._running = True
+        self._ever_connected = True
+
+    def _gives_up(self, error: EdgeAgentError, tries: int) -> bool:
+        if isinstance(error, PermanentError):
+            return True
+        if not self._ever_connected:
+            return True
+        return not self.replicator.continuous and tries >= _HURRIED_TRIES
+
+    async def _wait(self, error: EdgeAgentError, *, moved: bool) -> None:
+        self._failed = isinstance(error, PermanentError)
+        if moved:
+            self._transient.reset()
+        if not self._failed:
+            self._permanent.reset()
+        delay = (self._permanent if self._failed else self._transient).next_delay()
+        if isinstance(error, TransientError) and error.retry_after is not None:
+            delay += error.retry_after
+        if str(error) != self.last_error:
+            log.warning("%s: %s; next try in %.1f s", self.name, error, delay)
+        self.last_error = str(error)
+        self.retry_at = time.time() + delay
+        await asyncio.sleep(delay)
+        self.retry_at = None

@@ -1,0 +1,42 @@
+"""What a replication has done so far, for logs, status and progress bars."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from agent.peers.peer import START, Seq, WriteResult
+from agent.replication.checkpoint import Counts
+
+_KEPT_FAILURES = 20
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts since the process started; times in seconds since the epoch."""
+
+    changes_read: int = 0
+    missing_checked: int = 0
+    missing_found: int = 0
+    docs_read: int = 0
+    docs_written: int = 0
+    doc_write_failures: int = 0
+    confirmed_seq: Seq = START
+    """Everything up to here is durable in the target."""
+    pending: int | None = None
+    """Changes that the source has after `confirmed_seq`, where it tells."""
+    last_confirmed: float | None = None
+    """When the target last confirmed something."""
+    caught_up: float | None = None
+    """When the target last had everything."""
+    failures: deque[WriteResult] = field(default_factory=lambda: deque(maxlen=_KEPT_FAILURES))
+    """The latest revisions that the target refused for good."""
+
+    def counts(self) -> Counts:
+        return Counts(
+            missing_checked=self.missing_checked,
+            missing_found=self.missing_found,
+            docs_read=self.docs_read,
+            docs_written=self.docs_written,
+            doc_write_failures=self.doc_write_failures,
+        )

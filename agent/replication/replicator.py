@@ -1,0 +1,321 @@
+"""One run of a replication, from a source to a target, over any two peers.
+
+    changes -> revs_diff -> fetch -> store -> checkpoint on both sides
+
+The stages run side by side, joined by short queues: memory is bounded by the size of the pieces
+in flight, not by the number of documents. Every step can be repeated, so a crash or a lost
+connection anywhere costs at most the work since the last checkpoint.
+
+Source: CouchDB documentation, "CouchDB Replication Protocol".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from agent.documents.revision import Revision
+from agent.errors import (
+    EdgeAgentError,
+    NotFoundError,
+    RemoteMissingError,
+    TooLargeError,
+    TransientError,
+)
+from agent.peers.peer import ChangeBatch, Peer, PeerInfo, WriteResult
+from agent.replication.checkpoint import Log
+from agent.replication.progress import Progress
+
+log = logging.getLogger(__name__)
+
+_PIECE_BYTES = 2 * 1024 * 1024
+"""Aimed at for one fetch. The queues and stages hold four such pieces at most."""
+
+_FIRST_PIECE = 100
+"""Revisions in the first fetch, when nothing is known yet about their size."""
+
+_WATCH_INTERVAL = 30.0
+"""Seconds between looks at whether a followed database was recreated."""
+
+_FINAL_CHECKPOINT = 5.0
+"""Seconds that the checkpoint of a replication that is being stopped may take."""
+
+_REFUSED_FOR_GOOD = frozenset(
+    ("forbidden", "unauthorized", "doc_validation", "bad_request", "too_large", "not_supported")
+)
+
+_Wanted = Sequence[tuple[str, Sequence[str]]]
+
+
+class DatabaseRecreatedError(TransientError):
+    """One of the databases is another one than at the start; the next run starts afresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Revisions on their way. `batch` is set on the last piece of a batch of changes."""
+
+    revisions: Sequence[Revision]
+    batch: ChangeBatch | None
+
+
+class Replicator:
+    """Copies what the source has and the target lacks.
+
+    `progress` goes on counting from run to run. Raises what the peers raise.
+    """
+
+    def __init__(
+        self,
+        source: Peer,
+        target: Peer,
+        *,
+        continuous: bool = False,
+        create_target: bool = False,
+        batch_size: int = 500,
+        checkpoint_interval: float = 10.0,
+        progress: Progress | None = None,
+    ) -> None:
+        """`batch_size` in changes, `checkpoint_interval` in seconds."""
+        self.source = source
+        self.target = target
+        self.continuous = continuous
+        self.progress = progress or Progress()
+        self._create_target = create_target
+        self._batch_size = batch_size
+        self._checkpoint_interval = checkpoint_interval
+        self._piece_size = _FIRST_PIECE
+        self._log: Log
+        self._instances: tuple[str, str]
+        self._recorded: object = None
+        self._record_due = 0.0
+        self._recording = asyncio.Lock()
+        self._in_flight = 0
+
+    async def run(self, connected: Callable[[], None] | None = None) -> None:
+        """Returns when the target has everything; with `continuous`, goes on until cancelled.
+
+        `connected` is called when both sides have answered and the transfer begins.
+        """
+        source_info = await self.source.info()
+        target_info = await self._open_target()
+        self._instances = (source_info.instance_start_time, target_info.instance_start_time)
+        self._log = await Log.open(self.source, self.target)
+        self._recorded = self._log.start_seq
+        self._record_due = time.monotonic() + self._checkpoint_interval
+        self._in_flight = 0
+        self._start_progress()
+        log.info("%s -> %s: from %s", self.source.label, self.target.label, self._log.start_seq)
+        if connected is not None:
+            connected()
+        try:
+            await self._transfer()
+        except asyncio.CancelledError:
+            with contextlib.suppress(EdgeAgentError, TimeoutError):
+                async with asyncio.timeout(_FINAL_CHECKPOINT):
+                    await self._record()
+            raise
+        await self._record()
+
+    async def _open_target(self) -> PeerInfo:
+        try:
+            return await self.target.info()
+        except (RemoteMissingError, NotFoundError):
+            if not self._create_target:
+                raise
+        await self.target.create()
+        return await self.target.info()
+
+    def _start_progress(self) -> None:
+        progress = self.progress
+        progress.confirmed_seq = self._log.start_seq
+        progress.pending = None
+        if progress.last_confirmed is None and self._log.last_confirmed:
+            with contextlib.suppress(ValueError):
+                confirmed = datetime.fromisoformat(self._log.last_confirmed)
+                progress.last_confirmed = confirmed.timestamp()
+
+    async def _transfer(self) -> None:
+        batches: asyncio.Queue[ChangeBatch | None] = asyncio.Queue(1)
+        wanted: asyncio.Queue[tuple[ChangeBatch, _Wanted] | None] = asyncio.Queue(1)
+        pieces: asyncio.Queue[_Piece | None] = asyncio.Queue(1)
+        try:
+            async with asyncio.TaskGroup() as stages:
+                stages.create_task(self._read_changes(batches))
+                stages.create_task(self._find_missing(batches, wanted))
+                stages.create_task(self._fetch(wanted, pieces))
+                storing = stages.create_task(self._store(pieces))
+                if self.continuous:
+                    watch = stages.create_task(self._watch())
+                    storing.add_done_callback(lambda _: watch.cancel())
+        except ExceptionGroup as group:
+            # One stage failed and took the others along; its error is the one to report.
+            raise group.exceptions[0] from None
+
+    # --- the stages --------------------------------------------------------------------
+
+    async def _read_changes(self, out: asyncio.Queue[ChangeBatch | None]) -> None:
+        feed = self.source.changes(
+            self._log.start_seq, follow=self.continuous, limit=self._batch_size
+        )
+        # Closed here, so that a connection is not left to the garbage collector.
+        async with contextlib.aclosing(feed) as batches:
+            async for batch in batches:
+                self._in_flight += 1
+                self.progress.changes_read += len(batch.changes)
+                await out.put(batch)
+        await out.put(None)
+
+    async def _find_missing(
+        self,
+        batches: asyncio.Queue[ChangeBatch | None],
+        out: asyncio.Queue[tuple[ChangeBatch, _Wanted] | None],
+    ) -> None:
+        while (batch := await batches.get()) is not None:
+            revs: dict[str, list[str]] = {}
+            for change in batch.changes:
+                revs.setdefault(change.id, []).extend(change.revs)
+            missing = await self.target.revs_diff(revs) if revs else {}
+            self.progress.missing_checked += sum(map(len, revs.values()))
+            self.progress.missing_found += sum(map(len, missing.values()))
+            # In the order of the changes, so that the target's own feed keeps it.
+            wanted = [(id, missing[id]) for id in revs if id in missing]
+            await out.put((batch, wanted))
+        await out.put(None)
+
+    async def _fetch(
+        self,
+        wanted: asyncio.Queue[tuple[ChangeBatch, _Wanted] | None],
+        out: asyncio.Queue[_Piece | None],
+    ) -> None:
+        while (item := await wanted.get()) is not None:
+            batch, rest = item
+            while rest:
+                revisions, rest = await self._fetch_piece(rest)
+                await out.put(_Piece(revisions, None if rest else batch))
+            if not item[1]:
+                await out.put(_Piece((), batch))
+        await out.put(None)
+
+    async def _fetch_piece(self, wanted: _Wanted) -> tuple[Sequence[Revision], _Wanted]:
+        """The first of what is wanted, about `_PIECE_BYTES` of it, and what is left over."""
+        while True:
+            now, rest = wanted[: self._piece_size], wanted[self._piece_size :]
+            try:
+                found = await self.source.fetch(now)
+            except TooLargeError as error:
+                if len(now) > 1:
+                    self._piece_size = max(1, len(now) // 2)
+                    continue
+                id, revs = now[0]
+                found = [WriteResult(id, rev, "too_large", str(error)) for rev in revs]
+            break
+        revisions = []
+        for entry in found:
+            if isinstance(entry, Revision):
+                revisions.append(entry)
+            else:
+                self._refused(entry)
+        size = sum(len(revision.body) for revision in revisions)
+        self.progress.docs_read += len(revisions)
+        if revisions:
+            fitting = _PIECE_BYTES * len(revisions) // max(size, 1)
+            self._piece_size = max(1, min(fitting, self._batch_size, 2 * self._piece_size))
+        return revisions, rest
+
+    async def _store(self, pieces: asyncio.Queue[_Piece | None]) -> None:
+        while (piece := await pieces.get()) is not None:
+            if piece.revisions:
+                await self._store_piece(piece.revisions)
+            if piece.batch is not None:
+                await self._confirm(piece.batch)
+
+    async def _store_piece(self, revisions: Sequence[Revision]) -> None:
+        try:
+            results = await self.target.store(revisions)
+        except TooLargeError as error:
+            if len(revisions) > 1:
+                half = len(revisions) // 2
+                await self._store_piece(revisions[:half])
+                await self._store_piece(revisions[half:])
+                return
+            revision = revisions[0]
+            results = [WriteResult(revision.id, str(revision.rev), "too_large", str(error))]
+        for result in results:
+            if result.error is None:
+                self.progress.docs_written += 1
+            elif result.error in _REFUSED_FOR_GOOD:
+                self._refused(result)
+            else:
+                raise TransientError(
+                    f"{self.target.label}: {result.id} was not stored "
+                    f"({result.error}: {result.reason}); it is tried again"
+                )
+
+    def _refused(self, result: WriteResult) -> None:
+        """Passed over for good, but visibly: counted, logged, and shown in the status."""
+        self.progress.doc_write_failures += 1
+        self.progress.failures.append(result)
+        log.warning(
+            "%s -> %s: %s %s was refused and is passed over (%s: %s)",
+            self.source.label,
+            self.target.label,
+            result.id,
+            result.rev,
+            result.error,
+            result.reason,
+        )
+
+    # --- confirming --------------------------------------------------------------------
+
+    async def _confirm(self, batch: ChangeBatch) -> None:
+        progress = self.progress
+        now = time.time()
+        progress.confirmed_seq = batch.last_seq
+        progress.pending = batch.pending
+        if batch.changes:
+            progress.last_confirmed = now
+        self._in_flight -= 1
+        if self._in_flight == 0 and batch.pending == 0:
+            progress.caught_up = now
+        if time.monotonic() >= self._record_due:
+            await self._record()
+
+    async def _record(self) -> None:
+        """Write the checkpoint, if there is anything new to record."""
+        async with self._recording:
+            seq = self.progress.confirmed_seq
+            self._record_due = time.monotonic() + self._checkpoint_interval
+            if seq != self._recorded:
+                await self._check_instances()
+                await self._log.write(seq, self.progress.counts())
+                self._recorded = seq
+
+    async def _check_instances(self) -> None:
+        instances = (
+            (await self.source.info()).instance_start_time,
+            await self.target.ensure_full_commit(),
+        )
+        for peer, then, now in zip(
+            (self.source, self.target), self._instances, instances, strict=True
+        ):
+            if then != now:
+                raise DatabaseRecreatedError(
+                    f"{peer.label}: the database was deleted and made again; starting afresh"
+                )
+
+    async def _watch(self) -> None:
+        """Record what is confirmed though nothing follows it, and notice recreated databases."""
+        looked = time.monotonic()
+        while True:
+            await asyncio.sleep(max(self._record_due - time.monotonic(), 1.0))
+            if time.monotonic() >= self._record_due:
+                await self._record()
+            if time.monotonic() - looked >= _WATCH_INTERVAL:
+                looked = time.monotonic()
+                await self._check_instances()

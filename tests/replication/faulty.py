@@ -1,0 +1,70 @@
+"""A peer that fails at chosen calls, before or after they took effect."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from agent.documents.revision import Revision
+from agent.errors import ConnectError, TooLargeError
+from agent.peers.local import LocalPeer
+from agent.peers.peer import ChangeBatch, PeerInfo, Seq, WriteResult
+from agent.store.store import Store
+
+
+class FaultyPeer(LocalPeer):
+    """Stands in for a remote behind a bad line: a store whose answers get lost.
+
+    `rate` is the probability that a call fails; half of those took effect all the same.
+    """
+
+    def __init__(self, store: Store, rng: random.Random, rate: float) -> None:
+        super().__init__(store)
+        self.rng = rng
+        self.rate = rate
+        self.failed = 0
+        self.most_revisions: int | None = None
+        """More in one request are refused as too large."""
+
+    def _maybe_fail(self) -> None:
+        if self.rng.random() < self.rate / 2:
+            self.failed += 1
+            raise ConnectError("the line broke")
+
+    async def info(self) -> PeerInfo:
+        self._maybe_fail()
+        return await super().info()
+
+    async def changes(
+        self, since: Seq, *, follow: bool, limit: int
+    ) -> AsyncGenerator[ChangeBatch, None]:
+        async for batch in super().changes(since, follow=follow, limit=limit):
+            self._maybe_fail()
+            yield batch
+
+    async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+        self._maybe_fail()
+        return await super().revs_diff(revs)
+
+    async def fetch(
+        self, wanted: Sequence[tuple[str, Sequence[str]]]
+    ) -> Sequence[Revision | WriteResult]:
+        self._maybe_fail()
+        if self.most_revisions is not None and len(wanted) > self.most_revisions:
+            raise TooLargeError("the answer is too large")
+        return await super().fetch(wanted)
+
+    async def store(self, revisions: Sequence[Revision]) -> Sequence[WriteResult]:
+        self._maybe_fail()
+        if self.most_revisions is not None and len(revisions) > self.most_revisions:
+            raise TooLargeError("the request is too large")
+        results = await super().store(revisions)
+        self._maybe_fail()
+        return results
+
+    async def put_local(self, id: str, doc: Mapping[str, Any]) -> str:
+        self._maybe_fail()
+        rev = await super().put_local(id, doc)
+        self._maybe_fail()
+        return rev

@@ -1,0 +1,104 @@
+"""Checkpoints: what two replication logs agree on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.documents.revision import first_revision
+from agent.peers.local import LocalPeer
+from agent.peers.peer import START
+from agent.replication.checkpoint import Counts, Log, common_sequence, replication_id
+from agent.store.store import Store
+
+COUNTS = Counts(1, 1, 1, 1, 0)
+
+
+def entry(session: str, seq: Any, when: str = "2026-01-01T00:00:00.000Z") -> dict[str, Any]:
+    return {"session_id": session, "recorded_seq": seq, "end_time": when}
+
+
+def log_of(*entries: dict[str, Any]) -> dict[str, Any]:
+    return {"session_id": entries[0]["session_id"], "history": list(entries)}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        (None, None, START),
+        (log_of(entry("a", 5)), None, START),
+        (None, log_of(entry("a", 5)), START),
+        (log_of(entry("a", 5)), log_of(entry("a", 5)), 5),
+        (log_of(entry("b", "9-x"), entry("a", 5)), log_of(entry("b", "9-x")), "9-x"),
+        # The source was restored from a backup: it never heard of session b.
+        (log_of(entry("a", 5)), log_of(entry("b", 9), entry("a", 5)), 5),
+        # The target was restored from a backup.
+        (log_of(entry("b", 9), entry("a", 5)), log_of(entry("a", 5)), 5),
+        # One was recreated and has been replicated with somebody else's session.
+        (log_of(entry("a", 5)), log_of(entry("c", 7)), START),
+        # A crash between the two writes: only the target has the newer sequence.
+        (log_of(entry("a", 5)), log_of(entry("a", 8)), 5),
+        ({"history": "rubbish"}, log_of(entry("a", 5)), START),
+        ({"history": [1, {"session_id": 4}]}, log_of(entry("a", 5)), START),
+    ],
+)
+def test_the_newest_common_session_counts(source: Any, target: Any, expected: Any) -> None:
+    assert common_sequence(source, target)[0] == expected
+
+
+async def test_log_is_written_to_both_sides_and_found_again(tmp_path: Path) -> None:
+    a, b = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
+    source, target = LocalPeer(a), LocalPeer(b)
+    log = await Log.open(source, target)
+    assert log.start_seq == START
+    await log.write(3, COUNTS)
+    await log.write(7, COUNTS)
+    again = await Log.open(source, target)
+    assert again.start_seq == 7
+    assert again.last_confirmed is not None
+    await again.write(9, COUNTS)
+    stored = await source.get_local(log.id)
+    assert stored is not None
+    assert [item["recorded_seq"] for item in stored["history"]] == [9, 7]
+    assert stored["source_last_seq"] == 9
+    # The other direction is another replication.
+    assert (await Log.open(target, source)).start_seq == START
+    await asyncio.gather(a.close(), b.close())
+
+
+async def test_a_log_keeps_at_most_fifty_sessions(tmp_path: Path) -> None:
+    a, b = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
+    source, target = LocalPeer(a), LocalPeer(b)
+    for seq in range(1, 56):
+        await (await Log.open(source, target)).write(seq, COUNTS)
+    stored = await target.get_local(replication_id(source, target))
+    assert stored is not None
+    assert len(stored["history"]) == 50
+    await asyncio.gather(a.close(), b.close())
+
+
+async def test_a_log_that_changed_meanwhile_is_overwritten(tmp_path: Path) -> None:
+    a, b = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
+    source, target = LocalPeer(a), LocalPeer(b)
+    first, second = await Log.open(source, target), await Log.open(source, target)
+    await first.write(3, COUNTS)
+    await second.write(4, COUNTS)
+    assert (await Log.open(source, target)).start_seq == 4
+    await asyncio.gather(a.close(), b.close())
+
+
+async def test_the_replication_id_depends_on_the_databases(tmp_path: Path) -> None:
+    a, b = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
+    await a.graft([first_revision("x", {})])
+    ids = {
+        replication_id(LocalPeer(a), LocalPeer(b)),
+        replication_id(LocalPeer(b), LocalPeer(a)),
+    }
+    assert len(ids) == 2
+    await a.close()
+    reopened = await Store.open(tmp_path / "a")
+    assert replication_id(LocalPeer(reopened), LocalPeer(b)) in ids
+    await asyncio.gather(reopened.close(), b.close())

@@ -1,0 +1,134 @@
+"""What keeps a replication going."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agent.documents.revision import first_revision
+from agent.errors import AuthError, ConnectError
+from agent.peers.local import LocalPeer
+from agent.peers.peer import PeerInfo
+from agent.replication.job import Job, State
+from agent.replication.replicator import Replicator
+from agent.store.store import Store
+from tests.replication.faulty import FaultyPeer
+
+
+@pytest.fixture
+async def stores(tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
+    a, b = await Store.open(tmp_path / "a.sqlite"), await Store.open(tmp_path / "b.sqlite")
+    await a.graft([first_revision(f"r{n}", {"n": n}) for n in range(30)])
+    yield a, b
+    await asyncio.gather(a.close(), b.close())
+
+
+class Refusing(LocalPeer):
+    """Stands in for a remote that does not let us in."""
+
+    refuses = True
+
+    async def info(self) -> PeerInfo:
+        if self.refuses:
+            raise AuthError("remote: wrong password", status=401)
+        return await super().info()
+
+
+class Away(LocalPeer):
+    """Stands in for a remote that cannot be reached."""
+
+    away = True
+
+    async def info(self) -> PeerInfo:
+        if self.away:
+            raise ConnectError("remote: connection refused", retry_after=0.01)
+        return await super().info()
+
+
+@contextlib.asynccontextmanager
+async def running(job: Job) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(job.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until_state(job: Job, state: State) -> None:
+    async with asyncio.timeout(10):
+        while job.state is not state:
+            await asyncio.sleep(0.005)
+
+
+async def test_an_impatient_job_gives_up_at_once_without_contact(
+    stores: tuple[Store, Store],
+) -> None:
+    a, b = stores
+    for peer, error in ((Refusing(b), AuthError), (Away(b), ConnectError)):
+        job = Job("test", Replicator(LocalPeer(a), peer), patient=False)
+        with pytest.raises(error):
+            await job.run()
+        assert job.state is State.STOPPED
+
+
+async def test_an_impatient_job_survives_a_bad_line(stores: tuple[Store, Store]) -> None:
+    a, b = stores
+    far = FaultyPeer(b, random.Random(5), rate=0)
+    job = Job("test", Replicator(LocalPeer(a), far, batch_size=3), patient=False, retry_cap=0.01)
+    connected = job._connected
+
+    def then_break() -> None:
+        connected()
+        far.rate = 0.2
+
+    job._connected = then_break  # type: ignore[method-assign]
+    await job.run()
+    assert far.failed > 0
+    assert (await b.info()).doc_count == 30
+
+
+async def test_a_patient_job_waits_reports_and_goes_live(stores: tuple[Store, Store]) -> None:
+    a, b = stores
+    remote = Away(b)
+    job = Job(
+        "test",
+        Replicator(LocalPeer(a), remote, continuous=True),
+        patient=True,
+        retry_cap=0.02,
+        count_pending=a.pending,
+    )
+    assert job.state is State.STARTING
+    async with running(job):
+        await until_state(job, State.WAITING)
+        assert job.last_error == "remote: connection refused"
+        assert job.lag() is None
+        assert await job.pending() == 30
+        remote.away = False
+        await until_state(job, State.LIVE)
+        assert job.last_error is None
+        assert job.lag() == 0
+        assert await job.pending() == 0
+        assert job.progress.last_confirmed is not None
+    assert job.state is State.STOPPED
+
+
+async def test_a_patient_job_tries_again_after_a_permanent_error(
+    stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.replication.job._PERMANENT_CAP", 0.02)
+    a, b = stores
+    remote = Refusing(b)
+    replicator = Replicator(LocalPeer(a), remote, continuous=True)
+    job = Job("test", replicator, patient=True, retry_cap=0.01)
+    async with running(job):
+        await until_state(job, State.FAILED)
+        assert job.last_error == "remote: wrong password"
+        remote.refuses = False
+        await until_state(job, State.LIVE)

@@ -1,0 +1,282 @@
+"""One replication run, over stores, and over peers that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.documents.revision import Rev, Revision, canonical, first_revision
+from agent.errors import EdgeAgentError, NotFoundError
+from agent.peers.local import LocalPeer
+from agent.peers.peer import PeerInfo, WriteResult
+from agent.replication.replicator import DatabaseRecreatedError, Replicator
+from agent.store.store import Store
+from agent.store.transaction import Edit
+from tests.replication.faulty import FaultyPeer
+
+
+@pytest.fixture
+async def stores(tmp_path: Path) -> AsyncIterator[tuple[Store, Store]]:
+    a, b = await Store.open(tmp_path / "a.sqlite"), await Store.open(tmp_path / "b.sqlite")
+    yield a, b
+    await asyncio.gather(a.close(), b.close())
+
+
+def readings(count: int, *, start: int = 0) -> list[Revision]:
+    return [first_revision(f"r{n:06d}", {"value": n}) for n in range(start, start + count)]
+
+
+async def edit(
+    store: Store, id: str, rev: Rev | None, *, deleted: bool = False, **body: Any
+) -> Rev:
+    text = msgspec.json.encode(body).decode()
+    (result,) = await store.edit([Edit(id, rev, deleted, text, canonical(body))])
+    assert result is not None
+    return result
+
+
+async def contents(store: Store) -> dict[str, tuple[Any, ...]]:
+    """Everything that has to be equal in converged stores: winners, leaves, histories, bodies."""
+    found = {}
+    page = await store.changes(0, limit=1_000_000)
+    for document in page.documents:
+        leaves = [str(leaf) for leaf in document.leaves()]
+        (revisions,) = await store.revisions([(document.id, leaves)])
+        found[document.id] = (str(document.rev), document.deleted, document.conflicts, revisions)
+    return found
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def running(replicator: Replicator) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(replicator.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, EdgeAgentError):
+            await task
+
+
+async def test_everything_arrives_and_nothing_is_sent_twice(stores: tuple[Store, Store]) -> None:
+    a, b = stores
+    await a.graft(readings(1234))
+    first = Replicator(LocalPeer(a), LocalPeer(b), batch_size=100)
+    await first.run()
+    assert await contents(a) == await contents(b)
+    assert first.progress.docs_written == 1234
+    assert first.progress.pending == 0
+    await a.graft(readings(10, start=5000))
+    second = Replicator(LocalPeer(a), LocalPeer(b))
+    await second.run()
+    assert second.progress.changes_read == 10
+    assert second.progress.docs_written == 10
+
+
+async def test_conflicts_and_tombstones_arrive_with_the_same_winner(
+    stores: tuple[Store, Store],
+) -> None:
+    a, b = stores
+    base = await edit(a, "setpoint", None, value=1)
+    gone = await edit(a, "gone", None, value=1)
+    await Replicator(LocalPeer(a), LocalPeer(b)).run()
+    await edit(a, "setpoint", base, value=2)
+    await edit(b, "setpoint", base, value=3)
+    await edit(b, "gone", gone, deleted=True)
+    for source, target in ((a, b), (b, a)):
+        await Replicator(LocalPeer(source), LocalPeer(target)).run()
+    assert await contents(a) == await contents(b)
+    winner = await a.get("setpoint")
+    assert winner is not None
+    assert winner.conflicts == 1
+    tombstone = await a.get("gone")
+    assert tombstone is not None
+    assert tombstone.deleted
+
+
+async def test_a_missing_target_is_an_error_unless_it_may_be_created(
+    stores: tuple[Store, Store],
+) -> None:
+    a, b = stores
+
+    class Missing(LocalPeer):
+        created = False
+
+        async def info(self) -> PeerInfo:
+            if not self.created:
+                raise NotFoundError("no such database")
+            return await super().info()
+
+        async def create(self) -> None:
+            self.created = True
+
+    await a.graft(readings(3))
+    with pytest.raises(NotFoundError):
+        await Replicator(LocalPeer(a), Missing(b)).run()
+    await Replicator(LocalPeer(a), Missing(b), create_target=True).run()
+    assert await contents(a) == await contents(b)
+
+
+async def test_continuous_replication_follows_and_records_when_stopped(
+    stores: tuple[Store, Store],
+) -> None:
+    a, b = stores
+    replicator = Replicator(LocalPeer(a), LocalPeer(b), continuous=True)
+    async with running(replicator):
+        for number in range(5):
+            await a.graft(readings(1, start=number))
+
+            async def arrived(id: str = f"r{number:06d}") -> bool:
+                return await b.get(id) is not None
+
+            await until(arrived)
+    again = Replicator(LocalPeer(a), LocalPeer(b))
+    await again.run()
+    assert again.progress.changes_read == 0
+
+
+async def test_a_recreated_target_is_noticed_and_filled_again(
+    stores: tuple[Store, Store], tmp_path: Path
+) -> None:
+    a, b = stores
+    await a.graft(readings(20))
+    await Replicator(LocalPeer(a), LocalPeer(b)).run()
+    new = await Store.open(tmp_path / "new.sqlite")
+
+    class Recreated(LocalPeer):
+        """The same address, another database, from its second answer on."""
+
+        answers = 0
+
+        async def ensure_full_commit(self) -> str:
+            return new.instance_start_time
+
+    await a.graft(readings(5, start=100))
+    with pytest.raises(DatabaseRecreatedError):
+        await Replicator(LocalPeer(a), Recreated(b)).run()
+    await Replicator(LocalPeer(a), LocalPeer(new)).run()
+    assert await contents(a) == await contents(new)
+    await new.close()
+
+
+async def test_what_is_refused_for_good_is_passed_over_visibly(
+    stores: tuple[Store, Store],
+) -> None:
+    a, b = stores
+
+    class Refusing(LocalPeer):
+        async def store(self, revisions: Any) -> Any:
+            wanted = [item for item in revisions if item.id != "r000003"]
+            await super().store(wanted)
+            return [
+                WriteResult(
+                    item.id,
+                    str(item.rev),
+                    *(("forbidden", "not this one") if item.id == "r000003" else ()),
+                )
+                for item in revisions
+            ]
+
+    await a.graft(readings(10))
+    replicator = Replicator(LocalPeer(a), Refusing(b))
+    await replicator.run()
+    assert replicator.progress.docs_written == 9
+    assert replicator.progress.doc_write_failures == 1
+    assert [failure.id for failure in replicator.progress.failures] == ["r000003"]
+    assert len(await contents(b)) == 9
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+async def test_requests_that_are_too_large_are_split(
+    stores: tuple[Store, Store], side: str
+) -> None:
+    a, b = stores
+    await a.graft(readings(300))
+    faulty = FaultyPeer(a if side == "source" else b, random.Random(1), rate=0)
+    faulty.most_revisions = 7
+    source, target = (faulty, LocalPeer(b)) if side == "source" else (LocalPeer(a), faulty)
+    replicator = Replicator(source, target)
+    await replicator.run()
+    assert replicator.progress.docs_written == 300
+    assert await contents(a) == await contents(b)
+
+
+async def test_one_revision_that_is_too_large_is_passed_over(stores: tuple[Store, Store]) -> None:
+    a, b = stores
+    await a.graft(readings(1))
+    target = FaultyPeer(b, random.Random(1), rate=0)
+    target.most_revisions = 0
+    replicator = Replicator(LocalPeer(a), target)
+    await replicator.run()
+    assert replicator.progress.failures[0].error == "too_large"
+
+
+async def test_large_documents_are_fetched_few_at_a_time(stores: tuple[Store, Store]) -> None:
+    a, b = stores
+    for number in range(40):
+        await a.graft([first_revision(f"big{number}", {"text": "x" * 500_000})])
+    sizes: list[int] = []
+
+    class Watching(LocalPeer):
+        async def store(self, revisions: Any) -> Any:
+            sizes.append(sum(len(item.body) for item in revisions))
+            return await super().store(revisions)
+
+    await Replicator(LocalPeer(a), Watching(b)).run()
+    assert await contents(a) == await contents(b)
+    # The first piece is taken before anything is known about sizes; later ones are not.
+    assert max(sizes) <= 16 * 2**20
+    assert max(sizes[1:]) <= 2 * 2**20
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_lost_answers_anywhere_cost_no_document(
+    stores: tuple[Store, Store], seed: int
+) -> None:
+    a, b = stores
+    rng = random.Random(seed)
+    conflicted = await edit(a, "shared", None, value=0)
+    await Replicator(LocalPeer(a), LocalPeer(b)).run()
+    await edit(a, "shared", conflicted, value=1)
+    await edit(b, "shared", conflicted, value=2)
+    await a.graft(readings(200))
+    await b.graft(readings(150, start=1000))
+    far = FaultyPeer(b, rng, rate=0.25)
+    directions = [(LocalPeer(a), far), (far, LocalPeer(a))]
+    for source, target in directions:
+        for _ in range(500):
+            replicator = Replicator(source, target, batch_size=20, checkpoint_interval=0)
+            try:
+                await replicator.run()
+            except EdgeAgentError:
+                continue
+            break
+        else:
+            pytest.fail("never came to an end")
+    assert far.failed > 0
+    assert await contents(a) == await contents(b)
+    assert len(await contents(a)) == 351
+
+
+async def test_a_bug_in_a_stage_ends_the_run_with_that_error(stores: tuple[Store, Store]) -> None:
+    a, b = stores
+
+    class Broken(LocalPeer):
+        async def revs_diff(self, revs: Any) -> Any:
+            raise ZeroDivisionError
+
+    await a.graft(readings(1))
+    with pytest.raises(ZeroDivisionError):
+        await Replicator(LocalPeer(a), Broken(b), continuous=True).run()
