@@ -1,0 +1,1 @@
+"""Devices on serial ports: the links to them and the recording of what they say."""

@@ -1,0 +1,198 @@
+"""Checks shared by the adapters: what a device may say, and what may be said to it.
+
+Everything here is given untrusted values that a decoder has produced.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from firmware_adapters.adapter import Event, EventKind, Reading, Value
+
+MAX_READINGS = 64
+MAX_NAME = 64
+MAX_UNIT = 32
+MAX_LOG = 512
+MAX_DEPTH = 4
+
+_MAX_SEQUENCE = 2**32 - 1
+_MAX_EXACT = 2**53 - 1  # the largest integer every JSON reader keeps exact
+_MAX_INT64 = 2**63 - 1
+
+_RFC3339_UTC = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)", re.ASCII)
+
+
+class MalformedError(ValueError):
+    """A frame arrived whole but does not say what its format asks for; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the readings of one frame share; see `Reading` for the fields."""
+
+    sequence: int | None = None
+    boot: int | str | None = None
+    time: str | None = None
+    uptime_ms: int | None = None
+
+
+def read_header(
+    *, sequence: object, boot: object, uptime_ms: object, time: object
+) -> tuple[Header, list[Reading | Event]]:
+    """Check what the readings of one frame share; each part may be None.
+
+    `sequence`: an unsigned 32-bit integer. `boot`: 0 to 2**53-1, or 1 to 64 printable
+    characters. `uptime_ms`: 0 to 2**53-1. `time`: RFC 3339 text in UTC. A device whose clock
+    is not set still measures, so a bad time is only left out; the list then says so.
+    Raises MalformedError for anything else.
+    """
+    header = Header(
+        sequence=_unsigned(sequence, "sequence number", _MAX_SEQUENCE),
+        boot=_boot(boot),
+        uptime_ms=_unsigned(uptime_ms, "uptime", _MAX_EXACT),
+    )
+    if time is None:
+        return header, []
+    try:
+        return replace(header, time=_utc_time(time)), []
+    except MalformedError as error:
+        return header, [event(header, "malformed", str(error))]
+
+
+def frame_items(
+    header: Header, values: Mapping[str, object], units: object = None, log: object = None
+) -> list[Reading | Event]:
+    """Turn one good frame's contents into readings, and events for what it says beside them.
+
+    `values` maps sensor to value; `units` is a map from sensor to unit, or None; `log` is
+    text, or None. One unusable value costs only itself: the others are kept. A frame without
+    any value or text is a heartbeat. Raises MalformedError when the frame is unusable.
+    """
+    if units is None:
+        units = {}
+    if not isinstance(units, Mapping):
+        raise MalformedError("the units are not a map")
+    if len(values) > MAX_READINGS:
+        raise MalformedError(f"{len(values)} values in one frame, {MAX_READINGS} are allowed")
+    items: list[Reading | Event] = []
+    if log is not None:
+        items.append(_log(header, log))
+    for name, value in values.items():
+        try:
+            items.append(_reading(header, name, value, units.get(name)))
+        except MalformedError as error:
+            items.append(event(header, "malformed", f"sensor {name[:MAX_NAME]!r}: {error}"))
+    return items or [event(header, "heartbeat", "a frame without readings")]
+
+
+def event(header: Header, kind: EventKind, detail: str) -> Event:
+    """Make an event that stems from a good frame."""
+    return Event(kind, detail, sequence=header.sequence, boot=header.boot)
+
+
+def plain(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """Copy a JSON-like value, and refuse anything a small device could not be sent.
+
+    Allowed: text, finite floats, 64-bit integers, booleans, None, and lists and maps (text
+    keys) of those, nested at most `depth` deep. Raises ValueError.
+    """
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("a command's names must be text")
+        _no_deeper(depth)
+        return {_text(key): plain(member, depth - 1) for key, member in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        _no_deeper(depth)
+        return [plain(member, depth - 1) for member in value]
+    return None if value is None else _scalar(value)
+
+
+def _no_deeper(depth: int) -> None:
+    if depth == 0:
+        raise ValueError(f"a command may be nested {MAX_DEPTH} deep")
+
+
+def _boot(value: object) -> int | str | None:
+    if isinstance(value, str):
+        if not _is_name(value, MAX_NAME):
+            raise MalformedError("the boot id is not 1 to 64 printable characters")
+        return value
+    return _unsigned(value, "boot id", _MAX_EXACT)
+
+
+def _utc_time(value: object) -> str:
+    match = _RFC3339_UTC.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise MalformedError("the time is not RFC 3339 in UTC")
+    try:
+        datetime.fromisoformat(match[1][:19])
+    except ValueError as error:
+        raise MalformedError("the time names no moment of the calendar") from error
+    return match[1] + "Z"
+
+
+def _reading(header: Header, name: str, value: object, unit: object) -> Reading | Event:
+    if not _is_name(name, MAX_NAME):
+        raise MalformedError("the name is not 1 to 64 printable characters")
+    if value is None:
+        return event(header, "no-value", f"sensor {name!r} has no value")
+    if unit is not None and not (isinstance(unit, str) and _is_name(unit, MAX_UNIT)):
+        raise MalformedError("the unit is not 1 to 32 printable characters")
+    return Reading(
+        sensor=name,
+        value=_scalar(value),
+        unit=unit,
+        time=header.time,
+        sequence=header.sequence,
+        boot=header.boot,
+        uptime_ms=header.uptime_ms,
+    )
+
+
+def _log(header: Header, text: object) -> Event:
+    if not isinstance(text, str):
+        raise MalformedError("the log message is not text")
+    # The text ends up in logs and on terminals: let no control characters through.
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:MAX_LOG])
+    return event(header, "log", shown)
+
+
+def _scalar(value: object) -> Value:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        if not -_MAX_INT64 - 1 <= value <= _MAX_INT64:
+            raise MalformedError("an integer beyond 64 bits")
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise MalformedError("a number that is not finite")
+        return value
+    if isinstance(value, str):
+        return _text(value)
+    raise MalformedError(f"{type(value).__name__} is not a number, text or true/false")
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise MalformedError("text that is not Unicode") from error
+    return value
+
+
+def _unsigned(value: object, what: str, maximum: int) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= maximum:
+        raise MalformedError(f"the {what} is not an integer from 0 to {maximum}")
+    return value
+
+
+def _is_name(text: str, longest: int) -> bool:
+    return 1 <= len(text) <= longest and text.isprintable()

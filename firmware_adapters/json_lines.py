@@ -1,0 +1,111 @@
+"""JSON lines: one JSON object a line, for devices that print text.
+
+The format is described in docs/firmware.md. It has no check value: a line that was damaged
+and still is JSON counts as good. Where the wire is not trusted, use CBOR frames.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from firmware_adapters import fields
+from firmware_adapters.adapter import Event, EventKind, Reading
+from firmware_adapters.framing import Overflow, Splitter
+
+MAX_LINE = 4096
+"""Longest line in bytes, without its line feed, in either direction."""
+
+RESERVED = frozenset({"seq", "boot", "time", "uptime_ms", "units", "log"})
+"""Members that are never a sensor; with a member "sensor", there are no others that are."""
+
+
+class JsonLines:
+    """An `Adapter` for newline-delimited JSON objects (RFC 8259, UTF-8)."""
+
+    def __init__(self) -> None:
+        self._lines = Splitter(b"\n", MAX_LINE)
+        self._listening_since_start_of_line = False
+
+    def receive(self, data: bytes) -> list[Reading | Event]:
+        """Decode the lines that `data` completes; see `Adapter.receive`."""
+        items: list[Reading | Event] = []
+        for line in self._lines.feed(data):
+            if isinstance(line, Overflow):
+                items.append(
+                    Event("too-long", f"no line feed within {MAX_LINE} bytes", size=line.size)
+                )
+                continue
+            if stripped := line.strip(b" \t\r"):
+                items += self._line(stripped)
+            self._listening_since_start_of_line = True
+        return items
+
+    def encode(self, command: Mapping[str, Any]) -> bytes:
+        """Encode a command as one line of ASCII JSON.
+
+        Raises ValueError when it is not JSON-like, nested too deep or longer than MAX_LINE.
+        """
+        line = json.dumps(fields.plain(command), separators=(",", ":"), allow_nan=False).encode()
+        if len(line) > MAX_LINE:
+            raise ValueError(f"the command takes {len(line)} bytes, {MAX_LINE} are allowed")
+        return line + b"\n"
+
+    def reset(self) -> None:
+        """Forget the unfinished line."""
+        self._lines.clear()
+        self._listening_since_start_of_line = False
+
+    def _line(self, line: bytes) -> list[Reading | Event]:
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            return [self._damage("noise", "a line that is not UTF-8", line)]
+        try:
+            message = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            return [self._damage("malformed", f"not JSON: {error}", line)]
+        try:
+            return _items(message)
+        except fields.MalformedError as error:
+            return [Event("malformed", str(error), size=len(line))]
+
+    def _damage(self, kind: EventKind, detail: str, line: bytes) -> Event:
+        # What follows the opening of a port is usually the end of a line. It can never pass
+        # for a whole object: a tail of one has a brace or a quotation mark too many.
+        if not self._listening_since_start_of_line:
+            return Event("cut-frame", "the first line after opening is not whole", size=len(line))
+        return Event(kind, detail, size=len(line))
+
+
+def _items(message: object) -> list[Reading | Event]:
+    if not isinstance(message, dict):
+        raise fields.MalformedError("a line must be a JSON object")
+    header, complaints = fields.read_header(
+        sequence=message.get("seq"),
+        boot=message.get("boot"),
+        uptime_ms=message.get("uptime_ms"),
+        time=message.get("time"),
+    )
+    if "sensor" in message:
+        sensor = message["sensor"]
+        if not isinstance(sensor, str):
+            raise fields.MalformedError("the sensor's name is not text")
+        values = {sensor: message.get("value")}
+        units: object = {sensor: message.get("unit")}
+    else:
+        values = {name: value for name, value in message.items() if name not in RESERVED}
+        units = message.get("units")
+    return complaints + fields.frame_items(header, values, units, message.get("log"))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise fields.MalformedError("a name occurs twice in one object")
+    return members
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise fields.MalformedError(f"{name} is no number")
