@@ -115,6 +115,22 @@ class RemoteMissingError(RemoteError):
     """The remote has no such database (HTTP 404)."""
 
 
+# --- server ----------------------------------------------------------------------------
+
+
+class RequestError(PermanentError):
+    """A request that the server refuses: the HTTP status and CouchDB's word; the message says why.
+
+    `allow` names the methods that the path has, for 405.
+    """
+
+    def __init__(self, status: int, error: str, reason: str, *, allow: str | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.error = error
+        self.allow = allow
+
+
 # --- sensors ---------------------------------------------------------------------------
 
 

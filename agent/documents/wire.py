@@ -1,0 +1,178 @@
+"""Revisions to and from the JSON documents that CouchDB's protocol carries.
+
+Source: CouchDB documentation, "API Reference > Documents" (the underscore members) and "CouchDB
+Replication Protocol > Upload Batch of Changed Documents"; the refusals are worded as CouchDB's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from agent.documents.revision import Rev, Revision
+
+_encoder = msgspec.json.Encoder()
+
+# What CouchDB adds to a document on request; it ignores these members when it is given them.
+_IGNORED = frozenset({"_revs_info", "_local_seq", "_conflicts", "_deleted_conflicts"})
+_GENERATIONS = 10**15  # as in Rev.parse; SQLite's integers end at 9.2e18
+_READ = frozenset({"_id", "_rev", "_revisions", "_deleted", "_attachments"})
+
+DEEPEST = 500
+"""How deep a document's arrays and objects may be nested.
+
+SQLite's JSON functions give up at 1000, and so do many JSON parsers; one such document would make
+the store's views unusable, and could not be passed on.
+"""
+
+_BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|([\[{])|([\]}])')
+
+
+class RefusedDocumentError(ValueError):
+    """A document that CouchDB refuses: `error` is its word for that, the message its reason."""
+
+    def __init__(self, error: str, reason: str) -> None:
+        super().__init__(reason)
+        self.error = error
+
+
+class AttachmentsError(RefusedDocumentError):
+    """A document with attachments, which cannot be carried yet."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "not_implemented", "Attachments are not supported yet: the document was not taken"
+        )
+
+
+def revision_from_doc(doc: Mapping[str, Any]) -> Revision:
+    """The revision that a document means when it is written with `new_edits=false`.
+
+    `doc` has `_id` and at least one of `_rev` and `_revisions`; the latter counts where they
+    disagree. All underscore members are taken off; the others keep their order. Raises ValueError
+    with CouchDB's reason where CouchDB refuses such a document, and for attachments, which cannot
+    be carried yet.
+    """
+    body, deleted = own_members(doc)
+    id = checked_id(doc.get("_id"))
+    generation, path = _history(doc)
+    return Revision(id, generation, path, deleted, body_text(body))
+
+
+def own_members(doc: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The members that do not start with an underscore, and whether `doc` is a tombstone.
+
+    Raises RefusedDocumentError: doc_validation for an unknown underscore member or a bad one, and
+    AttachmentsError.
+    """
+    body: dict[str, Any] = {}
+    for name, value in doc.items():
+        if not name.startswith("_"):
+            body[name] = value
+        elif name not in _READ and name not in _IGNORED:
+            raise _bad_member(name)
+    deleted = doc.get("_deleted", False)
+    if not isinstance(deleted, bool):
+        raise _bad_member("_deleted")
+    attachments = doc.get("_attachments", {})
+    if not isinstance(attachments, Mapping):
+        raise _bad_member("_attachments")
+    if attachments:
+        raise AttachmentsError
+    return body, deleted
+
+
+def body_text(body: Mapping[str, Any]) -> str:
+    """The JSON text of a body, without white space, its members in their order.
+
+    Raises RefusedDocumentError when it is nested deeper than `DEEPEST`.
+    """
+    try:
+        text = _encoder.encode(body).decode()
+    except RecursionError:
+        raise _too_deep() from None
+    if text.count("{") + text.count("[") > DEEPEST:
+        depth = 0
+        for bracket in _BRACKETS.finditer(text):
+            if bracket[1]:
+                depth += 1
+                if depth > DEEPEST:
+                    raise _too_deep()
+            elif bracket[2]:
+                depth -= 1
+    return text
+
+
+def checked_id(id: Any) -> str:
+    """`id`, if a document that replicates may have it. Raises RefusedDocumentError."""
+    if not isinstance(id, str):
+        raise _illegal_id("Document id must be a string")
+    if not id:
+        raise _illegal_id("Document id must not be empty")
+    if id.startswith("_") and not id.startswith("_design/"):
+        raise _illegal_id("Only reserved document ids may start with underscore.")
+    if id == "_design/":
+        raise _illegal_id("Illegal document id `_design/`")
+    return id
+
+
+def document_text(revision: Revision, *, revisions: bool) -> str:
+    """The JSON text of the whole document, the underscore members first.
+
+    `revisions` asks for `_revisions`. The body is spliced in as it is, without decoding it.
+    """
+    head = f'{{"_id":{_json(revision.id)},"_rev":{_json(str(revision.rev))}'
+    if revision.deleted:
+        head += ',"_deleted":true'
+    if revisions:
+        head += f',"_revisions":{{"start":{revision.generation},"ids":{_json(revision.path)}}}'
+    members = revision.body.lstrip()[1:].lstrip()
+    return head + members if members.startswith("}") else f"{head},{members}"
+
+
+def _history(doc: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
+    history = doc.get("_revisions")
+    if history is not None:
+        if not isinstance(history, Mapping):
+            raise _bad_member("_revisions")
+        start, ids = history.get("start"), history.get("ids")
+        if not isinstance(start, int) or isinstance(start, bool):
+            raise RefusedDocumentError("doc_validation", "_revisions.start isn't an integer.")
+        if not isinstance(ids, Sequence) or isinstance(ids, str):
+            raise RefusedDocumentError("doc_validation", "_revisions.ids isn't a array.")
+        if not all(isinstance(hash, str) and hash for hash in ids):
+            raise RefusedDocumentError("doc_validation", "RevId isn't a string")
+        if ids and not len(ids) <= start < _GENERATIONS:
+            raise ValueError("_revisions.start does not fit _revisions.ids")
+        if ids:
+            return start, tuple(ids)
+    text = doc.get("_rev")
+    if text is None:
+        raise ValueError(
+            "When `new_edits: false`, the document needs `_rev` or `_revisions` specified"
+        )
+    if not isinstance(text, str):
+        raise ValueError("Invalid rev format")  # noqa: TRY004
+    rev = Rev.parse(text)
+    return rev.generation, (rev.hash,)
+
+
+def _bad_member(name: str) -> RefusedDocumentError:
+    return RefusedDocumentError("doc_validation", f"Bad special document member: {name}")
+
+
+def _illegal_id(reason: str) -> RefusedDocumentError:
+    return RefusedDocumentError("illegal_docid", reason)
+
+
+def _too_deep() -> RefusedDocumentError:
+    return RefusedDocumentError(
+        "bad_request", f"The document is nested deeper than {DEEPEST} levels"
+    )
+
+
+def _json(value: str | tuple[str, ...]) -> str:
+    return _encoder.encode(value).decode()
