@@ -1,0 +1,1 @@
+"""The command line: `edge-agent`, one module per group of commands."""

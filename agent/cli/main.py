@@ -1,0 +1,60 @@
+"""The entry point: `edge-agent`."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any
+
+import click
+
+from agent import __version__
+from agent.errors import EdgeAgentError
+
+# Imported when they are used: no command waits for, or holds in memory, what another one needs.
+_COMMANDS = {
+    "run": "agent.cli.run",
+    "hub": "agent.cli.run",
+    "replicate": "agent.cli.replicate",
+    "status": "agent.cli.status",
+    "config": "agent.cli.config",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = _COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command = getattr(importlib.import_module(module), f"{cmd_name}_command")
+        assert isinstance(command, click.Command)  # noqa: S101
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgeAgentError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="edge-agent")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+    help="What to log on standard error.",
+)
+def main(log_level: str) -> None:
+    """Reads sensors, keeps everything in a local store, replicates it both ways."""
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""`edge-agent replicate`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.options import json_option, print_json
+from agent.errors import EdgeAgentError
+from agent.peers.couchdb import CouchPeer
+from agent.peers.local import LocalPeer
+from agent.peers.peer import Peer
+from agent.replication.job import Job
+from agent.replication.replicator import Replicator
+from agent.store.store import Store
+
+_REFRESH = 0.2
+
+_password_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("source")
+@click.argument("target")
+@click.option("--continuous", is_flag=True, help="Go on as changes are made, until Ctrl-C.")
+@click.option("--create-target", is_flag=True, help="Make the target database if it is missing.")
+@click.option(
+    "--source-password-file",
+    type=_password_file,
+    metavar="FILE",
+    help="The password for the user in SOURCE, where the process list does not show it.",
+)
+@click.option(
+    "--target-password-file",
+    type=_password_file,
+    metavar="FILE",
+    help="The password for the user in TARGET.",
+)
+@json_option
+def replicate_command(
+    source: str,
+    target: str,
+    continuous: bool,
+    create_target: bool,
+    source_password_file: Path | None,
+    target_password_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Copy what SOURCE has and TARGET lacks.
+
+    Each is the path of a store, or the URL of a database, http(s)://[USER[:PASSWORD]@]HOST/NAME.
+    """
+    asyncio.run(
+        _replicate(
+            _opened(source, source_password_file, create=False),
+            _opened(target, target_password_file, create=create_target),
+            continuous=continuous,
+            create_target=create_target,
+            as_json=as_json,
+        )
+    )
+
+
+@contextlib.asynccontextmanager
+async def _opened(place: str, password_file: Path | None, *, create: bool) -> AsyncIterator[Peer]:
+    if "://" in place:
+        password = None
+        if password_file is not None:
+            password = (await asyncio.to_thread(password_file.read_text, "utf-8")).strip()
+        peer = CouchPeer.from_url(place, password=password)
+        try:
+            yield peer
+        finally:
+            await peer.close()
+    else:
+        store = await Store.open(Path(place), create=create)
+        try:
+            yield LocalPeer(store)
+        finally:
+            await store.close()
+
+
+async def _replicate(
+    source: contextlib.AbstractAsyncContextManager[Peer],
+    target: contextlib.AbstractAsyncContextManager[Peer],
+    *,
+    continuous: bool,
+    create_target: bool,
+    as_json: bool,
+) -> None:
+    async with source as source_peer, target as target_peer:
+        replicator = Replicator(
+            source_peer, target_peer, continuous=continuous, create_target=create_target
+        )
+        job = Job("replicate", replicator, patient=False)
+        started = time.monotonic()
+        task = asyncio.create_task(job.run())
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+        error: EdgeAgentError | None = None
+        try:
+            if sys.stderr.isatty() and not as_json:
+                await _show_progress(job, task)
+            await task
+        except EdgeAgentError as failure:
+            error = failure
+        except asyncio.CancelledError:
+            if not continuous:
+                error = EdgeAgentError("interrupted; run it again, it goes on from where it was")
+        result = _result(job, time.monotonic() - started, error)
+        if as_json:
+            print_json(result)
+        elif error is None:
+            click.echo(
+                f"{result['docs_written']} revisions written, "
+                f"{result['missing_checked'] - result['missing_found']} were there already, "
+                f"{result['doc_write_failures']} refused, in {result['seconds']:.1f} s"
+            )
+        if error is not None:
+            raise error
+        if job.progress.doc_write_failures:
+            first = job.progress.failures[0]
+            raise EdgeAgentError(
+                f"{target_peer.label}: {job.progress.doc_write_failures} revisions were refused, "
+                f"{first.id} {first.rev} among them ({first.error}: {first.reason})"
+            )
+
+
+def _result(job: Job, seconds: float, error: EdgeAgentError | None) -> dict[str, Any]:
+    progress = job.progress
+    return {
+        "ok": error is None and not progress.doc_write_failures,
+        "source": job.replicator.source.label,
+        "target": job.replicator.target.label,
+        "missing_checked": progress.missing_checked,
+        "missing_found": progress.missing_found,
+        "docs_read": progress.docs_read,
+        "docs_written": progress.docs_written,
+        "doc_write_failures": progress.doc_write_failures,
+        "source_last_seq": progress.confirmed_seq,
+        "seconds": round(seconds, 3),
+        "error": None if error is None else str(error),
+    }
+
+
+async def _show_progress(job: Job, task: asyncio.Task[None]) -> None:
+    """A bar on standard error: revisions checked, how many a second, what remains."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (
+        TextColumn("{task.fields[state]}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.completed:.0f} done, {task.fields[left]} left, {task.fields[rate]}/s"),
+        TextColumn("{task.fields[error]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task("", total=None, state="", left="?", rate="0", error="")
+        before, rate = 0, 0.0
+        while not task.done():
+            await asyncio.wait({task}, timeout=_REFRESH)
+            done = job.progress.missing_checked
+            # Smoothed over about two seconds, so that it can be read.
+            rate += ((done - before) / _REFRESH - rate) * 0.1
+            before = done
+            left = job.progress.pending
+            bar.update(
+                line,
+                completed=done,
+                total=None if left is None else done + left,
+                state=str(job.state),
+                left="?" if left is None else left,
+                rate=f"{rate:.0f}",
+                error=job.last_error or "",
+            )

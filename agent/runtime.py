@@ -1,0 +1,250 @@
+"""Puts the parts together from a configuration, keeps them running, and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from agent import __version__
+from agent.backoff import Backoff
+from agent.config import Config, DeviceConfig, RemoteConfig, parse_listen
+from agent.errors import ConfigError
+from agent.peers.couchdb import CouchPeer
+from agent.peers.local import LocalPeer
+from agent.replication.job import Job
+from agent.replication.replicator import Replicator
+from agent.sensors.link import SerialLink
+from agent.sensors.recorder import Recorder
+from agent.server.app import make_app
+from agent.server.http import Server, serve
+from agent.status import device_status, job_status, timestamp
+from agent.store.databases import Databases
+from agent.store.store import Store
+from firmware_adapters import create as create_adapter
+
+log = logging.getLogger(__name__)
+
+_RESTART_BASE = 1.0
+_RESTART_CAP = 60.0
+
+
+class Supervisor:
+    """Runs tasks that should run for ever; one that fails is logged, counted and restarted."""
+
+    def __init__(self) -> None:
+        self.restarts: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        self.restarts[name] = 0
+        self._tasks.append(asyncio.create_task(self._keep_running(name, run), name=name))
+
+    async def stop(self) -> None:
+        """Cancel the tasks and wait for all of them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    async def _keep_running(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        backoff = Backoff(_RESTART_BASE, _RESTART_CAP)
+        while True:
+            started = time.monotonic()
+            try:
+                await run()
+            except Exception:  # the one place where everything is caught: the rest goes on
+                log.exception("task %s failed and is started again", name)
+            else:
+                return
+            self.restarts[name] += 1
+            if time.monotonic() - started > _RESTART_CAP:
+                backoff.reset()
+            await asyncio.sleep(backoff.next_delay())
+
+
+class Device:
+    """A configured device: its link, its adapter and its recorder."""
+
+    def __init__(self, config: DeviceConfig, store: Store) -> None:
+        """Raises ConfigError for an adapter that does not exist."""
+        self.config = config
+        self.link = SerialLink(config.port, config.baud)
+        self.recorder = Recorder(store, config.name, adapter_for(config))
+
+    async def run_link(self) -> None:
+        await self.link.run(self.recorder.feed, self.recorder.port_opened)
+
+
+class Remote:
+    """A configured remote and the replications with it."""
+
+    def __init__(self, config: RemoteConfig, store: Store) -> None:
+        """Raises ConfigError."""
+        self.config = config
+        self.peer = CouchPeer.from_url(
+            config.url,
+            user=config.user,
+            password=config.secret(),
+            auth=config.auth,
+            ca_file=config.ca_file,
+            feed=config.feed,
+            heartbeat=config.heartbeat,
+        )
+        local = LocalPeer(store)
+        self.jobs: dict[str, Job] = {}
+        if config.direction != "pull":
+            self._add("push", local, self.peer, count_pending=store.pending)
+        if config.direction != "push":
+            self._add("pull", self.peer, local, count_pending=None)
+
+    def _add(
+        self,
+        direction: str,
+        source: LocalPeer | CouchPeer,
+        target: LocalPeer | CouchPeer,
+        *,
+        count_pending: Callable[[Any], Awaitable[int]] | None,
+    ) -> None:
+        config = self.config
+        replicator = Replicator(
+            source,
+            target,
+            continuous=True,
+            create_target=config.create,
+            checkpoint_interval=config.checkpoint_interval,
+        )
+        self.jobs[direction] = Job(
+            f"{config.name} {direction}",
+            replicator,
+            patient=True,
+            retry_cap=config.retry_cap,
+            count_pending=count_pending,
+        )
+
+
+class Agent:
+    """A running agent. A hub is one without devices and remotes, and without a database of its
+    own."""
+
+    def __init__(self, data: Path, listen: str, config: Config | None = None) -> None:
+        self.databases = Databases(data)
+        self.server: Server | None = None
+        self._listen = listen
+        self._config = config
+        self._store: Store | None = None
+        self._devices: list[Device] = []
+        self._remotes: list[Remote] = []
+        self._links = Supervisor()
+        self._recorders = Supervisor()
+        self._replications = Supervisor()
+        self._started = time.time()
+
+    @classmethod
+    def from_config(cls, config: Config) -> Agent:
+        return cls(Path(config.agent.data), config.server.listen, config)
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[Agent], None]) -> None:
+        """Run until `stop` is set. Raises EdgeAgentError when it cannot start."""
+        try:
+            await self._start()
+            ready(self)
+            await stop.wait()
+        finally:
+            await self._close()
+
+    async def _start(self) -> None:
+        host, port = parse_listen(self._listen)
+        if self._config is not None:
+            self._store = await self.databases.ensure(self._config.agent.database)
+            await asyncio.to_thread(self._build, self._config, self._store)
+        self.server = await serve(make_app(self.databases, status=self.status), host, port)
+        for device in self._devices:
+            self._recorders.start(f"recorder {device.config.name}", device.recorder.run)
+            self._links.start(f"device {device.config.name}", device.run_link)
+        for remote in self._remotes:
+            for job in remote.jobs.values():
+                self._replications.start(f"remote {job.name}", job.run)
+
+    def _build(self, config: Config, store: Store) -> None:
+        """Reads files: passwords, and what firmware adapters are installed."""
+        self._devices = [Device(entry, store) for entry in config.device]
+        self._remotes = [Remote(entry, store) for entry in config.remote]
+
+    async def _close(self) -> None:
+        """From the wire inwards: nothing that was read is left unstored."""
+        await self._links.stop()
+        for device in self._devices:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await device.recorder.drain()
+        await self._recorders.stop()
+        await self._replications.stop()
+        for remote in self._remotes:
+            await remote.peer.close()
+        if self.server is not None:
+            await self.server.close()
+        await self.databases.close()
+
+    async def status(self) -> dict[str, Any]:
+        """What the agent is doing, as `edge-agent status --json` prints it."""
+        restarts = {
+            **self._links.restarts,
+            **self._recorders.restarts,
+            **self._replications.restarts,
+        }
+        status: dict[str, Any] = {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started": timestamp(self._started),
+            "uptime": round(time.time() - self._started, 3),
+            "data": str(self.databases.folder),
+            "restarts": {name: count for name, count in restarts.items() if count},
+        }
+        if self._store is None or self._config is None:
+            return status
+        info = await self._store.info()
+        status["name"] = self._config.agent.name
+        status["database"] = {
+            "name": self._config.agent.database,
+            "doc_count": info.doc_count,
+            "doc_del_count": info.doc_del_count,
+            "update_seq": info.update_seq,
+            "conflicts": info.conflict_count,
+            "file_size": info.file_size,
+        }
+        status["devices"] = [
+            device_status(device.config, device.link, device.recorder) for device in self._devices
+        ]
+        status["remotes"] = [
+            {
+                "name": remote.config.name,
+                "url": remote.peer.label,
+                **{direction: await job_status(job) for direction, job in remote.jobs.items()},
+            }
+            for remote in self._remotes
+        ]
+        return status
+
+
+def adapter_for(config: DeviceConfig) -> Any:
+    """The firmware adapter that a device is configured with. Raises ConfigError."""
+    try:
+        return create_adapter(config.adapter)
+    except ValueError as error:
+        raise ConfigError(f"device {config.name!r}: {error}") from None
+
+
+async def run_until_signalled(agent: Agent, ready: Callable[[Agent], None]) -> None:
+    """Run an agent until SIGTERM or SIGINT, then stop it in order."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await agent.run(stop, ready)

@@ -1,0 +1,80 @@
+"""What devices and replications look like in the status; plain JSON values."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from agent.config import DeviceConfig
+from agent.replication.job import Job
+from agent.sensors.link import SerialLink
+from agent.sensors.recorder import Recorder
+
+_HARMLESS = frozenset(("log", "heartbeat"))
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """Seconds since the epoch as RFC 3339 in UTC."""
+    if seconds is None:
+        return None
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def device_status(config: DeviceConfig, link: SerialLink, recorder: Recorder) -> dict[str, Any]:
+    """`errors` counts damage on the wire since the start; `gaps`, `missing`, `repeated` and
+    `restarts` count for as long as the store lasts. `rate` is in readings per second."""
+    sequence = recorder.sequence
+    errors = sum(count for kind, count in recorder.events.items() if kind not in _HARMLESS)
+    return {
+        "name": config.name,
+        "port": config.port,
+        "adapter": config.adapter,
+        "state": link.state,
+        "last_error": recorder.last_error or link.last_error,
+        "bytes_received": link.bytes_received,
+        "errors": errors,
+        "events": dict(recorder.events),
+        "gaps": sequence.gaps,
+        "missing": sequence.lost,
+        "repeated": sequence.repeated,
+        "restarts": sequence.restarts,
+        "sensors": [
+            {
+                "name": name,
+                "readings": stats.readings,
+                "rate": round(stats.rate(), 3),
+                "last_value": stats.last_value,
+                "unit": stats.unit,
+                "last_time": stats.last_time,
+            }
+            for name, stats in recorder.sensors.items()
+        ],
+    }
+
+
+async def job_status(job: Job) -> dict[str, Any]:
+    """`pending` in changes, `lag` in seconds since the target last had everything."""
+    progress = job.progress
+    lag = job.lag()
+    return {
+        "state": str(job.state),
+        "last_error": job.last_error,
+        "retry_at": timestamp(job.retry_at),
+        "pending": await job.pending(),
+        "last_confirmed": timestamp(progress.last_confirmed),
+        "lag": None if lag is None else round(lag, 3),
+        "confirmed_seq": progress.confirmed_seq,
+        "docs_read": progress.docs_read,
+        "docs_written": progress.docs_written,
+        "doc_write_failures": progress.doc_write_failures,
+        "failures": [
+            {
+                "id": failure.id,
+                "rev": failure.rev,
+                "error": failure.error,
+                "reason": failure.reason,
+            }
+            for failure in progress.failures
+        ],
+    }

