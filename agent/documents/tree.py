@@ -2,6 +2,7 @@
 
 Source: CouchDB documentation, "Replication and conflict model"; the winner is the live leaf with
 the highest generation, then the highest hash, and a deleted leaf only when no live one is left.
+How hashes compare is in CouchDB's `couch_doc.erl` (`parse_revid`, `to_doc_info_path`).
 """
 
 from __future__ import annotations
@@ -150,8 +151,8 @@ class RevTree:
             order.append(rev)
         return tree
 
-    def _rank(self, rev: Rev) -> tuple[bool, Rev]:
-        return (rev not in self._deleted, rev)
+    def _rank(self, rev: Rev) -> tuple[bool, int, bytes, str]:
+        return (rev not in self._deleted, rev.generation, _as_couchdb_compares(rev.hash), rev.hash)
 
 
 _UNKNOWN: Any = object()
@@ -164,6 +165,16 @@ def _ancestors(revision: Revision) -> Iterable[Rev]:
 
 def _greater(parent: Rev | None, known: Rev | None) -> bool:
     return parent is not None and (known is None or parent > known)
+
+
+def _as_couchdb_compares(digest: str) -> bytes:
+    """CouchDB keeps a hash of 32 hex digits as 16 bytes, others as text, and compares bytes."""
+    if len(digest) == 32 and digest.isascii() and digest.isalnum():
+        try:
+            return bytes.fromhex(digest)
+        except ValueError:
+            pass
+    return digest.encode("utf-8", "surrogatepass")
 
 
 def _pack(digest: str) -> str | bytes:

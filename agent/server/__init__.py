@@ -1,0 +1,1 @@
+"""CouchDB's HTTP API over the stores of this process."""

@@ -1,0 +1,135 @@
+"""Answers: JSON, streams of JSON, and CouchDB's errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from agent import __version__
+from agent.errors import (
+    ConflictError,
+    DocumentError,
+    EdgeAgentError,
+    NotFoundError,
+    RequestError,
+    StoreBusyError,
+    StoreExistsError,
+    StoreWriteError,
+    TooLargeError,
+)
+
+_FLUSH = 64 * 1024
+"""Bytes of a stream that are collected before they are sent."""
+
+_HEADERS = {
+    "Cache-Control": "must-revalidate",
+    "Content-Type": "application/json",
+    "Server": f"edge-sync-agent/{__version__}",
+}
+_encoder = msgspec.json.Encoder()
+
+
+def json_text(value: Any) -> str:
+    """The JSON text of a value."""
+    return _encoder.encode(value).decode()
+
+
+def answer(
+    value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A JSON answer. It ends with a line break, as CouchDB's do."""
+    return text_answer(_encoder.encode(value), status=status, headers=headers)
+
+
+def text_answer(
+    body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """An answer whose body is JSON already."""
+    return web.Response(
+        body=body + b"\n", status=status, headers={**_HEADERS, **headers} if headers else _HEADERS
+    )
+
+
+def not_modified(etag: str) -> web.Response:
+    """304, without a body."""
+    return web.Response(status=304, headers={**_HEADERS, "ETag": etag})
+
+
+class Stream:
+    """An answer of any length, of which only a piece is in memory.
+
+    Nothing is sent before `_FLUSH` bytes have come together or `flush` is called, so an error up
+    to then still gets its own status. A client that does not read holds `write` up.
+    """
+
+    def __init__(self, request: web.Request, *, headers: Mapping[str, str] | None = None) -> None:
+        self._request = request
+        self._headers = {**_HEADERS, **headers} if headers else _HEADERS
+        self._parts: list[str] = []
+        self._size = 0
+        self._response: web.StreamResponse | None = None
+
+    async def write(self, text: str) -> None:
+        self._parts.append(text)
+        self._size += len(text)
+        if self._size >= _FLUSH:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Send what has come together. For HEAD, only the headers."""
+        if self._response is None:
+            self._response = web.StreamResponse(headers=self._headers)
+            await self._response.prepare(self._request)
+        body = self._take()
+        if body and self._request.method != "HEAD":
+            await self._response.write(body)
+
+    async def finish(self) -> web.StreamResponse:
+        """Send the rest; the handler returns the result."""
+        if self._response is None:
+            return web.Response(body=self._take(), headers=self._headers)
+        await self.flush()
+        await self._response.write_eof()
+        return self._response
+
+    def _take(self) -> bytes:
+        body = "".join(self._parts).encode()
+        self._parts.clear()
+        self._size = 0
+        return body
+
+
+def error_answer(error: EdgeAgentError) -> web.Response:
+    """CouchDB's form of an error: `{"error": its word, "reason": for people}`, and the status.
+
+    Source: CouchDB documentation, "API Basics > HTTP Status Codes"; the words are chttpd's.
+    """
+    status, word, reason = _describe(error)
+    headers = {}
+    if isinstance(error, RequestError) and error.allow:
+        headers["Allow"] = error.allow
+    return answer({"error": word, "reason": reason}, status=status, headers=headers)
+
+
+def _describe(error: EdgeAgentError) -> tuple[int, str, str]:
+    reason = str(error)
+    match error:
+        case RequestError():
+            return error.status, error.error, reason
+        case NotFoundError():
+            return 404, "not_found", error.reason
+        case ConflictError():
+            return 409, "conflict", "Document update conflict."
+        case StoreExistsError():
+            return 412, "file_exists", reason
+        case DocumentError():
+            return 400, "bad_request", reason
+        case TooLargeError():
+            return 413, "too_large", "the request entity is too large"
+        case StoreWriteError() | StoreBusyError():
+            return 503, "service_unavailable", reason
+        case _:
+            return 500, "internal_server_error", reason

@@ -1,0 +1,182 @@
+"""The application: which path and method lead to which handler.
+
+Source: CouchDB documentation, "API Reference".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias, TypeVar
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from agent.errors import (
+    DocumentError,
+    EdgeAgentError,
+    NotFoundError,
+    RequestError,
+    StoreError,
+    StoreWriteError,
+    TooLargeError,
+)
+from agent.server import all_docs, bulk, changes, databases, documents, local, server
+from agent.server.answers import error_answer
+from agent.server.call import Call, DatabaseCall, DocumentCall, Service, Status
+from agent.store.databases import Databases
+from agent.store.store import Store
+
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes of a request's body, after decompression, that are accepted unless said otherwise."""
+
+_CallT = TypeVar("_CallT", bound=Call)
+_Methods: TypeAlias = Mapping[str, Callable[[_CallT], Awaitable[web.StreamResponse]]]
+
+# HEAD is wherever GET is.
+_SERVER: Mapping[str, _Methods[Call]] = {
+    "": {"GET": server.welcome},
+    "_all_dbs": {"GET": server.all_dbs},
+    "_session": {"GET": server.session, "POST": server.login},
+    "_status": {"GET": server.status},
+    "_up": {"GET": server.up},
+    "_uuids": {"GET": server.uuids},
+}
+_DATABASE: Mapping[str, _Methods[DatabaseCall]] = {
+    "": {"GET": databases.info, "POST": documents.post},
+    "_all_docs": {"GET": all_docs.all_docs, "POST": all_docs.all_docs},
+    "_bulk_docs": {"POST": bulk.bulk_docs},
+    "_bulk_get": {"POST": bulk.bulk_get},
+    "_changes": {"GET": changes.changes, "POST": changes.changes},
+    "_ensure_full_commit": {"POST": databases.ensure_full_commit},
+    "_missing_revs": {"POST": bulk.missing_revs},
+    "_revs_diff": {"POST": bulk.revs_diff},
+}
+_DOCUMENT: _Methods[DocumentCall] = {
+    "GET": documents.get,
+    "PUT": documents.put,
+    "DELETE": documents.delete,
+}
+_LOCAL: _Methods[DocumentCall] = {"GET": local.get, "PUT": local.put, "DELETE": local.delete}
+
+
+def make_app(
+    databases: Databases,
+    *,
+    status: Status | None = None,
+    uuid: str | None = None,
+    max_body: int = MAX_BODY,
+) -> web.Application:
+    """CouchDB's HTTP API over `databases`, which the caller closes after the application.
+
+    `status` answers `GET /_status`, the agent's own account of itself. `uuid` names the server in
+    `GET /`; clients that see one use it, not the URL, to recognise their checkpoints, so it must
+    stay the same across restarts. `max_body` is in bytes.
+    """
+    service = Service(databases, status, uuid, asyncio.Event())
+    app = web.Application(client_max_size=max_body, middlewares=[_errors])
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await _dispatch(Call(service, request))
+
+    async def close(_: web.Application) -> None:
+        service.closing.set()
+
+    app.router.add_route("*", r"/{path:[\s\S]*}", handle)
+    app.on_shutdown.append(close)
+    return app
+
+
+@web.middleware
+async def _errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answers with CouchDB's form of an error, aiohttp's own refusals included."""
+    try:
+        return await handler(request)
+    except EdgeAgentError as error:
+        return error_answer(error)
+    except web.HTTPRequestEntityTooLarge:
+        return error_answer(TooLargeError("the request entity is too large"))
+    except web.HTTPException as error:
+        word = (error.reason or "error").lower().replace(" ", "_")
+        return error_answer(RequestError(error.status, word, error.reason or word))
+    except web.RequestPayloadError:  # compressed badly, or cut off
+        return error_answer(RequestError(400, "bad_request", "the request's body is damaged"))
+
+
+async def _dispatch(call: Call) -> web.StreamResponse:
+    segments = _segments(call.request.rel_url.raw_path)
+    if not segments or (len(segments) == 1 and segments[0] in _SERVER):
+        return await _run(_SERVER[segments[0] if segments else ""], call)
+    name, rest = segments[0], segments[1:]
+    if not rest and call.request.method in ("PUT", "DELETE"):
+        handler = databases.create if call.request.method == "PUT" else databases.delete
+        return await handler(call, name)
+    store = await _open(call.service.databases, name)
+    try:
+        return await _dispatch_in(DatabaseCall(call.service, call.request, name, store), rest)
+    except (StoreError, StoreWriteError):
+        if store.closed and not call.service.closing.is_set():
+            raise _no_database(name) from None  # deleted while the request was dealt with
+        raise
+
+
+async def _dispatch_in(call: DatabaseCall, rest: list[str]) -> web.StreamResponse:
+    """Design and local documents may be given as two segments, or as one with %2F."""
+    if not rest:
+        return await _run(_DATABASE[""], call, more="DELETE,PUT")
+    if len(rest) == 1 and rest[0] in _DATABASE:
+        return await _run(_DATABASE[rest[0]], call)
+    if rest[0] in ("_design", "_local") and len(rest) > 1:
+        rest = [f"{rest[0]}/{rest[1]}", *rest[2:]]
+    document = DocumentCall(call.service, call.request, call.name, call.store, rest[0])
+    if rest[0] == "_local" or rest[0].startswith("_local/"):
+        if rest[0] in ("_local", "_local/"):
+            raise RequestError(400, "bad_request", "Invalid _local document id.")
+        if len(rest) > 1:
+            raise RequestError(400, "bad_request", "_local documents do not accept attachments.")
+        return await _run(_LOCAL, document)
+    if len(rest) > 1:
+        raise _attachment_refusal(call.request.method)
+    return await _run(_DOCUMENT, document)
+
+
+async def _run(methods: _Methods[_CallT], call: _CallT, *, more: str = "") -> web.StreamResponse:
+    method = call.request.method
+    handler = methods.get("GET" if method == "HEAD" else method)
+    if handler is None:
+        names = {*methods, *(["HEAD"] if "GET" in methods else []), *more.split(",")} - {""}
+        allow = ",".join(sorted(names))
+        raise RequestError(
+            405, "method_not_allowed", f"Only {allow} allowed", allow=allow.replace(",", ", ")
+        )
+    return await handler(call)
+
+
+async def _open(databases: Databases, name: str) -> Store:
+    try:
+        return await databases.get(name)
+    except DocumentError:  # a name that no database can have
+        raise _no_database(name) from None
+
+
+def _no_database(name: str) -> NotFoundError:
+    return NotFoundError(f"{name}: no such database", reason="Database does not exist.")
+
+
+def _attachment_refusal(method: str) -> EdgeAgentError:
+    if method in ("GET", "HEAD", "DELETE"):
+        return NotFoundError("no attachments", reason="Document is missing attachment")
+    return RequestError(501, "not_implemented", "Attachments are not supported yet")
+
+
+def _segments(raw_path: str) -> list[str]:
+    """The decoded segments of a path; empty ones do not count. Raises RequestError."""
+    try:
+        segments = [unquote(part, errors="strict") for part in raw_path.split("/") if part]
+    except UnicodeDecodeError:
+        raise RequestError(400, "bad_request", "invalid_url_encoding") from None
+    if any(0xD800 <= ord(letter) <= 0xDFFF for part in segments for letter in part):
+        raise RequestError(400, "bad_request", "invalid_url_encoding")
+    return segments

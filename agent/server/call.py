@@ -1,0 +1,115 @@
+"""A request, and what handlers read from it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import web
+
+from agent.documents.revision import Rev
+from agent.errors import RequestError
+from agent.store.databases import Databases
+from agent.store.store import Store
+
+Status = Callable[[], Awaitable[dict[str, Any]]]
+
+_T = TypeVar("_T")
+
+_BAD_JSON = "invalid UTF-8 JSON"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What all requests share. `closing` is set once the server stops: feeds end then."""
+
+    databases: Databases
+    status: Status | None
+    uuid: str | None
+    closing: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to the server."""
+
+    service: Service
+    request: web.Request
+
+    def flag(self, name: str) -> bool:
+        """Whether a query parameter is `true`."""
+        return self.request.query.get(name) == "true"
+
+    def number(self, name: str) -> int | None:
+        """A query parameter that is a whole number from 0 on. Raises RequestError."""
+        text = self.request.query.get(name)
+        if text is None:
+            return None
+        # More digits than an SQLite integer has are refused, as CouchDB refuses no number at all.
+        if not (text.isascii() and text.isdigit() and len(text) <= 18):
+            raise RequestError(
+                400, "query_parse_error", f"Invalid value for positive integer parameter: {name}"
+            )
+        return int(text)
+
+    def json_parameter(self, name: str) -> Any:
+        """A query parameter that is JSON, UNSET without it. Raises RequestError."""
+        text = self.request.query.get(name)
+        return msgspec.UNSET if text is None else decode(text.encode(errors="replace"), Any)
+
+    def require_json(self) -> None:
+        """Raises RequestError (415) unless the request says that its body is JSON."""
+        if self.request.content_type != "application/json":
+            raise RequestError(415, "bad_content_type", "Content-Type must be application/json")
+
+    async def json(self, kind: type[_T]) -> _T:
+        """The body as `kind`. Raises RequestError, TooLargeError."""
+        return decode(await self.request.read(), kind)
+
+    def url(self, *segments: str) -> str:
+        """A URL on this server, for the Location header."""
+        path = "/".join(quote(segment, safe="") for segment in segments)
+        # Without the header, `request.host` would look this machine's name up, and block.
+        host = self.request.headers.get("Host")
+        return f"{self.request.scheme}://{host}/{path}" if host else f"/{path}"
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseCall(Call):
+    """A request to a database."""
+
+    name: str
+    store: Store
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentCall(DatabaseCall):
+    """A request to a document; `id` is whole, with `_design/` or `_local/`."""
+
+    id: str
+
+
+def decode(body: bytes | msgspec.Raw, kind: type[_T]) -> _T:
+    """Decode JSON. Raises RequestError in CouchDB's words."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise RequestError(400, "bad_request", f"{_BAD_JSON}: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise RequestError(400, "bad_request", _BAD_JSON) from None
+    except RecursionError:
+        raise RequestError(400, "bad_request", f"{_BAD_JSON}: nested too deeply") from None
+
+
+def parse_rev(value: Any) -> Rev:
+    """A revision id that a client gave. Raises RequestError."""
+    if not isinstance(value, str):
+        raise RequestError(400, "bad_request", "Invalid rev format")
+    try:
+        return Rev.parse(value)
+    except ValueError:
+        raise RequestError(400, "bad_request", "Invalid rev format") from None

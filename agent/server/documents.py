@@ -1,0 +1,213 @@
+"""Single documents.
+
+Source: CouchDB documentation, "API Reference > Documents".
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from agent.documents.revision import Rev, Revision
+from agent.documents.wire import revision_from_doc
+from agent.errors import ConflictError, NotFoundError, RequestError
+from agent.server import local
+from agent.server.answers import Stream, answer, json_text, not_modified, text_answer
+from agent.server.call import DatabaseCall, DocumentCall, decode, parse_rev
+from agent.server.edits import JsonObject, edit_from_doc, given_rev, new_id, parsed
+from agent.server.render import conflicts, deleted_conflicts, rendered, revs_info
+from agent.store.reader import StoredDocument
+from agent.store.transaction import Edit
+
+
+async def get(call: DocumentCall) -> web.StreamResponse:
+    """GET /{db}/{docid} with rev, revs, revs_info, conflicts, deleted_conflicts, local_seq, meta,
+    latest and open_revs. The ETag is the revision, where only that decides on the answer.
+    """
+    if "open_revs" in call.request.query:
+        return await _open_revs(call)
+    document = await call.store.get(call.id)
+    if document is None:
+        raise NotFoundError(f"{call.id}: no such document")
+    revision = await _wanted(call, document)
+    members = await _members(call, document, revision)
+    etag = f'"{revision.rev}"'
+    if members is None:
+        if call.request.headers.get("If-None-Match") == etag:
+            return not_modified(etag)
+        headers = {"ETag": etag}
+    else:
+        headers = {}
+    text = rendered(revision, revisions=call.flag("revs"), members=members)
+    return text_answer(text.encode(), headers=headers)
+
+
+async def _wanted(call: DocumentCall, document: StoredDocument) -> Revision:
+    asked = call.request.query.get("rev")
+    if asked is None:
+        if document.deleted:
+            raise NotFoundError(f"{call.id}: deleted", reason="deleted")
+        return document.revision()
+    rev = parse_rev(asked)
+    if call.flag("latest"):
+        leaves = document.tree().descendants(rev)
+        if not leaves:
+            raise NotFoundError(f"{call.id}: no such revision")
+        rev = leaves[0]
+    if rev == document.rev:
+        return document.revision()
+    [[(_, revision)]] = await call.store.revisions([(call.id, [str(rev)])])
+    if revision is None:
+        raise NotFoundError(f"{call.id}: no such revision")
+    return revision
+
+
+async def _members(
+    call: DocumentCall, document: StoredDocument, revision: Revision
+) -> dict[str, Any] | None:
+    """What was asked for and depends on more than the revision; None if nothing was."""
+    meta = call.flag("meta")
+    asked = False
+    members: dict[str, Any] = {}
+    if meta or call.flag("revs_info"):
+        asked = True
+        members |= await revs_info(call.store, document.tree(), revision)
+    if call.flag("local_seq"):
+        asked = True
+        members["local_seq"] = document.seq
+    if meta or call.flag("conflicts"):
+        asked = True
+        members |= conflicts(document)
+    if meta or call.flag("deleted_conflicts"):
+        asked = True
+        members |= deleted_conflicts(document)
+    return members if asked else None
+
+
+async def _open_revs(call: DocumentCall) -> web.StreamResponse:
+    """Several revisions at once: all leaves, or those of a JSON array.
+
+    As JSON, or as multipart/mixed for who asks for just that, as CouchDB's replicator does.
+    """
+    document = await call.store.get(call.id)
+    revs = _asked_revs(call, document)
+    [found] = await call.store.revisions([(call.id, revs)])
+    if "multipart/mixed" in call.request.headers.get("Accept", ""):
+        return await _open_revs_multipart(call, found)
+    stream = Stream(call.request)
+    separator = "["
+    for rev, revision in found:
+        if revision is None:
+            entry = f'{{"missing":{json_text(rev)}}}'
+        else:
+            entry = f'{{"ok":{rendered(revision, revisions=call.flag("revs"))}}}'
+        await stream.write(separator + entry)
+        separator = ","
+    await stream.write("]\n" if found else "[]\n")
+    return await stream.finish()
+
+
+def _asked_revs(call: DocumentCall, document: StoredDocument | None) -> list[str]:
+    text = call.request.query["open_revs"]
+    if text == "all":
+        if document is None:
+            raise NotFoundError(f"{call.id}: no such document")
+        return [str(leaf) for leaf in document.leaves()]
+    asked = decode(text.encode(errors="replace"), Any)
+    if not isinstance(asked, list):
+        raise RequestError(400, "bad_request", "Invalid list of revisions")
+    revs = [parse_rev(rev) for rev in asked]
+    if call.flag("latest") and document is not None:
+        return latest(document, revs)
+    return [str(rev) for rev in revs]
+
+
+def latest(document: StoredDocument, revs: Sequence[Rev]) -> list[str]:
+    """The leaves that the revisions have become, each once; an unknown revision as it is."""
+    tree = document.tree()
+    found: dict[str, None] = {}
+    for rev in revs:
+        for leaf in tree.descendants(rev) or [rev]:
+            found[str(leaf)] = None
+    return list(found)
+
+
+async def _open_revs_multipart(
+    call: DocumentCall, found: Iterable[tuple[str, Revision | None]]
+) -> web.StreamResponse:
+    boundary = secrets.token_hex(16)
+    stream = Stream(
+        call.request, headers={"Content-Type": f'multipart/mixed; boundary="{boundary}"'}
+    )
+    await stream.write(f"--{boundary}")
+    for rev, revision in found:
+        if revision is None:
+            head, text = '; error="true"', f'{{"missing":{json_text(rev)}}}'
+        else:
+            head, text = "", rendered(revision, revisions=call.flag("revs"))
+        await stream.write(
+            f"\r\nContent-Type: application/json{head}\r\n\r\n{text}\r\n--{boundary}"
+        )
+    await stream.write("--")
+    return await stream.finish()
+
+
+async def put(call: DocumentCall) -> web.Response:
+    """PUT /{db}/{docid}; with new_edits=false the revision is taken as it is."""
+    if call.request.content_type.startswith("multipart/"):
+        raise RequestError(501, "not_implemented", "Attachments are not supported yet")
+    doc = await call.json(JsonObject)
+    rev = given_rev(call, doc.get("_rev"))
+    if call.request.query.get("new_edits") == "false":
+        members = {**doc, "_id": call.id}
+        if rev is not None:
+            members["_rev"] = rev
+        revision = parsed(revision_from_doc, members)
+        await call.store.graft([revision])
+        return _written(call, call.id, revision.rev, deleted=revision.deleted)
+    return await _edit(call, doc, call.id, rev)
+
+
+async def post(call: DatabaseCall) -> web.Response:
+    """POST /{db}: a document with its `_id` in it, or a new one."""
+    call.require_json()
+    doc = await call.json(JsonObject)
+    id = doc.get("_id")
+    if id is None:
+        id = new_id()
+    rev = given_rev(call, doc.get("_rev"))
+    if isinstance(id, str) and id.startswith(local.PREFIX):
+        new = await local.write(call.store, id, doc, rev)
+        return answer({"ok": True, "id": id, "rev": new}, status=201)
+    return await _edit(call, doc, id, rev)
+
+
+async def delete(call: DocumentCall) -> web.Response:
+    """DELETE /{db}/{docid}: leaves a tombstone without members."""
+    rev = given_rev(call, None)
+    document = await call.store.get(call.id)
+    if document is None or document.deleted:
+        raise NotFoundError(
+            f"{call.id}: no such document", reason="missing" if document is None else "deleted"
+        )
+    return await _edit(call, {"_deleted": True}, call.id, rev)
+
+
+async def _edit(call: DatabaseCall, doc: JsonObject, id: str, rev: str | None) -> web.Response:
+    parent = None if rev is None else parse_rev(rev)
+    edit: Edit = parsed(lambda given: edit_from_doc(given, id, parent), doc)
+    [written] = await call.store.edit([edit])
+    if written is None:
+        raise ConflictError("Document update conflict.")
+    return _written(call, id, written, deleted=edit.deleted)
+
+
+def _written(call: DatabaseCall, id: str, rev: Rev, *, deleted: bool) -> web.Response:
+    return answer(
+        {"ok": True, "id": id, "rev": str(rev)},
+        status=200 if deleted else 201,
+        headers={"ETag": f'"{rev}"', "Location": call.url(call.name, id)},
+    )

@@ -1,0 +1,76 @@
+"""Listening: from an application to a port, and back to nothing."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+
+from aiohttp import web
+
+from agent.errors import PermanentError
+
+_GRACE = 5.0
+"""Seconds that requests get to finish once the server stops; feeds end by themselves."""
+
+_LONGEST_LINE = 32 * 1024
+"""Bytes of a request's first line: `open_revs` makes long ones."""
+
+
+class Server:
+    """A server that listens. `port` is the one that the system chose where 0 was asked for."""
+
+    def __init__(self, runner: web.AppRunner, host: str, port: int) -> None:
+        """Use `serve`."""
+        self._runner = runner
+        self.host = host
+        self.port = port
+
+    @property
+    def url(self) -> str:
+        """The server's address, without a slash at the end."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    async def close(self) -> None:
+        """Stop listening, end the feeds with their `last_seq`, let other requests finish."""
+        await self._runner.cleanup()
+
+
+async def serve(app: web.Application, host: str, port: int) -> Server:
+    """Listen on an address of this machine; port 0 lets the system choose.
+
+    Raises PermanentError: the host is not a loopback address, or the port is taken.
+    """
+    if not _is_loopback(host):
+        raise PermanentError(
+            f"{host}: the server listens on loopback only until a user is configured; "
+            "give 127.0.0.1 or ::1"
+        )
+    runner = web.AppRunner(
+        app, access_log=None, max_line_size=_LONGEST_LINE, shutdown_timeout=_GRACE
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise PermanentError(_refusal(host, port, error)) from error
+    return Server(runner, host, int(runner.addresses[0][1]))
+
+
+def _refusal(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{host}:{port} is in use by another program; stop it, or choose another port"
+    if error.errno == errno.EACCES:
+        return f"{host}:{port} needs root's rights; choose a port above 1023"
+    return f"{host}:{port}: cannot listen ({error.strerror}); choose another address"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

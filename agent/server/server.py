@@ -1,0 +1,82 @@
+"""The server itself: who it is, which databases it has.
+
+Source: CouchDB documentation, "API Reference > Server".
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from aiohttp import web
+
+from agent import __version__
+from agent.errors import NotFoundError, RequestError
+from agent.server.answers import answer
+from agent.server.call import Call
+
+API_VERSION = "3.3.0"
+"""The CouchDB whose API this is: the first one that replicates with `_bulk_get`.
+
+Clients read `version` as three numbers and take from it what the server can do, so the agent's own
+version does not belong there; it is in `vendor`.
+"""
+
+_MOST_UUIDS = 1000
+
+
+async def welcome(call: Call) -> web.Response:
+    """GET /"""
+    facts: dict[str, object] = {
+        "couchdb": "Welcome",
+        "version": API_VERSION,
+        "features": [],
+        "vendor": {"name": "edge-sync-agent", "version": __version__},
+    }
+    if call.service.uuid is not None:
+        facts["uuid"] = call.service.uuid
+    return answer(facts)
+
+
+async def up(_: Call) -> web.Response:
+    """GET /_up"""
+    return answer({"status": "ok", "seeds": {}})
+
+
+async def all_dbs(call: Call) -> web.Response:
+    """GET /_all_dbs: the names, sorted."""
+    return answer(await call.service.databases.names())
+
+
+async def session(_: Call) -> web.Response:
+    """GET /_session. While there are no users everybody is an administrator."""
+    return answer(
+        {
+            "ok": True,
+            "userCtx": {"name": None, "roles": ["_admin"]},
+            "info": {"authentication_handlers": ["default"], "authenticated": "default"},
+        }
+    )
+
+
+async def login(_: Call) -> web.Response:
+    """POST /_session. Replicators take 404 as "no sessions here" and send the password instead."""
+    raise NotFoundError("no sessions")
+
+
+async def uuids(call: Call) -> web.Response:
+    """GET /_uuids?count=N: random ids of 32 hex digits."""
+    count = call.number("count")
+    count = 1 if count is None else count
+    if count > _MOST_UUIDS:
+        raise RequestError(400, "bad_request", f"count must not exceed {_MOST_UUIDS}")
+    return answer(
+        {"uuids": [secrets.token_hex(16) for _ in range(count)]},
+        headers={"Cache-Control": "no-cache", "Pragma": "no-cache"},
+    )
+
+
+async def status(call: Call) -> web.Response:
+    """GET /_status: the agent's own JSON, from whoever runs the server."""
+    if call.service.status is None:
+        raise NotFoundError("no status")
+    return answer(await call.service.status())

@@ -1,0 +1,168 @@
+"""The normal changes feed and its options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.server.api import Api
+
+
+async def changes(api: Api, query: str = "") -> Any:
+    answer = await api.get(f"/db/_changes{query}")
+    assert answer.status == 200, answer.text
+    return answer.json
+
+
+async def test_an_empty_database(api: Api) -> None:
+    assert await changes(api) == {"results": [], "last_seq": 0, "pending": 0}
+
+
+async def test_each_document_is_there_once_at_its_last_change(api: Api) -> None:
+    first = await api.write("a")
+    await api.write("b")
+    rev = await api.write("a", _rev=first, _deleted=True)
+    body = await changes(api)
+    assert [row["id"] for row in body["results"]] == ["b", "a"]
+    assert body["results"][1] == {"seq": 3, "id": "a", "changes": [{"rev": rev}], "deleted": True}
+    assert "deleted" not in body["results"][0]
+    assert (body["last_seq"], body["pending"]) == (3, 0)
+
+
+async def test_since(api: Api) -> None:
+    for id in ("a", "b", "c"):
+        await api.write(id)
+    for since in ("1", '"1"', "%221%22"):
+        body = await changes(api, f"?since={since}")
+        assert [row["id"] for row in body["results"]] == ["b", "c"]
+    assert (await changes(api, "?since=now")) == {"results": [], "last_seq": 3, "pending": 0}
+    assert (await changes(api, "?since=3"))["last_seq"] == 3
+
+
+async def test_a_sequence_of_a_former_database_starts_from_the_beginning(api: Api) -> None:
+    for id in ("a", "b", "c"):
+        await api.write(id)
+    await api.delete("/db")
+    await api.put("/db")
+    await api.write("new")
+    body = await changes(api, "?since=3")
+    assert [row["id"] for row in body["results"]] == ["new"]
+    assert body["last_seq"] == 1
+
+
+@pytest.mark.parametrize(
+    "since", ["x", "-1", "1.5", "1-abc", "{}", "[1]", "null", "99999999999999999999", ""]
+)
+async def test_sequences_that_are_none(api: Api, since: str) -> None:
+    answer = await api.get(f"/db/_changes?since={since}")
+    assert answer.error[:2] == (400, "bad_request")
+
+
+async def test_limit_and_pending(api: Api) -> None:
+    for number in range(10):
+        await api.write(str(number))
+    body = await changes(api, "?limit=3")
+    assert [row["id"] for row in body["results"]] == ["0", "1", "2"]
+    assert (body["last_seq"], body["pending"]) == (3, 7)
+    body = await changes(api, "?limit=3&since=7")
+    assert (body["last_seq"], body["pending"]) == (10, 0)
+    assert len((await changes(api, "?limit=0"))["results"]) == 1
+
+
+async def test_descending(api: Api) -> None:
+    for number in range(5):
+        await api.write(str(number))
+    body = await changes(api, "?descending=true&limit=2")
+    assert [row["id"] for row in body["results"]] == ["4", "3"]
+    for feed in ("normal", "longpoll"):
+        body = await changes(api, f"?descending=true&feed={feed}")
+        assert [row["seq"] for row in body["results"]] == [5, 4, 3, 2, 1]
+
+
+async def test_style(api: Api) -> None:
+    await api.graft("a", "2-a", "1-x")
+    await api.graft("a", "2-b", "1-x")
+    await api.graft("a", "3-c", "2-c", _deleted=True)
+    [row] = (await changes(api))["results"]
+    assert row["changes"] == [{"rev": "2-b"}]
+    [row] = (await changes(api, "?style=all_docs"))["results"]
+    assert row["changes"] == [{"rev": "2-b"}, {"rev": "2-a"}, {"rev": "3-c"}]
+    assert (await api.get("/db/_changes?style=x")).status == 400
+
+
+async def test_include_docs(api: Api) -> None:
+    await api.graft("a", "1-a", v=1)
+    await api.graft("a", "1-b", v=2)
+    await api.graft("gone", "2-g", "1-g", _deleted=True, why="old")
+    one, gone = (await changes(api, "?include_docs=true"))["results"]
+    assert one["doc"] == {"_id": "a", "_rev": "1-b", "v": 2}
+    assert gone["doc"] == {"_id": "gone", "_rev": "2-g", "_deleted": True, "why": "old"}
+    one, gone = (await changes(api, "?include_docs=true&conflicts=true"))["results"]
+    assert one["doc"]["_conflicts"] == ["1-a"]
+    assert "_conflicts" not in gone["doc"]
+
+
+@pytest.mark.parametrize("query", ["", "?include_docs=true", "?filter=_doc_ids"])
+@pytest.mark.parametrize("descending", ["", "&descending=true"])
+async def test_more_rows_than_a_page(api: Api, query: str, descending: str) -> None:
+    ids = [str(number) for number in range(2500)]
+    await api.post("/db/_bulk_docs", {"docs": [{"_id": id, "v": "x" * 100} for id in ids]})
+    separator = "&" if query else "?"
+    answer = await api.post(
+        f"/db/_changes{query}{separator}limit=2200{descending}", {"doc_ids": ids}
+    )
+    rows = answer.json["results"]
+    expected = (ids[::-1] if descending else ids)[:2200]
+    assert [row["id"] for row in rows] == expected
+    assert answer.json["last_seq"] == rows[-1]["seq"]
+    if not descending:
+        assert answer.json["pending"] == 300
+
+
+async def test_filter_by_ids(api: Api) -> None:
+    for id in ("a", "b", "c", "d"):
+        await api.write(id)
+    answer = await api.post("/db/_changes?filter=_doc_ids", {"doc_ids": ["b", "nope"]})
+    assert [row["id"] for row in answer.json["results"]] == ["b"]
+    assert answer.json["last_seq"] == 4
+    answer = await api.post("/db/_changes?filter=_doc_ids&limit=1", {"doc_ids": ["b", "d"]})
+    assert (answer.json["last_seq"], answer.json["pending"]) == (2, 2)
+
+
+async def test_filter_of_design_documents(api: Api) -> None:
+    await api.write("a")
+    await api.write("_design/d")
+    [row] = (await changes(api, "?filter=_design"))["results"]
+    assert row["id"] == "_design/d"
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("d/f", 501), ("_selector", 501), ("_view", 501), ("nope", 400), ("_doc_ids", 400)],
+)
+async def test_other_filters(api: Api, name: str, status: int) -> None:
+    assert (await api.post(f"/db/_changes?filter={name}", {})).error[0] == status
+
+
+async def test_post_without_a_body(api: Api) -> None:
+    await api.write("a")
+    answer = await api.request("POST", "/db/_changes", headers={"Content-Type": "application/json"})
+    assert [row["id"] for row in answer.json["results"]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "feed=eventsource",
+        "feed=x",
+        "limit=x",
+        "limit=-1",
+        "timeout=x",
+        "heartbeat=x",
+        "heartbeat=0",
+        "heartbeat=-5",
+    ],
+)
+async def test_bad_options(api: Api, query: str) -> None:
+    assert (await api.get(f"/db/_changes?{query}")).error[0] == 400

@@ -1,0 +1,169 @@
+"""Live feeds: longpoll and continuous, how they wait, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from tests.server.api import Api, running
+
+WAITS = 0.15  # seconds, enough for a feed to have started to wait
+
+
+async def longpoll(api: Api, query: str = "") -> Any:
+    answer = await api.get(f"/db/_changes?feed=longpoll&{query}")
+    assert answer.status == 200
+    return answer.json
+
+
+async def lines(answer: Any) -> list[str]:
+    """The lines that are left until the end."""
+    text = (await answer.content.read()).decode()
+    assert text.endswith("\n")
+    return text.splitlines()
+
+
+async def test_longpoll_answers_at_once_when_there_is_something(api: Api) -> None:
+    await api.write("a")
+    body = await longpoll(api)
+    assert [row["id"] for row in body["results"]] == ["a"]
+    assert body["last_seq"] == 1
+
+
+async def test_longpoll_waits_for_the_next_change(api: Api) -> None:
+    await api.write("a")
+    feed = asyncio.ensure_future(longpoll(api, "since=now"))
+    await asyncio.sleep(WAITS)
+    assert not feed.done()
+    await api.write("b")
+    body = await asyncio.wait_for(feed, 5)
+    assert [row["id"] for row in body["results"]] == ["b"]
+    assert (body["last_seq"], body["pending"]) == (2, 0)
+
+
+async def test_longpoll_goes_on_waiting_for_what_the_filter_wants(api: Api) -> None:
+    async def filtered() -> Any:
+        path = "/db/_changes?feed=longpoll&filter=_doc_ids"
+        return (await api.post(path, {"doc_ids": ["c"]})).json
+
+    feed = asyncio.ensure_future(filtered())
+    for id in ("a", "b"):
+        await api.write(id)
+        await asyncio.sleep(WAITS)
+    assert not feed.done()
+    await api.write("c")
+    body = await asyncio.wait_for(feed, 5)
+    assert [row["id"] for row in body["results"]] == ["c"]
+
+
+@pytest.mark.parametrize("feed", ["longpoll", "continuous"])
+async def test_timeout(api: Api, feed: str) -> None:
+    await api.write("a")
+    start = monotonic()
+    answer = await api.get(f"/db/_changes?feed={feed}&since=1&timeout=200")
+    assert 0.19 <= monotonic() - start < 5
+    expected = {"last_seq": 1, "pending": 0}
+    assert answer.json == (expected if feed == "continuous" else {"results": [], **expected})
+
+
+@pytest.mark.parametrize("feed", ["longpoll", "continuous"])
+async def test_heartbeats_are_line_breaks_and_outlive_the_timeout(api: Api, feed: str) -> None:
+    query = f"feed={feed}&since=now&heartbeat=30&timeout=50"
+    async with api.open("GET", f"/db/_changes?{query}") as answer:
+        if feed == "longpoll":
+            assert await answer.content.readline() == b'{"results":[\n'
+        for _ in range(5):
+            line = await asyncio.wait_for(answer.content.readline(), 5)
+            assert line == b"\n"
+        await api.write("a")
+        line = b"\n"
+        while line == b"\n":
+            line = await asyncio.wait_for(answer.content.readline(), 5)
+        assert json.loads(line.rstrip(b",\n"))["id"] == "a"
+
+
+async def test_heartbeat_true_means_the_default(api: Api) -> None:
+    feed = asyncio.ensure_future(longpoll(api, "heartbeat=true"))
+    await asyncio.sleep(WAITS)
+    await api.write("a")
+    assert (await asyncio.wait_for(feed, 5))["last_seq"] == 1
+
+
+async def test_continuous_gives_changes_as_they_come(api: Api) -> None:
+    await api.write("a")
+    path = "/db/_changes?feed=continuous&include_docs=true&heartbeat=5000"
+    async with api.open("GET", path) as answer:
+        for id in ("a", "b", "c"):
+            if id != "a":
+                await api.write(id, v=id)
+            row = json.loads(await asyncio.wait_for(answer.content.readline(), 5))
+            assert row["id"] == id
+            assert row["doc"]["_id"] == id
+
+
+async def test_continuous_ends_with_its_limit(api: Api) -> None:
+    for id in ("a", "b", "c"):
+        await api.write(id)
+    async with api.open("GET", "/db/_changes?feed=live&limit=2") as answer:
+        *rows, end = map(json.loads, await lines(answer))
+    assert [row["id"] for row in rows] == ["a", "b"]
+    assert end == {"last_seq": 2, "pending": 1}
+
+
+async def test_many_feeds_get_every_change(api: Api) -> None:
+    async def follow() -> list[str]:
+        path = "/db/_changes?feed=continuous&timeout=1000&limit=50"
+        async with api.open("GET", path) as answer:
+            *rows, _ = map(json.loads, await lines(answer))
+        return [row["id"] for row in rows]
+
+    feeds = [asyncio.ensure_future(follow()) for _ in range(10)]
+    await asyncio.sleep(WAITS)
+    expected = [str(number) for number in range(50)]
+    for id in expected:
+        await api.write(id)
+    assert await asyncio.gather(*feeds) == [expected] * 10
+
+
+@pytest.mark.parametrize("feed", ["longpoll", "continuous"])
+async def test_feeds_end_when_the_database_is_deleted(api: Api, feed: str) -> None:
+    await api.write("a")
+    path = f"/db/_changes?feed={feed}&since=1&heartbeat=60000"
+    request = asyncio.ensure_future(api.get(path))
+    await asyncio.sleep(WAITS)
+    await api.delete("/db")
+    answer = await asyncio.wait_for(request, 5)
+    assert answer.json["last_seq"] == 1
+
+
+@pytest.mark.parametrize("feed", ["longpoll", "continuous"])
+async def test_feeds_end_properly_when_the_server_stops(tmp_path: Path, feed: str) -> None:
+    async with running(tmp_path) as api:
+        await api.put("/db")
+        await api.write("a")
+        path = f"/db/_changes?feed={feed}&since=1&heartbeat=60000"
+        request = asyncio.ensure_future(api.get(path))
+        await asyncio.sleep(WAITS)
+        start = monotonic()
+        await api.server.close()
+        answer = await asyncio.wait_for(request, 5)
+        assert monotonic() - start < 2
+    assert answer.json["last_seq"] == 1
+
+
+async def test_a_client_that_leaves_ends_its_feed(api: Api) -> None:
+    store = await api.databases.get("db")
+    async with api.open("GET", "/db/_changes?feed=continuous&heartbeat=20") as answer:
+        assert await answer.content.readline() == b"\n"
+        assert store._waiting
+        answer.close()
+    for _ in range(100):
+        if not store._waiting:
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("the feed goes on")

@@ -1,0 +1,108 @@
+"""`_local` documents, in which checkpoints are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.server.api import Api
+
+CHECKPOINT: dict[str, Any] = {
+    "session_id": "Ŝ-1",
+    "source_last_seq": "12-abc",
+    "replication_id_version": 3,
+    "history": [{"recorded_seq": 4, "docs_written": 1, "nested": {"a": [1, 2.5, None, True]}}],
+    "last_seq": 0,
+    "version": 1,
+}
+PATHS = ["/db/_local/a.b_c=", "/db/_local%2Fa.b_c="]
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_life_of_a_local_document(api: Api, path: str) -> None:
+    id = "_local/a.b_c="
+    assert (await api.get(path)).error == (404, "not_found", "missing")
+    first = await api.put(path, CHECKPOINT)
+    assert (first.status, first.json) == (201, {"ok": True, "id": id, "rev": "0-1"})
+    assert (await api.get(path)).json == {"_id": id, "_rev": "0-1", **CHECKPOINT}
+    second = await api.put(path, {"_id": id, "_rev": "0-1", "x": 2})
+    assert second.json["rev"] == "0-2"
+    assert (await api.get(path)).json == {"_id": id, "_rev": "0-2", "x": 2}
+    assert (await api.delete(f"{path}?rev=0-2")).json == {"ok": True, "id": id, "rev": "0-0"}
+    assert (await api.get(path)).status == 404
+    assert (await api.delete(path)).error == (404, "not_found", "missing")
+
+
+@pytest.mark.parametrize("rev", [None, "0-2", "1-abc", "0-0"])
+async def test_a_write_must_name_the_current_revision(api: Api, rev: str | None) -> None:
+    await api.put("/db/_local/x", {"a": 1})
+    doc: dict[str, Any] = {"a": 2} if rev is None else {"a": 2, "_rev": rev}
+    conflict = (409, "conflict", "Document update conflict.")
+    assert (await api.put("/db/_local/x", doc)).error == conflict
+    query = "" if rev is None else f"?rev={rev}"
+    assert (await api.delete(f"/db/_local/x{query}")).error == conflict
+    assert (await api.get("/db/_local/x")).json["a"] == 1
+
+
+async def test_a_revision_that_was_never_written_is_a_conflict(api: Api) -> None:
+    assert (await api.put("/db/_local/x", {"_rev": "0-1"})).status == 409
+
+
+async def test_the_revision_may_be_in_the_query_or_in_if_match(api: Api) -> None:
+    await api.put("/db/_local/x", {})
+    assert (await api.put("/db/_local/x?rev=0-1", {})).json["rev"] == "0-2"
+    answer = await api.put("/db/_local/x", {}, headers={"If-Match": '"0-2"'})
+    assert answer.json["rev"] == "0-3"
+
+
+async def test_etag(api: Api) -> None:
+    await api.put("/db/_local/x", {"a": 1})
+    tag = (await api.get("/db/_local/x")).headers["ETag"]
+    same = await api.get("/db/_local/x", headers={"If-None-Match": tag})
+    assert (same.status, same.text) == (304, "")
+    await api.delete("/db/_local/x?rev=0-1")
+    await api.put("/db/_local/x", {"a": 2})
+    assert (await api.get("/db/_local/x", headers={"If-None-Match": tag})).json["_rev"] == "0-1"
+
+
+async def test_deleting_by_a_member(api: Api) -> None:
+    await api.put("/db/_local/x", {})
+    answer = await api.put("/db/_local/x", {"_rev": "0-1", "_deleted": True})
+    assert (answer.status, answer.json["rev"]) == (200, "0-0")
+    assert (await api.get("/db/_local/x")).status == 404
+
+
+async def test_local_documents_are_in_no_list(api: Api) -> None:
+    await api.put("/db/_local/x", {})
+    assert (await api.get("/db/_all_docs")).json["rows"] == []
+    assert (await api.get("/db/_changes")).json["results"] == []
+    assert (await api.get("/db")).json["doc_count"] == 0
+
+
+async def test_in_bulk_and_by_post(api: Api) -> None:
+    docs = [{"_id": "_local/x", "a": 1}, {"_id": "y"}, {"_id": "_local/x", "a": 2}]
+    results = (await api.post("/db/_bulk_docs", {"docs": docs})).json
+    assert results[0] == {"ok": True, "id": "_local/x", "rev": "0-1"}
+    assert results[1]["ok"] is True
+    assert results[2]["error"] == "conflict"
+    assert (await api.post("/db", {"_id": "_local/z"})).json["rev"] == "0-1"
+    assert (await api.get("/db/_local/x")).json["a"] == 1
+
+
+@pytest.mark.parametrize("path", ["/db/_local", "/db/_local/", "/db/_local%2F"])
+async def test_a_name_is_needed(api: Api, path: str) -> None:
+    assert (await api.get(path)).error == (400, "bad_request", "Invalid _local document id.")
+    assert (await api.put(path, {})).status == 400
+
+
+async def test_attachments_are_refused(api: Api) -> None:
+    assert (await api.get("/db/_local/x/file")).status == 400
+    doc = {"_attachments": {"a": {"content_type": "text/plain", "data": ""}}}
+    assert (await api.put("/db/_local/x", doc)).error[:2] == (501, "not_implemented")
+    assert (await api.get("/db/_local/x")).status == 404
+
+
+async def test_unknown_underscore_members_are_refused(api: Api) -> None:
+    answer = await api.put("/db/_local/x", {"_foo": 1})
+    assert answer.error == (400, "doc_validation", "Bad special document member: _foo")
