@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 _RESTART_BASE = 1.0
 _RESTART_CAP = 60.0
 
+_LAST_WRITE = 5.0
+"""Seconds that the last readings get to become durable when the agent stops."""
+
 
 class Supervisor:
     """Runs tasks that should run for ever; one that fails is logged, counted and restarted."""
@@ -81,6 +84,19 @@ class Device:
     async def run_link(self) -> None:
         await self.link.run(self.recorder.feed, self.recorder.port_opened)
 
+    async def store_the_rest(self) -> None:
+        """Wait until what was read is durable; what the store does not take is lost, audibly."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WRITE):
+                await self.recorder.drain()
+        if self.recorder.waiting:
+            log.error(
+                "device %s: %d readings are lost, the store did not take them: %s",
+                self.config.name,
+                self.recorder.waiting,
+                self.recorder.last_error,
+            )
+
 
 class Remote:
     """A configured remote and the replications with it."""
@@ -88,15 +104,7 @@ class Remote:
     def __init__(self, config: RemoteConfig, store: Store) -> None:
         """Raises ConfigError."""
         self.config = config
-        self.peer = CouchPeer.from_url(
-            config.url,
-            user=config.user,
-            password=config.secret(),
-            auth=config.auth,
-            ca_file=config.ca_file,
-            feed=config.feed,
-            heartbeat=config.heartbeat,
-        )
+        self.peer = peer_for(config)
         local = LocalPeer(store)
         self.jobs: dict[str, Job] = {}
         if config.direction != "pull":
@@ -181,9 +189,7 @@ class Agent:
         """From the wire inwards: nothing that was read is left unstored."""
         await self._links.stop()
         for device in self._devices:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5):
-                    await device.recorder.drain()
+            await device.store_the_rest()
         await self._recorders.stop()
         await self._replications.stop()
         for remote in self._remotes:
@@ -239,6 +245,23 @@ def adapter_for(config: DeviceConfig) -> Any:
         return create_adapter(config.adapter)
     except ValueError as error:
         raise ConfigError(f"device {config.name!r}: {error}") from None
+
+
+def peer_for(config: RemoteConfig) -> CouchPeer:
+    """The other side of a remote; it does not connect yet. Raises ConfigError."""
+    password = config.secret()
+    try:
+        return CouchPeer.from_url(
+            config.url,
+            user=config.user,
+            password=password,
+            auth=config.auth,
+            ca_file=config.ca_file,
+            feed=config.feed,
+            heartbeat=config.heartbeat,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"remote {config.name!r}: {error}") from None
 
 
 async def run_until_signalled(agent: Agent, ready: Callable[[Agent], None]) -> None:

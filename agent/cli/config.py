@@ -8,7 +8,7 @@ import click
 
 from agent.cli.options import config_option, json_option, print_json
 from agent.config import load
-from agent.runtime import adapter_for
+from agent.runtime import adapter_for, peer_for
 
 
 @click.group()
@@ -25,7 +25,7 @@ def check(config_path: Path, as_json: bool) -> None:
     for device in config.device:
         adapter_for(device)
     for remote in config.remote:
-        remote.secret()
+        peer_for(remote)
     names = {
         "devices": [device.name for device in config.device],
         "remotes": [remote.name for remote in config.remote],

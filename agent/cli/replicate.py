@@ -162,7 +162,7 @@ async def _show_progress(job: Job, task: asyncio.Task[None]) -> None:
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.completed:.0f} done, {task.fields[left]} left, {task.fields[rate]}/s"),
-        TextColumn("{task.fields[error]}"),
+        TextColumn("{task.fields[error]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         line = bar.add_task("", total=None, state="", left="?", rate="0", error="")

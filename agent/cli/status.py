@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import click
@@ -13,7 +15,8 @@ import msgspec
 
 from agent.cli.options import DEFAULT_CONFIG, json_option, print_json
 from agent.config import load, parse_listen
-from agent.errors import ConnectError, NotCouchDBError
+from agent.errors import ConfigError, ConnectError, NotCouchDBError
+from agent.peers.http_errors import connection_failures, one_line
 
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 
@@ -30,9 +33,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=10)
 @json_option
 def status_command(config_path: Path | None, url: str | None, as_json: bool) -> None:
     """Show what a running agent is doing, by remote and by sensor."""
-    if url is None:
-        url = _url(config_path)
-    status = asyncio.run(_fetch(url))
+    status = asyncio.run(_fetch(url or _url(config_path)))
     if as_json:
         print_json(status)
     else:
@@ -47,48 +48,61 @@ def _url(config_path: Path | None) -> str:
 
 
 async def _fetch(url: str) -> Any:
-    """The status of the agent at `url`. Raises ConnectError, NotCouchDBError."""
+    """The status of the agent at `url`. Raises ConfigError, ConnectError, RemoteError."""
+    _check_url(url)
+    where = re.sub(r"//.*@", "//", url)  # without a password
     try:
-        async with (
-            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
-            session.get(f"{url.rstrip('/')}/_status") as response,
-        ):
-            body = await response.read()
-            answered = response.status
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        with connection_failures(where):
+            async with (
+                aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+                session.get(f"{url.rstrip('/')}/_status") as response,
+            ):
+                body = await response.read()
+                answered = response.status
+    except ConnectError as error:
         raise ConnectError(
-            f"{url}: no agent answers ({error}); is `edge-agent run` running, "
-            "and is this its address? Name it with --url or --config"
-        ) from error
+            f"no agent answers: {error}; --url or --config names its address"
+        ) from None
     try:
         status = msgspec.json.decode(body)
     except msgspec.DecodeError:
         status = None
     if answered != 200 or not isinstance(status, dict):
         raise NotCouchDBError(
-            f"{url}: what answers there is no edge-agent (HTTP {answered}); "
+            f"{where}: what answers there is no edge-agent (HTTP {answered}); "
             "name the agent's address with --url",
             status=answered,
         )
     return status
 
 
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        shown = re.sub(r"//.*@", "//", url)
+        raise ConfigError(
+            f"{shown!r} is not the address of an agent; give one like http://127.0.0.1:5984, "
+            "which it prints when it starts, with --url"
+        )
+
+
 def _show(status: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    name = status.get("name", "hub")
-    console.print(
-        f"[bold]{name}[/bold]  version {status['version']}, up {_duration(status['uptime'])}",
-        highlight=False,
-    )
+    # Names, values and errors come from elsewhere: nothing in them is a style.
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(status.get("name", "hub"), style="bold", end="  ")
+    console.print(f"version {status['version']}, up {_duration(status['uptime'])}")
     database = status.get("database")
     if database:
         console.print(
             f"database {database['name']}: {database['doc_count']} documents, "
-            f"{database['conflicts']} conflicts, {database['file_size'] / 2**20:.1f} MiB",
-            highlight=False,
+            f"{database['conflicts']} conflicts, {database['file_size'] / 2**20:.1f} MiB"
         )
     if status.get("remotes"):
         table = Table("remote", "", "state", "pending", "confirmed", "lag", "last error")
@@ -125,7 +139,8 @@ def _job_cells(job: dict[str, Any]) -> tuple[str, ...]:
 
 def _sensor_cells(sensor: dict[str, Any]) -> tuple[str, str, str]:
     unit = f" {sensor['unit']}" if sensor["unit"] else ""
-    return sensor["name"], f"{sensor['last_value']}{unit}", f"{sensor['rate']:g}/s"
+    value = one_line(f"{sensor['last_value']}{unit}")
+    return one_line(sensor["name"]), value, f"{sensor['rate']:g}/s"
 
 
 def _duration(seconds: float) -> str:

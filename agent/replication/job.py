@@ -104,6 +104,7 @@ class Job:
     async def run(self) -> None:
         """Returns when a one-shot replication is done. Raises EdgeAgentError as said above."""
         tries = 0
+        self._stopped = False
         try:
             while True:
                 before = self.progress.missing_checked
@@ -118,7 +119,9 @@ class Job:
                 else:
                     return
         finally:
+            self._running = False
             self._stopped = True
+            self.retry_at = None
 
     def _connected(self) -> None:
         if self.last_error is not None:

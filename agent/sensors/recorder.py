@@ -95,6 +95,11 @@ class Recorder:
         self._stored = asyncio.Event()
         self._stored.set()
 
+    @property
+    def waiting(self) -> int:
+        """Readings that are not yet durable."""
+        return len(self._waiting)
+
     async def _load(self) -> None:
         """Go on from what was accepted before."""
         found = await self._store.get_local(self._local_id)

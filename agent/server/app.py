@@ -101,6 +101,8 @@ async def _errors(
     except web.HTTPException as error:
         word = (error.reason or "error").lower().replace(" ", "_")
         return error_answer(RequestError(error.status, word, error.reason or word))
+    except ConnectionError:
+        return web.Response()  # the client has gone, nobody is left to answer
     except web.RequestPayloadError:  # compressed badly, or cut off
         return error_answer(RequestError(400, "bad_request", "the request's body is damaged"))
 

@@ -24,6 +24,11 @@ class StoreLock:
         self.path = store.with_name(store.name + ".lock")
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{store}: the folder {store.parent} does not exist; make it, or give another path",
+                path=str(store),
+            ) from error
         except OSError as error:
             raise StoreError(
                 f"{store}: cannot be opened for writing ({error.strerror}); "

@@ -15,11 +15,15 @@ from typing import Any
 
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import RevTree
+from agent.errors import TooLargeError
 from agent.store.connection import explained, open_reader
 
 _LOOKUP = 500
 _COUNTED_PENDING = 10_000
+_MOST_AT_ONCE = 16 * 1024 * 1024
 _COLUMNS = "seq, id, gen, hash, deleted, conflicts, body, tree"
+_NO_BODY = _COLUMNS.replace("body", "''")
+_LARGEST = 2**63 - 1  # of SQLite's integers
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +87,20 @@ class Reader:
         self._closed = False
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self, *, snapshot: bool = False) -> Iterator[sqlite3.Connection]:
+        """`snapshot`: all queries see the same state, whatever is committed between them."""
         try:
             connection = self._idle.pop()
         except IndexError:
             connection = open_reader(self._path)
         try:
             with explained(self._path):
+                if snapshot:
+                    connection.execute("BEGIN")
                 yield connection
         finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             if self._closed:
                 connection.close()
             else:
@@ -103,7 +112,7 @@ class Reader:
             self._idle.pop().close()
 
     def info(self) -> StoreInfo:
-        with self._connection() as db:
+        with self._connection(snapshot=True) as db:
             meta = dict(db.execute("SELECT key, value FROM meta"))
             update_seq, conflicts, size = db.execute(
                 "SELECT (SELECT coalesce(max(seq), 0) FROM docs), "
@@ -128,9 +137,12 @@ class Reader:
     def revisions(
         self, wanted: Sequence[tuple[str, Sequence[str]]]
     ) -> list[list[tuple[str, Revision | None]]]:
-        """For each `(id, revs)` each revision asked for, None where its body is not here."""
-        with self._connection() as db:
-            found = _documents(db, list({id for id, _ in wanted}))
+        """For each `(id, revs)` each revision asked for, None where its body is not here.
+
+        Raises TooLargeError when several documents together exceed 16 MiB.
+        """
+        with self._connection(snapshot=True) as db:
+            found = _documents(db, list({id for id, _ in wanted}), most=_MOST_AT_ONCE)
             return [
                 [(rev, _revision(db, found.get(id), rev)) for rev in revs] for id, revs in wanted
             ]
@@ -145,28 +157,41 @@ class Reader:
             if document is None:
                 lacking = list(asked)
             elif document.encoded_tree is None:
-                lacking = [rev for rev in asked if rev != str(document.rev)]
+                only = document.rev
+                lacking = [rev for rev in asked if rev != str(only) and _parsed(rev) != only]
             else:
                 tree = document.tree()
-                lacking = [rev for rev in asked if Rev.parse(rev) not in tree]
+                lacking = [rev for rev in asked if _parsed(rev) not in tree]
             if lacking:
                 missing[id] = lacking
         return missing
 
-    def changes(self, since: int, *, limit: int, descending: bool = False) -> ChangesPage:
+    def changes(
+        self,
+        since: int,
+        *,
+        limit: int,
+        descending: bool = False,
+        before: int | None = None,
+        bodies: bool = True,
+    ) -> ChangesPage:
         """Documents changed after `since`, in the order of their last change.
 
-        With `descending` the newest first, and `since` counts for nothing, as in CouchDB.
+        With `descending` the newest first, and `since` counts for nothing, as in CouchDB; the next
+        page is `before` the last sequence of this one. Without `bodies` every body is empty, which
+        saves reading them.
         """
+        columns = _COLUMNS if bodies else _NO_BODY
         with self._connection() as db:
             if descending:
                 rows = db.execute(
-                    f"SELECT {_COLUMNS} FROM docs ORDER BY seq DESC LIMIT ?",  # noqa: S608
-                    (limit,),
+                    f"SELECT {columns} FROM docs WHERE seq < ? "  # noqa: S608
+                    "ORDER BY seq DESC LIMIT ?",
+                    (_LARGEST if before is None else before, limit),
                 ).fetchall()
             else:
                 rows = db.execute(
-                    f"SELECT {_COLUMNS} FROM docs WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
+                    f"SELECT {columns} FROM docs WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
                     (since, limit),
                 ).fetchall()
             documents = [_document(row) for row in rows]
@@ -190,8 +215,12 @@ class Reader:
         descending: bool = False,
         skip: int = 0,
         limit: int,
+        bodies: bool = True,
     ) -> list[StoredDocument]:
-        """Live documents in the order of their ids (by code point), `start` and `end` included."""
+        """Live documents in the order of their ids (by code point), `start` and `end` included.
+
+        Without `bodies` every body is empty, which saves reading them.
+        """
         above, below = (end, start) if descending else (start, end)
         conditions = ["NOT deleted"]
         parameters: list[Any] = []
@@ -204,8 +233,9 @@ class Reader:
             conditions.append("id < ?" if strict else "id <= ?")
             parameters.append(below)
         order = "DESC" if descending else "ASC"
+        columns = _COLUMNS if bodies else _NO_BODY
         sql = (
-            f"SELECT {_COLUMNS} FROM docs WHERE {' AND '.join(conditions)} "  # noqa: S608
+            f"SELECT {columns} FROM docs WHERE {' AND '.join(conditions)} "  # noqa: S608
             f"ORDER BY id {order} LIMIT ? OFFSET ?"
         )
         with self._connection() as db:
@@ -228,16 +258,20 @@ class Reader:
 
 
 def _documents(
-    db: sqlite3.Connection, ids: Sequence[str], *, body: bool = True
+    db: sqlite3.Connection, ids: Sequence[str], *, body: bool = True, most: int | None = None
 ) -> dict[str, StoredDocument]:
-    columns = _COLUMNS if body else _COLUMNS.replace("body", "''")
-    found = {}
+    columns = _COLUMNS if body else _NO_BODY
+    found: dict[str, StoredDocument] = {}
+    size = 0
     for start in range(0, len(ids), _LOOKUP):
         part = ids[start : start + _LOOKUP]
         marks = ",".join("?" * len(part))
         rows = db.execute(f"SELECT {columns} FROM docs WHERE id IN ({marks})", part)  # noqa: S608
         for row in rows:
             found[row[1]] = _document(row)
+            size += len(row[6])
+            if most is not None and size > most and len(found) > 1:
+                raise TooLargeError("too much to read at once; ask for fewer documents")
     return found
 
 
@@ -247,19 +281,29 @@ def _document(row: tuple[Any, ...]) -> StoredDocument:
 
 
 def _revision(db: sqlite3.Connection, document: StoredDocument | None, rev: str) -> Revision | None:
-    if document is None:
+    wanted = _parsed(rev)
+    if document is None or wanted is None:
         return None
-    if rev == str(document.rev):
+    if wanted == document.rev:
         return document.revision()
-    wanted = Rev.parse(rev)
     row = db.execute(
-        "SELECT deleted, body FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
+        "SELECT body FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
         (document.id, *wanted),
     ).fetchone()
     if row is None:
         return None
-    path = document.tree().path(wanted)
-    return Revision(document.id, wanted.generation, path, bool(row[0]), row[1])
+    tree = document.tree()
+    return Revision(
+        document.id, wanted.generation, tree.path(wanted), tree.is_deleted(wanted), row[0]
+    )
+
+
+def _parsed(rev: str) -> Rev | None:
+    """None for what is no revision id: no document has such a revision."""
+    try:
+        return Rev.parse(rev)
+    except ValueError:
+        return None
 
 
 def _pending(db: sqlite3.Connection, since: int) -> int:

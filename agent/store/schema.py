@@ -70,7 +70,7 @@ WHERE docs.conflicts > 0 AND revisions.leaf AND NOT revisions.deleted;
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a store from its schema version to `SCHEMA_VERSION`, each step in a transaction."""
+    """Bring a store from its schema version to `SCHEMA_VERSION`, in one transaction."""
     # Imported here: it takes 3 MiB, and nearly every start finds the schema up to date.
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations
@@ -91,7 +91,11 @@ def migrate(connection: sqlite3.Connection) -> None:
         db.table("meta").insert_all(rows)
         _stamp(db, 1)
 
-    migrations.apply(Database(connection, recursive_triggers=False))
+    database = Database(connection, recursive_triggers=False)
+    # All or nothing: the table in which sqlite-utils keeps its records, alone, would make the file
+    # look like another program's.
+    with database.atomic():
+        migrations.apply(database)
 
 
 def _stamp(db: Database, version: int) -> None:

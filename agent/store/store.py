@@ -53,7 +53,12 @@ class Store:
             try:
                 connection = open_writer(path, create=create)
                 reader = Reader(path)
-                return cls(path, lock, reader, reader.info()), connection
+                try:
+                    return cls(path, lock, reader, reader.info()), connection
+                except BaseException:
+                    reader.close()
+                    connection.close()
+                    raise
             except BaseException:
                 lock.release()
                 raise
@@ -67,8 +72,9 @@ class Store:
         if self._closed:
             return
         self._closed = True
-        await self._writer.close()
+        # The writer last: a read-only connection that is the last one leaves the WAL behind.
         await asyncio.to_thread(self._reader.close)
+        await self._writer.close()
         self._lock.release()
         for future in self._waiting:
             if not future.done():
@@ -119,17 +125,37 @@ class Store:
     async def revisions(
         self, wanted: Sequence[tuple[str, Sequence[str]]]
     ) -> list[list[tuple[str, Revision | None]]]:
-        """For each `(id, revs)` each revision asked for; None where there is no body of it."""
+        """For each `(id, revs)` each revision asked for; None where there is no body of it.
+
+        Raises TooLargeError when several documents together exceed 16 MiB.
+        """
         return await asyncio.to_thread(self._reader.revisions, wanted)
 
     async def missing(self, revs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Which of these revisions, by document id, the store has never seen."""
         return await asyncio.to_thread(self._reader.missing, revs)
 
-    async def changes(self, since: int, *, limit: int, descending: bool = False) -> ChangesPage:
-        """A page of what changed after `since`; each document once, at its last change."""
+    async def changes(
+        self,
+        since: int,
+        *,
+        limit: int,
+        descending: bool = False,
+        before: int | None = None,
+        bodies: bool = True,
+    ) -> ChangesPage:
+        """A page of what changed after `since`; each document once, at its last change.
+
+        With `descending` the newest come first, and the next page is `before` the last sequence of
+        this one. Without `bodies` every body is empty, which saves reading them.
+        """
         return await asyncio.to_thread(
-            self._reader.changes, since, limit=limit, descending=descending
+            self._reader.changes,
+            since,
+            limit=limit,
+            descending=descending,
+            before=before,
+            bodies=bodies,
         )
 
     async def pending(self, since: int) -> int:
@@ -150,7 +176,7 @@ class Store:
 
     async def wait(self, since: int) -> None:
         """Wait until there is a change after `since`, or the store is closed."""
-        if self.update_seq <= since and not self._closed:
+        while self.update_seq <= since and not self._closed:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.add(future)
             try:

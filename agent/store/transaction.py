@@ -41,15 +41,13 @@ class _Document:
     deleted: bool
     body: str
     tree: RevTree
-    old_leaves: frozenset[Rev]
+    old_leaves: dict[Rev, bool]  # and whether it is a tombstone
     bodies: dict[Rev, str]  # of revisions that this transaction brought
     changed: bool = False
 
     @classmethod
     def new(cls, revision: Revision) -> _Document:
-        document = cls(
-            revision.id, 0, revision.rev, False, "", RevTree.of(revision), frozenset(), {}
-        )
+        document = cls(revision.id, 0, revision.rev, False, "", RevTree.of(revision), {}, {})
         document.bodies[revision.rev] = revision.body
         document.changed = True
         return document
@@ -166,7 +164,7 @@ class Transaction:
                     tree = RevTree.of(Revision(id, generation, (digest,), bool(deleted), ""))
                 else:
                     tree = RevTree.decode(blob)
-                leaves = frozenset(tree.leaves())
+                leaves = _marked(tree, tree.leaves())
                 found[id] = _Document(id, seq, rev, bool(deleted), body, tree, leaves, {})
         return found
 
@@ -203,14 +201,15 @@ class Transaction:
         winner = leaves[0]
         deleted = tree.is_deleted(winner)
         conflicts = sum(not tree.is_deleted(leaf) for leaf in leaves[1:])
-        body = self._move_bodies(document, winner, leaves)
+        now = _marked(tree, leaves)
+        body = self._move_bodies(document, winner, now)
         if forgotten and document.seq:
             self._db.executemany(
                 "DELETE FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
                 [(document.id, *rev) for rev in forgotten],
             )
         blob = None if len(tree) == 1 else tree.encode()
-        if document.seq == 0 or document.old_leaves != frozenset(leaves):
+        if document.seq == 0 or document.old_leaves != now:
             self.update_seq += 1
             seq = self.update_seq
         else:
@@ -231,7 +230,7 @@ class Transaction:
             self._count(document.deleted, -1)
         self._count(deleted, +1)
 
-    def _move_bodies(self, document: _Document, winner: Rev, leaves: Sequence[Rev]) -> str:
+    def _move_bodies(self, document: _Document, winner: Rev, now: dict[Rev, bool]) -> str:
         """Keep every body but the winner's in `revisions`; returns the winner's."""
         id = document.id
         bodies = document.bodies
@@ -245,7 +244,6 @@ class Transaction:
         else:
             body = self._take_body(id, winner)
         tree = document.tree
-        now = frozenset(leaves)
         self._db.executemany(
             "INSERT OR IGNORE INTO revisions (id, gen, hash, deleted, leaf, body) "
             "VALUES (?, ?, ?, ?, ?, ?)",
@@ -257,7 +255,15 @@ class Transaction:
         )
         self._db.executemany(
             "UPDATE revisions SET leaf = 0 WHERE id = ? AND gen = ? AND hash = ?",
-            [(id, *rev) for rev in document.old_leaves - now - {document.winner}],
+            [(id, *rev) for rev in document.old_leaves.keys() - now.keys() - {document.winner}],
+        )
+        self._db.executemany(  # only histories that contradict each other come to this
+            "UPDATE revisions SET leaf = 1, deleted = ? WHERE id = ? AND gen = ? AND hash = ?",
+            [
+                (deleted, id, *rev)
+                for rev, deleted in now.items() - document.old_leaves.items()
+                if rev not in bodies and rev != winner
+            ],
         )
         return body
 
@@ -307,6 +313,10 @@ class Transaction:
 
 
 _CONFLICT = Rev(0, "")
+
+
+def _marked(tree: RevTree, leaves: Iterable[Rev]) -> dict[Rev, bool]:
+    return {leaf: tree.is_deleted(leaf) for leaf in leaves}
 
 
 def _parent_for(edit: Edit, document: _Document | None) -> Rev | None:

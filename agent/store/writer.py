@@ -91,6 +91,8 @@ class Writer:
             last = item is None
             if items:
                 self._commit(items)
+        # The file alone is then the whole store, to copy or to move, even if others have it open.
+        self._checkpoint()
         self._db.close()
 
     def _commit(self, items: list[_Item]) -> None:
@@ -143,10 +145,14 @@ class Writer:
                 future.set_exception(error)
 
     def _truncate_wal(self) -> None:
-        # What goes wrong here costs no write, and meets the next commit too, which reports it.
-        with contextlib.suppress(OSError, sqlite3.OperationalError):
+        with contextlib.suppress(OSError):
             if self._wal.stat().st_size > _WAL_BYTES and self._queue.empty():
-                # Readers are short; should one stay, the next commit tries again.
-                self._db.execute("PRAGMA busy_timeout = 200")
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        self._db.execute("PRAGMA busy_timeout = 5000")
+                self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        # What goes wrong here costs no write, and meets the next commit too, which reports it.
+        with contextlib.suppress(sqlite3.Error):
+            # Readers are short; should one stay, the next commit tries again.
+            self._db.execute("PRAGMA busy_timeout = 200")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._db.execute("PRAGMA busy_timeout = 5000")
