@@ -125,7 +125,8 @@ class Remote:
             source,
             target,
             continuous=True,
-            create_target=config.create,
+            create_source=config.create and direction == "pull",
+            create_target=config.create and direction == "push",
             checkpoint_interval=config.checkpoint_interval,
         )
         self.jobs[direction] = Job(
@@ -250,6 +251,11 @@ def adapter_for(config: DeviceConfig) -> Any:
 def peer_for(config: RemoteConfig) -> CouchPeer:
     """The other side of a remote; it does not connect yet. Raises ConfigError."""
     password = config.secret()
+    if config.ca_file is not None and not os.access(config.ca_file, os.R_OK):
+        raise ConfigError(
+            f"remote {config.name!r}: ca_file {config.ca_file} cannot be read; give a file with "
+            "certificates in PEM format, readable by this user"
+        )
     try:
         return CouchPeer.from_url(
             config.url,

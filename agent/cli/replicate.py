@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from agent.cli.options import json_option, print_json
-from agent.errors import EdgeAgentError
+from agent.errors import EdgeAgentError, NotFoundError
 from agent.peers.couchdb import CouchPeer
 from agent.peers.local import LocalPeer
 from agent.peers.peer import Peer
@@ -81,7 +81,12 @@ async def _opened(place: str, password_file: Path | None, *, create: bool) -> As
         finally:
             await peer.close()
     else:
-        store = await Store.open(Path(place), create=create)
+        try:
+            store = await Store.open(Path(place), create=create)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{error}; check the path, or have a missing target made with --create-target"
+            ) from None
         try:
             yield LocalPeer(store)
         finally:

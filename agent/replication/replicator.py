@@ -76,6 +76,7 @@ class Replicator:
         target: Peer,
         *,
         continuous: bool = False,
+        create_source: bool = False,
         create_target: bool = False,
         batch_size: int = 500,
         checkpoint_interval: float = 10.0,
@@ -86,6 +87,7 @@ class Replicator:
         self.target = target
         self.continuous = continuous
         self.progress = progress or Progress()
+        self._create_source = create_source
         self._create_target = create_target
         self._batch_size = batch_size
         self._checkpoint_interval = checkpoint_interval
@@ -102,8 +104,8 @@ class Replicator:
 
         `connected` is called when both sides have answered and the transfer begins.
         """
-        source_info = await self.source.info()
-        target_info = await self._open_target()
+        source_info = await _open(self.source, create=self._create_source)
+        target_info = await _open(self.target, create=self._create_target)
         self._instances = (source_info.instance_start_time, target_info.instance_start_time)
         self._log = await Log.open(self.source, self.target)
         self._recorded = self._log.start_seq
@@ -121,15 +123,6 @@ class Replicator:
                     await self._record()
             raise
         await self._record()
-
-    async def _open_target(self) -> PeerInfo:
-        try:
-            return await self.target.info()
-        except (RemoteMissingError, NotFoundError):
-            if not self._create_target:
-                raise
-        await self.target.create()
-        return await self.target.info()
 
     def _start_progress(self) -> None:
         progress = self.progress
@@ -319,3 +312,13 @@ class Replicator:
             if time.monotonic() - looked >= _WATCH_INTERVAL:
                 looked = time.monotonic()
                 await self._check_instances()
+
+
+async def _open(peer: Peer, *, create: bool) -> PeerInfo:
+    try:
+        return await peer.info()
+    except (RemoteMissingError, NotFoundError):
+        if not create:
+            raise
+    await peer.create()
+    return await peer.info()
