@@ -30,7 +30,15 @@ Name = Annotated[
         examples=["greenhouse-1"],
     ),
 ]
-Seconds = Annotated[float, Meta(gt=0, description="a number of seconds above 0", examples=[30])]
+Seconds = Annotated[
+    float,
+    Meta(
+        gt=0,
+        le=86_400,
+        description="a number of seconds above 0 and at most 86400, a day",
+        examples=[30],
+    ),
+]
 
 
 class AgentConfig(Struct, forbid_unknown_fields=True):
@@ -44,7 +52,8 @@ class AgentConfig(Struct, forbid_unknown_fields=True):
         str,
         Meta(
             pattern=_DATABASE,
-            description="a database name: lower-case letters, digits and _$()+/-",
+            max_length=60,
+            description="a database name: lower-case letters, digits and _$()+/-, at most 60",
             examples=["edge"],
         ),
     ] = "edge"
@@ -73,7 +82,9 @@ class DeviceConfig(Struct, forbid_unknown_fields=True):
     adapter: Annotated[
         str, Meta(min_length=1, description="a firmware adapter", examples=["cbor-frames"])
     ]
-    baud: Annotated[int, Meta(gt=0, description="a baud rate", examples=[115200])] = 115200
+    baud: Annotated[
+        int, Meta(gt=0, le=20_000_000, description="a baud rate", examples=[115200])
+    ] = 115200
 
 
 class RemoteConfig(Struct, forbid_unknown_fields=True):
@@ -182,7 +193,7 @@ def load(path: Path) -> Config:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; name the right one with --config") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
@@ -272,7 +283,7 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
         steps.append(missing[1])
         return f"{_shown(steps)} is missing; expected {_hint(steps)}"
     # Never the value of a secret.
-    value = re.sub(r"//[^/@]*@", "//***@", repr(_value_at(raw, steps)))
+    value = re.sub(r"(//)?[^'\"]*@", r"\1***@", repr(_value_at(raw, steps)))
     given = "" if steps[-1] == "password" else f" = {value}"
     return f"{_shown(steps)}{given} is not allowed; expected {_hint(steps)}"
 

@@ -72,6 +72,10 @@ class StoreExistsError(StoreError):
     """A database of that name exists already (HTTP 412)."""
 
 
+class StoreHeldError(StoreError):
+    """The database is the running agent's own, and cannot be deleted (HTTP 403)."""
+
+
 class StoreBusyError(StoreError):
     """Another process has the store open for writing."""
 

@@ -15,7 +15,7 @@ from typing import Any
 from agent import __version__
 from agent.backoff import Backoff
 from agent.config import Config, DeviceConfig, RemoteConfig, parse_listen
-from agent.errors import ConfigError
+from agent.errors import ConfigError, EdgeAgentError, StoreWriteError
 from agent.peers.couchdb import CouchPeer
 from agent.peers.local import LocalPeer
 from agent.replication.job import Job
@@ -62,6 +62,8 @@ class Supervisor:
             started = time.monotonic()
             try:
                 await run()
+            except EdgeAgentError as error:
+                log.error("task %s failed and is started again: %s", name, error)  # noqa: TRY400
             except Exception:  # the one place where everything is caught: the rest goes on
                 log.exception("task %s failed and is started again", name)
             else:
@@ -85,16 +87,14 @@ class Device:
         await self.link.run(self.recorder.feed, self.recorder.port_opened)
 
     async def store_the_rest(self) -> None:
-        """Wait until what was read is durable; what the store does not take is lost, audibly."""
+        """Wait until what was read is durable. Raises StoreWriteError when it is lost."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WRITE):
                 await self.recorder.drain()
         if self.recorder.waiting:
-            log.error(
-                "device %s: %d readings are lost, the store did not take them: %s",
-                self.config.name,
-                self.recorder.waiting,
-                self.recorder.last_error,
+            raise StoreWriteError(
+                f"device {self.config.name!r}: {self.recorder.waiting} readings are lost, "
+                f"the store did not take them: {self.recorder.last_error}"
             )
 
 
@@ -170,8 +170,10 @@ class Agent:
 
     async def _start(self) -> None:
         host, port = parse_listen(self._listen)
+        await self.databases.make_folder()
         if self._config is not None:
             self._store = await self.databases.ensure(self._config.agent.database)
+            self.databases.hold(self._config.agent.database)
             await asyncio.to_thread(self._build, self._config, self._store)
         self.server = await serve(make_app(self.databases, status=self.status), host, port)
         for device in self._devices:
@@ -188,16 +190,20 @@ class Agent:
 
     async def _close(self) -> None:
         """From the wire inwards: nothing that was read is left unstored."""
-        await self._links.stop()
-        for device in self._devices:
-            await device.store_the_rest()
-        await self._recorders.stop()
-        await self._replications.stop()
-        for remote in self._remotes:
-            await remote.peer.close()
-        if self.server is not None:
-            await self.server.close()
-        await self.databases.close()
+        async with contextlib.AsyncExitStack() as last_first:
+            last_first.push_async_callback(self.databases.close)
+            if self.server is not None:
+                last_first.push_async_callback(self.server.close)
+            for remote in self._remotes:
+                last_first.push_async_callback(remote.peer.close)
+            last_first.push_async_callback(self._replications.stop)
+            last_first.push_async_callback(self._recorders.stop)
+            last_first.push_async_callback(self._store_the_rest)
+            last_first.push_async_callback(self._links.stop)
+
+    async def _store_the_rest(self) -> None:
+        """Raises StoreWriteError when readings are lost."""
+        await asyncio.gather(*(device.store_the_rest() for device in self._devices))
 
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""
@@ -245,7 +251,9 @@ def adapter_for(config: DeviceConfig) -> Any:
     try:
         return create_adapter(config.adapter)
     except ValueError as error:
-        raise ConfigError(f"device {config.name!r}: {error}") from None
+        raise ConfigError(
+            f'device {config.name!r}: adapter: {error}; for example adapter = "cbor-frames"'
+        ) from None
 
 
 def peer_for(config: RemoteConfig) -> CouchPeer:

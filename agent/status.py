@@ -10,7 +10,7 @@ from agent.replication.job import Job
 from agent.sensors.link import SerialLink
 from agent.sensors.recorder import Recorder
 
-_HARMLESS = frozenset(("log", "heartbeat"))
+_HARMLESS = frozenset(("log", "heartbeat", "no-value"))
 
 
 def timestamp(seconds: float | None) -> str | None:

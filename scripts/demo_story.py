@@ -115,7 +115,13 @@ class Database:
 async def agent(*arguments: str) -> AsyncIterator[str]:
     """Runs `edge-agent` with these arguments; yields its URL. SIGTERM ends it."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agent", "--log-level", "error", *arguments, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "agent",
+        "--log-level",
+        "error",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from agent import __version__
+from agent.cli.options import print_json_error
 from agent.errors import EdgeAgentError
 
 # Imported when they are used: no command waits for, or holds in memory, what another one needs.
@@ -37,6 +38,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except EdgeAgentError as error:
+            print_json_error(ctx, error)
             raise click.ClickException(str(error)) from None
 
 

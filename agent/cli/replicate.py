@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from agent.cli.options import json_option, print_json
-from agent.errors import EdgeAgentError, NotFoundError
+from agent.errors import ConfigError, EdgeAgentError, NotFoundError
 from agent.peers.couchdb import CouchPeer
 from agent.peers.local import LocalPeer
 from agent.peers.peer import Peer
@@ -74,12 +74,15 @@ async def _opened(place: str, password_file: Path | None, *, create: bool) -> As
     if "://" in place:
         password = None
         if password_file is not None:
-            password = (await asyncio.to_thread(password_file.read_text, "utf-8")).strip()
+            password = await asyncio.to_thread(_password, password_file)
         peer = CouchPeer.from_url(place, password=password)
         try:
             yield peer
         finally:
             await peer.close()
+    elif "@" in place:
+        # Not shown: what stands before the @ may be a password.
+        raise ConfigError("a URL has to begin with http:// or https://")
     else:
         try:
             store = await Store.open(Path(place), create=create)
@@ -91,6 +94,13 @@ async def _opened(place: str, password_file: Path | None, *, create: bool) -> As
             yield LocalPeer(store)
         finally:
             await store.close()
+
+
+def _password(file: Path) -> str:
+    try:
+        return file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: no password can be read from it ({error})") from None
 
 
 async def _replicate(

@@ -128,11 +128,11 @@ class ChangesFeed:
                     if row.id is None:
                         yield ChangeBatch(tuple(changes), row.last_seq, row.pending)
                         return
-                    changes.append(_change(row, self._http.where))
-                    since = row.seq
                     if len(changes) == limit:
                         yield ChangeBatch(tuple(changes), since)
                         changes = []
+                    changes.append(_change(row, self._http.where))
+                    since = row.seq
                 if changes:
                     yield ChangeBatch(tuple(changes), since, 0 if lines.empty else None)
         raise ConnectError(f"{self._http.where} cut the changes feed off; open it again")

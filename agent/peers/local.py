@@ -42,7 +42,7 @@ class LocalPeer:
         if not isinstance(since, int):
             raise PermanentError(f"{self.label}: {since!r} is no sequence of this store")
         while True:
-            page = await self._store.changes(since, limit=limit)
+            page = await self._store.changes(since, limit=limit, bodies=False)
             since = page.last_seq
             changes = tuple(
                 Change(doc.seq, doc.id, tuple(map(str, doc.leaves())), doc.deleted)

@@ -2,7 +2,7 @@
 
 Source: CouchDB documentation, "CouchDB Replication Protocol", sections "Generate Replication ID"
 and "Retrieve Replication Logs from Source and Target". A log is the document
-`_local/{replication id}`; only what both sides' logs agree on is believed, so a side that was
+`_local/{replication id}`; only what both sides' logs vouch for is believed, so a side that was
 recreated, or restored from a backup, makes the replication start further back.
 """
 
@@ -15,11 +15,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.errors import ConflictError
+from agent.errors import ConflictError, TransientError
 from agent.peers.peer import START, Peer, Seq
 
 _MOST_SESSIONS = 50
 _LOG_VERSION = 1
+
+
+class DatabaseRecreatedError(TransientError):
+    """One of the databases is another one than at the start; the next run starts afresh."""
 
 
 def replication_id(source: Peer, target: Peer) -> str:
@@ -37,6 +41,15 @@ class Counts:
     docs_read: int
     docs_written: int
     doc_write_failures: int
+
+    def since(self, before: Counts) -> Counts:
+        return Counts(
+            missing_checked=self.missing_checked - before.missing_checked,
+            missing_found=self.missing_found - before.missing_found,
+            docs_read=self.docs_read - before.docs_read,
+            docs_written=self.docs_written - before.docs_written,
+            doc_write_failures=self.doc_write_failures - before.doc_write_failures,
+        )
 
 
 class Log:
@@ -59,6 +72,7 @@ class Log:
         self._revs = [(log or {}).get("_rev") for log in (source_log, target_log)]
         self._older = _history(target_log) if self.start_seq != START else []
         self._session = secrets.token_hex(16)
+        self._written = 0
         self._start_time = _now()
 
     @classmethod
@@ -68,20 +82,23 @@ class Log:
         `last_confirmed` is the time (RFC 3339) at which the target confirmed up to there.
         """
         id = replication_id(source, target)
-        return cls(
-            source,
-            target,
-            source_log=await source.get_local(id),
-            target_log=await target.get_local(id),
-        )
+        source_log = await source.get_local(id)
+        target_log = await target.get_local(id)
+        log = cls(source, target, source_log=source_log, target_log=target_log)
+        if source.identity == target.identity:
+            # A store and its copy: both directions have one log, which says nothing about either.
+            log.start_seq, log.last_confirmed = START, None
+        return log
 
     async def write(self, seq: Seq, counts: Counts) -> None:
         """Record that everything up to `seq` is durable in the target.
 
         The target's log goes first: a crash between the two leaves the older common session.
         """
+        self._written += 1
         entry = {
             "session_id": self._session,
+            "checkpoint": self._written,
             "start_time": self._start_time,
             "end_time": _now(),
             "start_last_seq": self.start_seq,
@@ -109,6 +126,11 @@ class Log:
             # An earlier attempt arrived though its answer did not; or another process runs the
             # same replication, and then either log is true.
             present = await peer.get_local(self.id)
+            if present is None and rev is not None:
+                raise DatabaseRecreatedError(
+                    f"{peer.label}: the checkpoint has gone, so the database was probably deleted "
+                    "and made again; starting afresh"
+                ) from None
             return await peer.put_local(self.id, _with_rev(log, (present or {}).get("_rev")))
 
 
@@ -124,9 +146,10 @@ def common_sequence(
     for entry in ours:
         match = theirs.get(entry["session_id"])
         if match is not None:
-            # The same session with two sequences: a crash between the two writes. The target's
-            # log was written first, so the source's is the older one, which both have reached.
-            return entry["recorded_seq"], entry.get("end_time")
+            # The same session with two sequences: a crash between the two writes, or one side
+            # was restored from a backup. Both have reached the older one.
+            older = min(entry, match, key=_checkpoint_number)
+            return older["recorded_seq"], older.get("end_time")
     return START, None
 
 
@@ -141,6 +164,12 @@ def _history(log: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         and isinstance(entry.get("session_id"), str)
         and entry.get("recorded_seq") is not None
     ]
+
+
+def _checkpoint_number(entry: Mapping[str, Any]) -> int:
+    """Which of its session's checkpoints this is; sequences themselves are opaque."""
+    number = entry.get("checkpoint")
+    return number if isinstance(number, int) else 0
 
 
 def _with_rev(log: Mapping[str, Any], rev: str | None) -> dict[str, Any]:

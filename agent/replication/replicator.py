@@ -28,7 +28,7 @@ from agent.errors import (
     TransientError,
 )
 from agent.peers.peer import ChangeBatch, Peer, PeerInfo, WriteResult
-from agent.replication.checkpoint import Log
+from agent.replication.checkpoint import Counts, DatabaseRecreatedError, Log
 from agent.replication.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -46,14 +46,21 @@ _FINAL_CHECKPOINT = 5.0
 """Seconds that the checkpoint of a replication that is being stopped may take."""
 
 _REFUSED_FOR_GOOD = frozenset(
-    ("forbidden", "unauthorized", "doc_validation", "bad_request", "too_large", "not_supported")
+    (
+        "bad_request",
+        "doc_validation",
+        "document_too_large",
+        "forbidden",
+        "illegal_docid",
+        "not_implemented",
+        "not_supported",
+        "request_uri_too_long",
+        "too_large",
+        "unauthorized",
+    )
 )
 
 _Wanted = Sequence[tuple[str, Sequence[str]]]
-
-
-class DatabaseRecreatedError(TransientError):
-    """One of the databases is another one than at the start; the next run starts afresh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,7 @@ class Replicator:
         self._checkpoint_interval = checkpoint_interval
         self._piece_size = _FIRST_PIECE
         self._log: Log
+        self._before: Counts
         self._instances: tuple[str, str]
         self._recorded: object = None
         self._record_due = 0.0
@@ -106,6 +114,7 @@ class Replicator:
         """
         source_info = await _open(self.source, create=self._create_source)
         target_info = await _open(self.target, create=self._create_target)
+        self._before = self.progress.counts()
         self._instances = (source_info.instance_start_time, target_info.instance_start_time)
         self._log = await Log.open(self.source, self.target)
         self._recorded = self._log.start_seq
@@ -206,6 +215,9 @@ class Replicator:
                     self._piece_size = max(1, len(now) // 2)
                     continue
                 id, revs = now[0]
+                if len(revs) > 1:  # each may fit alone
+                    wanted = [*((id, [rev]) for rev in revs), *rest]
+                    continue
                 found = [WriteResult(id, rev, "too_large", str(error)) for rev in revs]
             break
         revisions = []
@@ -213,7 +225,7 @@ class Replicator:
             if isinstance(entry, Revision):
                 revisions.append(entry)
             else:
-                self._refused(entry)
+                self._not_carried(self.source, entry)
         size = sum(len(revision.body) for revision in revisions)
         self.progress.docs_read += len(revisions)
         if revisions:
@@ -242,16 +254,19 @@ class Replicator:
         for result in results:
             if result.error is None:
                 self.progress.docs_written += 1
-            elif result.error in _REFUSED_FOR_GOOD:
-                self._refused(result)
             else:
-                raise TransientError(
-                    f"{self.target.label}: {result.id} was not stored "
-                    f"({result.error}: {result.reason}); it is tried again"
-                )
+                self._not_carried(self.target, result)
 
-    def _refused(self, result: WriteResult) -> None:
-        """Passed over for good, but visibly: counted, logged, and shown in the status."""
+    def _not_carried(self, peer: Peer, result: WriteResult) -> None:
+        """What was refused for good is passed over, but visibly: counted, logged, in the status.
+
+        Raises TransientError for anything else.
+        """
+        if result.error not in _REFUSED_FOR_GOOD:
+            raise TransientError(
+                f"{peer.label}: {result.id} could not be carried "
+                f"({result.error}: {result.reason}); it is tried again"
+            )
         self.progress.doc_write_failures += 1
         self.progress.failures.append(result)
         log.warning(
@@ -286,7 +301,7 @@ class Replicator:
             self._record_due = time.monotonic() + self._checkpoint_interval
             if seq != self._recorded:
                 await self._check_instances()
-                await self._log.write(seq, self.progress.counts())
+                await self._log.write(seq, self.progress.counts().since(self._before))
                 self._recorded = seq
 
     async def _check_instances(self) -> None:

@@ -33,6 +33,12 @@ log = logging.getLogger(__name__)
 _MOST_WAITING = 10_000
 """Readings held in memory while the disk is slow or full; then the port is read no more."""
 
+_MOST_AT_ONCE = 1000
+"""Readings in one transaction: bounds the time that the event loop is busy with them."""
+
+_MOST_SENSORS = 1000
+"""Sensors of one device that are counted singly; the readings of others are stored all the same."""
+
 _RATE_WINDOW = 60.0
 _RATE_SLOTS = 6
 
@@ -103,9 +109,15 @@ class Recorder:
     async def _load(self) -> None:
         """Go on from what was accepted before."""
         found = await self._store.get_local(self._local_id)
+        self._local_rev, self.sequence = None, SequenceState()
         if found is not None:
             self._local_rev, body = found
-            self.sequence = msgspec.json.decode(body, type=SequenceState)
+            try:
+                self.sequence = msgspec.json.decode(body, type=SequenceState)
+            except msgspec.DecodeError as error:
+                log.warning(
+                    "device %s: _local/%s is no use: %s", self.device, self._local_id, error
+                )
 
     def port_opened(self) -> None:
         """The port was opened anew: half a frame from before means nothing."""
@@ -137,7 +149,7 @@ class Recorder:
         await self._stored.wait()
 
     async def _store_waiting(self) -> None:
-        arrivals = list(self._waiting)  # more may arrive meanwhile
+        arrivals = self._waiting[:_MOST_AT_ONCE]
         backoff = Backoff(0.5, 30.0)
         # On a copy: what the store refuses was not accepted, and is planned again.
         sequence = msgspec.json.decode(_json.encode(self.sequence), type=SequenceState)
@@ -158,12 +170,19 @@ class Recorder:
             )
         self.sequence = sequence
         for at, reading in accepted:
-            stats = self.sensors.setdefault(reading.sensor, SensorStats())
-            stats.add(reading, at)
+            self._count(at, reading)
         self._waiting = self._waiting[len(arrivals) :]
         if not self._waiting:
             self._arrived.clear()
             self._stored.set()
+
+    def _count(self, at: str, reading: Reading) -> None:
+        stats = self.sensors.get(reading.sensor)
+        if stats is None:
+            if len(self.sensors) >= _MOST_SENSORS:
+                return  # noise on a line without checksums may look like ever new sensors
+            stats = self.sensors[reading.sensor] = SensorStats()
+        stats.add(reading, at)
 
     async def _write(self, revisions: Sequence[Revision], sequence: SequenceState) -> str:
         state = _json.encode(sequence).decode()
@@ -244,12 +263,17 @@ def _document(device: str, at: str, reading: Reading) -> Revision:
         body["sequence"] = reading.sequence
     if reading.boot is not None:
         body["boot"] = reading.boot
+    if reading.uptime_ms is not None:
+        body["uptime_ms"] = reading.uptime_ms
     return first_revision(f"{device}:{reading.sensor}:{at}:{_last_part(reading)}", body)
 
 
 def _last_part(reading: Reading) -> str:
     if reading.sequence is not None:
-        return f"{reading.sequence:010d}"
+        number = f"{reading.sequence:010d}"
+        # A device whose clock starts anew with each boot tells the same times again.
+        again = reading.time is not None and reading.boot is not None
+        return f"{reading.boot}-{number}" if again else number
     if reading.time is None:
         return "0"  # the time of arrival is unique
     # Two values with the same time from the device are two readings; a repeat is one.

@@ -27,6 +27,8 @@ class SequenceState(Struct):
     """The values that came with `last`."""
     missing: list[tuple[int, int]] = field(default_factory=list)
     """The latest ranges `(first, last)` of this boot that have not come (yet)."""
+    early: list[tuple[int, int]] = field(default_factory=list)
+    """What this boot may have sent before we listened: not missed, but welcome if it comes."""
     gaps: int = 0
     """How often numbers were left out."""
     lost: int = 0
@@ -52,7 +54,11 @@ class SequenceState(Struct):
             return set(values)
         if boot is None:
             return self._start(boot, sequence, values, restarted=True)
-        if self._fill(sequence):
+        if _taken(self.missing, sequence):
+            self.lost -= 1
+            return set(values)
+        if _taken(self.early, sequence):
+            self.early = self.early[-_KEPT_RANGES:]
             return set(values)
         self.repeated += len(values)
         return set()
@@ -65,6 +71,8 @@ class SequenceState(Struct):
         self.last = sequence
         self.seen = dict(values)
         self.missing = []
+        # Without a boot id a lower number means another boot.
+        self.early = [(0, sequence - 1)] if boot is not None and sequence else []
         return set(values)
 
     def _again(
@@ -83,18 +91,18 @@ class SequenceState(Struct):
         self.lost += count
         self.missing = [*self.missing, (first % _MODULUS, last % _MODULUS)][-_KEPT_RANGES:]
 
-    def _fill(self, sequence: int) -> bool:
-        """Whether a late frame was missing; it is not any more."""
-        for index, (first, last) in enumerate(self.missing):
-            offset = (sequence - first) % _MODULUS
-            length = (last - first) % _MODULUS
-            if offset <= length:
-                parts = []
-                if offset > 0:
-                    parts.append((first, (sequence - 1) % _MODULUS))
-                if offset < length:
-                    parts.append(((sequence + 1) % _MODULUS, last))
-                self.missing[index : index + 1] = parts
-                self.lost -= 1
-                return True
-        return False
+
+def _taken(ranges: list[tuple[int, int]], sequence: int) -> bool:
+    """Whether the ranges hold a number; they do not any more."""
+    for index, (first, last) in enumerate(ranges):
+        offset = (sequence - first) % _MODULUS
+        length = (last - first) % _MODULUS
+        if offset <= length:
+            parts = []
+            if offset > 0:
+                parts.append((first, (sequence - 1) % _MODULUS))
+            if offset < length:
+                parts.append(((sequence + 1) % _MODULUS, last))
+            ranges[index : index + 1] = parts
+            return True
+    return False

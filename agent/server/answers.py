@@ -17,6 +17,7 @@ from agent.errors import (
     RequestError,
     StoreBusyError,
     StoreExistsError,
+    StoreHeldError,
     StoreWriteError,
     TooLargeError,
 )
@@ -125,6 +126,8 @@ def _describe(error: EdgeAgentError) -> tuple[int, str, str]:
             return 409, "conflict", "Document update conflict."
         case StoreExistsError():
             return 412, "file_exists", reason
+        case StoreHeldError():
+            return 403, "forbidden", reason
         case DocumentError():
             return 400, "bad_request", reason
         case TooLargeError():

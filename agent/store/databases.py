@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from agent.documents.tree import DEFAULT_REVS_LIMIT
-from agent.errors import DocumentError, NotFoundError, StoreError, StoreExistsError
+from agent.errors import DocumentError, NotFoundError, StoreError, StoreExistsError, StoreHeldError
+from agent.store.connection import StoreLock
 from agent.store.store import Store
 
 _NAME = re.compile(r"[a-z][a-z0-9_$()+/-]*\Z")
@@ -29,6 +30,7 @@ class Databases:
         self._revs_limit = revs_limit
         self._open: dict[str, Store] = {}
         self._lock = asyncio.Lock()
+        self._held: set[str] = set()
 
     def path(self, name: str) -> Path:
         """The file of a database. Raises DocumentError for a name that is not allowed."""
@@ -59,7 +61,7 @@ class Databases:
                 raise StoreExistsError(
                     "The database could not be created, the file already exists.", path=str(path)
                 )
-            await asyncio.to_thread(self._make_folder)
+            await self.make_folder()
             store = self._open[name] = await Store.open(path, revs_limit=self._revs_limit)
             return store
 
@@ -70,9 +72,25 @@ class Databases:
         except NotFoundError:
             return await self.create(name)
 
+    async def make_folder(self) -> None:
+        """Raises StoreError."""
+        await asyncio.to_thread(self._make_folder)
+
+    def hold(self, name: str) -> None:
+        """Somebody here depends on this database: it cannot be deleted any more."""
+        self._held.add(name)
+
     async def delete(self, name: str) -> None:
-        """Delete a database with all its documents. Raises NotFoundError."""
+        """Delete a database with all its documents.
+
+        Raises NotFoundError, StoreHeldError, StoreBusyError (another process uses it).
+        """
         path = self.path(name)
+        if name in self._held:
+            raise StoreHeldError(
+                f"{name} is the database of this agent: stop it, then delete {path.name}",
+                path=str(path),
+            )
         async with self._lock:
             store = self._open.pop(name, None)
             if store is not None:
@@ -101,11 +119,11 @@ class Databases:
 
 
 def _unlink(path: Path) -> None:
+    if not path.exists():
+        raise NotFoundError(f"{path.name}: no such database", reason="Database does not exist.")
+    lock = StoreLock(path)
     try:
-        path.unlink()
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"{path.name}: no such database", reason="Database does not exist."
-        ) from None
-    for suffix in ("-wal", "-shm", ".lock"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+        for suffix in ("", "-wal", "-shm", ".lock"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    finally:
+        lock.release()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import DEFAULT_REVS_LIMIT
+from agent.errors import StoreError
 from agent.store.connection import StoreLock, open_writer
 from agent.store.reader import ChangesPage, Reader, StoredDocument, StoreInfo
 from agent.store.transaction import Edit, Transaction
@@ -47,6 +48,10 @@ class Store:
         """
 
         def opened() -> tuple[Store, Any]:
+            if path.is_dir():
+                raise StoreError(
+                    f"{path}: a folder; name the file of a store in it", path=str(path)
+                )
             if not create and not path.exists():
                 open_writer(path, create=False)  # raises, before a lock file is made
             lock = StoreLock(path)

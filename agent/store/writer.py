@@ -109,7 +109,8 @@ class Writer:
                 update_seq = transaction.update_seq
         except Exception as error:  # noqa: BLE001 - handed to the callers, in their own thread
             if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):  # the next BEGIN says what is wrong
+                    self._db.execute("ROLLBACK")
             outcomes = [(future, None, error) for _, future in items]
         self._loop.call_soon_threadsafe(self._deliver, outcomes, update_seq)
         self._truncate_wal()
@@ -154,5 +155,7 @@ class Writer:
         with contextlib.suppress(sqlite3.Error):
             # Readers are short; should one stay, the next commit tries again.
             self._db.execute("PRAGMA busy_timeout = 200")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self._db.execute("PRAGMA busy_timeout = 5000")
+            try:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._db.execute("PRAGMA busy_timeout = 5000")

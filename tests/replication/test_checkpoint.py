@@ -11,7 +11,13 @@ import pytest
 from agent.documents.revision import first_revision
 from agent.peers.local import LocalPeer
 from agent.peers.peer import START
-from agent.replication.checkpoint import Counts, Log, common_sequence, replication_id
+from agent.replication.checkpoint import (
+    Counts,
+    DatabaseRecreatedError,
+    Log,
+    common_sequence,
+    replication_id,
+)
 from agent.store.store import Store
 
 COUNTS = Counts(1, 1, 1, 1, 0)
@@ -102,3 +108,41 @@ async def test_the_replication_id_depends_on_the_databases(tmp_path: Path) -> No
     reopened = await Store.open(tmp_path / "a")
     assert replication_id(LocalPeer(reopened), LocalPeer(b)) in ids
     await asyncio.gather(reopened.close(), b.close())
+
+
+async def test_a_target_restored_from_a_backup_is_filled_again(tmp_path: Path) -> None:
+    """One session on both sides, but the target is back at an older checkpoint of it."""
+    a, b = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
+    source, target = LocalPeer(a), LocalPeer(b)
+    log = await Log.open(source, target)
+    await log.write(3, COUNTS)
+    backup = await target.get_local(log.id)
+    assert backup is not None
+    await log.write(7, COUNTS)
+    present = await target.get_local(log.id)
+    assert present is not None
+    await target.put_local(log.id, {**backup, "_rev": present["_rev"]})
+    assert (await Log.open(source, target)).start_seq == 3
+    await asyncio.gather(a.close(), b.close())
+
+
+async def test_a_checkpoint_that_has_gone_is_not_written_again(tmp_path: Path) -> None:
+    """The target was made again between two checkpoints: it must not be believed to be full."""
+    a, b = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
+    log = await Log.open(LocalPeer(a), LocalPeer(b))
+    await log.write(3, COUNTS)
+    await b.delete_local(log.id, "0-1")
+    with pytest.raises(DatabaseRecreatedError):
+        await log.write(4, COUNTS)
+    assert await b.get_local(log.id) is None
+    await asyncio.gather(a.close(), b.close())
+
+
+async def test_a_copy_of_a_store_is_no_help(tmp_path: Path) -> None:
+    a = await Store.open(tmp_path / "a")
+    await a.close()
+    (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes())
+    a, b = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
+    await (await Log.open(LocalPeer(a), LocalPeer(b))).write(3, COUNTS)
+    assert (await Log.open(LocalPeer(b), LocalPeer(a))).start_seq == START
+    await asyncio.gather(a.close(), b.close())

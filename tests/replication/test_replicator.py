@@ -13,10 +13,11 @@ import msgspec
 import pytest
 
 from agent.documents.revision import Rev, Revision, canonical, first_revision
-from agent.errors import EdgeAgentError, NotFoundError
+from agent.errors import EdgeAgentError, NotFoundError, TransientError
 from agent.peers.local import LocalPeer
 from agent.peers.peer import PeerInfo, WriteResult
-from agent.replication.replicator import DatabaseRecreatedError, Replicator
+from agent.replication.checkpoint import DatabaseRecreatedError
+from agent.replication.replicator import Replicator
 from agent.store.store import Store
 from agent.store.transaction import Edit
 from tests.replication.faulty import FaultyPeer
@@ -280,3 +281,61 @@ async def test_a_bug_in_a_stage_ends_the_run_with_that_error(stores: tuple[Store
     await a.graft(readings(1))
     with pytest.raises(ZeroDivisionError):
         await Replicator(LocalPeer(a), Broken(b), continuous=True).run()
+
+
+@pytest.mark.parametrize("word", ["illegal_docid", "not_implemented", "forbidden"])
+async def test_a_document_that_cannot_be_carried_does_not_hold_up_the_others(
+    stores: tuple[Store, Store], word: str
+) -> None:
+    a, b = stores
+
+    class Lacking(LocalPeer):
+        async def fetch(self, wanted: Any) -> Any:
+            return [
+                WriteResult(item.id, str(item.rev), word, "no") if item.id == "r000001" else item
+                for item in await super().fetch(wanted)
+            ]
+
+    await a.graft(readings(3))
+    replicator = Replicator(Lacking(a), LocalPeer(b))
+    await replicator.run()
+    assert replicator.progress.doc_write_failures == 1
+    assert (await b.info()).doc_count == 2
+
+
+async def test_a_source_in_trouble_is_asked_again(stores: tuple[Store, Store]) -> None:
+    a, b = stores
+
+    class Troubled(LocalPeer):
+        troubled = True
+
+        async def fetch(self, wanted: Any) -> Any:
+            found = await super().fetch(wanted)
+            if self.troubled:
+                return [WriteResult("r000001", "1-a", "nodedown", "progress not possible")]
+            return found
+
+    await a.graft(readings(3))
+    source = Troubled(a)
+    with pytest.raises(TransientError, match="nodedown"):
+        await Replicator(source, LocalPeer(b)).run()
+    source.troubled = False
+    await Replicator(source, LocalPeer(b)).run()
+    assert await contents(a) == await contents(b)
+
+
+async def test_leaves_that_are_too_large_together_go_one_by_one(
+    stores: tuple[Store, Store],
+) -> None:
+    a, b = stores
+    await a.graft([first_revision("x", {"text": letter * 7_000_000}) for letter in "abcd"])
+    replicator = Replicator(LocalPeer(a), LocalPeer(b))
+    await replicator.run()
+    assert replicator.progress.doc_write_failures == 0
+    assert await contents_one_by_one(a, "x") == await contents_one_by_one(b, "x")
+
+
+async def contents_one_by_one(store: Store, id: str) -> list[Any]:
+    document = await store.get(id)
+    assert document is not None
+    return [await store.revisions([(id, [str(leaf)])]) for leaf in document.leaves()]

@@ -162,3 +162,26 @@ async def test_what_is_not_stored_yet_is_bounded(
     with contextlib.suppress(asyncio.CancelledError):
         await running
     assert len(await readings(store)) == 5
+
+
+async def test_a_clock_that_starts_anew_with_each_boot_hides_no_reading(store: Store) -> None:
+    async with recording(store) as recorder:
+        for boot in range(3):
+            await recorder.feed(
+                line(sensor="t", value=boot, seq=0, boot=boot, time="2021-01-01T00:00:00Z")
+            )
+    assert sorted(value for _, value, *_ in await readings(store)) == [0, 1, 2]
+    assert (await store.info()).conflict_count == 0
+
+
+async def test_recording_goes_on_when_its_state_was_deleted(store: Store) -> None:
+    async with recording(store) as recorder:
+        await recorder.feed(line(sensor="t", value=1, seq=1, boot="b"))
+    await store.delete_local("device:dev", "0-1")
+    async with recording(store) as recorder:
+        await recorder.feed(line(sensor="t", value=2, seq=2, boot="b"))
+    assert len(await readings(store)) == 2
+    await store.put_local("device:dev", "0-1", '{"boot":[]}')
+    async with recording(store) as recorder:
+        await recorder.feed(line(sensor="t", value=3, seq=3, boot="b"))
+    assert len(await readings(store)) == 3

@@ -1,0 +1,90 @@
+"""Every command explains itself, and config check says what it found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from agent import __version__
+from agent.cli.main import main
+from tests import agents
+from tests.agents import edge_agent
+from tests.cli.helpers import in_process
+
+
+def command_paths(command: click.Command = main, *path: str) -> list[tuple[str, ...]]:
+    """The program itself, its commands and theirs."""
+    found = [path]
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            found += command_paths(inner, *path, name)
+    return found
+
+
+def test_every_command_has_help() -> None:
+    paths = command_paths()
+    assert {(), ("run",), ("hub",), ("replicate",), ("status",), ("config", "check")} <= set(paths)
+    for path in paths:
+        for option in ("--help", "-h"):
+            result = in_process(*path, option)
+            assert result.status == 0, path
+            assert result.stdout.startswith(f"Usage: {' '.join(['edge-agent', *path])} ")
+            assert result.stderr == ""
+
+
+def test_every_option_is_explained() -> None:
+    def explained(command: click.Command) -> None:
+        assert command.help or not command.name
+        for option in command.params:
+            assert isinstance(option, click.Argument) or option.help, option
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                explained(inner)
+
+    explained(main)
+
+
+def test_version() -> None:
+    result = in_process("--version")
+    assert (result.status, result.stdout) == (0, f"edge-agent, version {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["no-such-command"], ["replicate", "one"], ["hub"], ["status", "--no-such-option"]],
+)
+def test_a_mistake_on_the_command_line_shows_the_usage(arguments: list[str]) -> None:
+    result = in_process(*arguments)
+    assert result.status == 2
+    assert result.stderr.startswith("Usage: edge-agent")
+    assert "\nError: " in result.stderr
+    assert result.stdout == ""
+
+
+def test_config_check(tmp_path: Path) -> None:
+    config = agents.gateway_config(
+        tmp_path / "gateway.toml",
+        agents.table("device", name="greenhouse", port="/dev/ttyUSB0", adapter="json-lines"),
+        agents.table("remote", name="cloud", url="https://cloud.example.org/edge"),
+    )
+    result = edge_agent("config", "check", "--config", config)
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout == f"{config}: ok (devices: greenhouse; remotes: cloud)\n"
+
+    result = in_process("config", "check", "--json", "--config", config)
+    assert result.status == 0
+    assert result.json() == {
+        "ok": True,
+        "file": str(config),
+        "devices": ["greenhouse"],
+        "remotes": ["cloud"],
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["gateway.toml"]

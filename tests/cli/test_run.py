@@ -1,0 +1,117 @@
+"""`edge-agent run` and `edge-agent hub` end in order when they are asked to."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import urllib.request
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests import agents
+from tests.agents import when_true
+from tests.cli.helpers import query, request
+from tests.devices.micropython import SensorNode
+
+
+def whole(path: Path) -> None:
+    """The file alone is the store: it is sound, and nothing waits in a WAL beside it."""
+    assert query(path, "PRAGMA integrity_check") == [("ok",)]
+    wal = path.with_name(path.name + "-wal")
+    assert not wal.exists() or wal.stat().st_size == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_hub_ends_at_once_although_clients_listen(number: signal.Signals, tmp_path: Path) -> None:
+    with agents.hub(tmp_path / "hub") as hub:
+        url = hub.wait_until_ready()
+        request("PUT", f"{url}/db")
+        request("PUT", f"{url}/db/doc", {"a": 1})
+        feed = f"{url}/db/_changes?feed=continuous&heartbeat=60000"
+        with urllib.request.urlopen(feed, timeout=30) as changes:
+            assert b'"doc"' in changes.readline()
+            hub.send(number)
+            assert msgspec.json.decode(changes.read()) == {"last_seq": 1, "pending": 0}
+        result = hub.finish()
+    assert (result.status, result.stdout, result.stderr) == (0, "", "")
+    whole(tmp_path / "hub" / "db.sqlite")
+    assert query(tmp_path / "hub" / "db.sqlite", "SELECT id, body FROM docs") == [
+        ("doc", '{"a":1}')
+    ]
+
+
+def test_a_client_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    """The log says nothing of clients that leave a feed."""
+    with agents.hub(tmp_path / "hub") as hub:
+        url = hub.wait_until_ready()
+        request("PUT", f"{url}/db")
+        request("PUT", f"{url}/db/doc", {"a": 1})
+        host, port = url.removeprefix("http://").split(":")
+        for _ in range(3):
+            with socket.create_connection((host, int(port))) as client:
+                client.sendall(b"GET /db/_changes?feed=continuous HTTP/1.1\r\nHost: x\r\n\r\n")
+                received = b""
+                while b'"doc"' not in received:
+                    received += client.recv(65536)
+        request("PUT", f"{url}/db/another", {"a": 1})
+        result = hub.stop()
+    assert (result.status, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_gateway_ends_with_nothing_lost(number: signal.Signals, tmp_path: Path) -> None:
+    """Every frame from the first one stored to the end is there, in full, and the checkpoints."""
+    node = SensorNode(tmp_path / "device", tmp_path / "sent.txt", interval_ms=10)
+    store, cloud = tmp_path / "gateway" / "edge.sqlite", tmp_path / "hub" / "edge.sqlite"
+    count = "SELECT count(*) FROM docs"
+
+    def stored(path: Path) -> int:
+        rows = query(path, count) if path.exists() else []
+        return int(rows[0][0]) if rows else 0
+
+    def pulled(url: str) -> int:
+        (remote,) = request("GET", f"{url}/_status")["remotes"]
+        return int(remote["pull"]["confirmed_seq"])
+
+    with agents.hub(tmp_path / "hub") as hub, node:
+        config = agents.gateway_config(
+            tmp_path / "gateway.toml",
+            agents.table("device", name="node", port=str(node.port), adapter="cbor-frames"),
+            agents.table(
+                "remote", name="hub", url=f"{hub.wait_until_ready()}/edge", create=True, retry_cap=1
+            ),
+        )
+        with agents.gateway(config) as gateway:
+            url = gateway.wait_until_ready()
+            when_true(lambda: stored(store) > 90)
+            when_true(lambda: stored(cloud) > 90)
+            when_true(lambda: pulled(url) > 0)
+            result = gateway.stop(number)
+        assert (result.status, result.stdout) == (0, "")
+        assert "Traceback" not in result.stderr
+
+    whole(store)
+    rows = query(store, "SELECT sequence, count(*) FROM readings GROUP BY sequence ORDER BY 1")
+    first, last = rows[0][0], rows[-1][0]
+    assert rows == [(sequence, 3) for sequence in range(first, last + 1)]
+    logs = [
+        msgspec.json.decode(body)
+        for (body,) in query(store, "SELECT body FROM local WHERE id NOT LIKE 'device:%'")
+    ]
+    assert len(logs) == 2  # push and pull
+    assert max(log["source_last_seq"] for log in logs) > 90
+
+
+def test_a_signal_during_the_start(tmp_path: Path) -> None:
+    """Before it has set anything up, or after: it ends, and the next start finds all in order."""
+    config = agents.gateway_config(tmp_path / "gateway.toml")
+    with agents.gateway(config) as gateway:
+        when_true(lambda: (tmp_path / "gateway").exists())
+        assert gateway.stop().status == 0
+    with agents.gateway(config) as gateway:
+        url = gateway.wait_until_ready()
+        assert request("GET", f"{url}/edge")["doc_count"] == 0
+        assert gateway.stop().status == 0
+    whole(tmp_path / "gateway" / "edge.sqlite")

@@ -1,0 +1,180 @@
+"""`edge-agent status` against a running gateway."""
+
+from __future__ import annotations
+
+import os
+import pty
+import tty
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import agents
+from tests.agents import edge_agent, when_true
+from tests.cli.helpers import request
+from tests.devices.micropython import SensorNode
+from tests.rig.network import find_free_port
+
+WIDE = {"COLUMNS": "250"}
+
+
+class Gateway:
+    """A gateway with two devices, the hub as a remote, and a remote that is not there."""
+
+    def __init__(self, url: str, config: Path, gone: str, talker: int) -> None:
+        self.url = url
+        self.config = config
+        self.gone = gone
+        self._talker = talker
+
+    def status(self) -> Any:
+        return request("GET", f"{self.url}/_status")
+
+    def says(self, line: bytes) -> None:
+        """The second device, which is a test's own, sends a line."""
+        os.write(self._talker, line + b"\n")
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, hub_url: str) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("gateway")
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    gone = f"http://127.0.0.1:{find_free_port()}/edge"
+    port = find_free_port()
+    with SensorNode(folder / "device", folder / "sent.txt", interval_ms=20) as node:
+        config = agents.gateway_config(
+            folder / "gateway.toml",
+            agents.table("device", name="node", port=str(node.port), adapter="cbor-frames"),
+            agents.table("device", name="talker", port=os.ttyname(theirs), adapter="json-lines"),
+            agents.table("remote", name="hub", url=f"{hub_url}/status", create=True, retry_cap=1),
+            agents.table("remote", name="gone", url=gone, direction="push", retry_cap=1),
+            port=port,
+        )
+        with agents.gateway(config) as process:
+            gateway = Gateway(process.wait_until_ready(), config, gone, ours)
+
+            def is_up() -> bool:
+                status = gateway.status()
+                return (
+                    all(device["state"] == "open" for device in status["devices"])
+                    and len(status["devices"][0]["sensors"]) == 3
+                    and status["remotes"][0]["push"]["docs_written"] > 0
+                    and status["remotes"][0]["pull"]["state"] == "live"
+                    and status["remotes"][1]["push"]["last_error"] is not None
+                )
+
+            when_true(is_up)
+            gateway.says(b"")  # ends what was on the line before
+            gateway.says(b'{"seq": 1, "note": "[/red] :smile: \\u001b[31m"}')
+            gateway.says(b'{"seq": 4, "note": "[bold]"}')
+            gateway.says(b"{not JSON")
+            when_true(lambda: gateway.status()["devices"][1]["errors"])
+            when_true(lambda: gateway.status()["devices"][1]["gaps"])
+            yield gateway
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_json(gateway: Gateway) -> None:
+    result = edge_agent("status", "--json", "--config", gateway.config)
+    assert (result.status, result.stderr) == (0, "")
+    status = result.json()
+    assert status["name"] == "gateway-1"
+    assert status["version"]
+    assert status["pid"]
+    assert status["uptime"] > 0
+    assert status["restarts"] == {}
+    assert status["database"]["doc_count"] > 0
+    assert status["database"]["conflicts"] == 0
+
+
+def test_json_by_remote(gateway: Gateway) -> None:
+    hub, gone = edge_agent("status", "--json", "--url", gateway.url).json()["remotes"]
+    for direction in ("push", "pull"):
+        job = hub[direction]
+        assert job["state"] in ("live", "catching up")
+        assert job["last_error"] is None
+        assert job["pending"] >= 0
+        assert job["lag"] >= 0
+        assert job["doc_write_failures"] == 0
+    assert datetime.fromisoformat(hub["push"]["last_confirmed"])
+    assert hub["push"]["docs_written"] > 0
+
+    push = gone["push"]
+    assert "pull" not in gone
+    assert push["state"] in ("waiting", "starting")
+    assert push["last_error"].startswith(f"{gateway.gone} cannot be reached")
+    assert push["pending"] > 0
+    assert push["last_confirmed"] is None
+    assert push["lag"] is None
+
+
+def test_json_by_sensor(gateway: Gateway) -> None:
+    node, talker = edge_agent("status", "--json", "--url", gateway.url).json()["devices"]
+    assert (node["state"], node["last_error"]) == ("open", None)
+    assert node["bytes_received"] > 0
+    sensors = {sensor["name"]: sensor for sensor in node["sensors"]}
+    assert sensors.keys() == {"temperature", "humidity", "door_open"}
+    for sensor in sensors.values():
+        assert sensor["rate"] > 0
+        assert sensor["readings"] > 0
+    assert sensors["temperature"]["unit"] == "C"
+    assert talker["errors"] == 1
+    assert (talker["gaps"], talker["missing"]) == (1, 2)
+
+
+def test_text(gateway: Gateway) -> None:
+    result = edge_agent("status", "--config", gateway.config, environment=WIDE)
+    assert (result.status, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("gateway-1  version ")
+    assert "documents, 0 conflicts, " in lines[1]
+
+    def cells(*start: str) -> list[str]:
+        for line in lines:
+            found = [cell.strip() for cell in line.strip("│┃").split("│")]
+            if found[: len(start)] == [*start]:
+                return found
+        raise AssertionError(f"no row {start} in\n{result.stdout}")
+
+    _, _, state, pending, confirmed, lag, error = cells("hub", "push")
+    assert state in ("live", "catching up")
+    assert pending.isdigit()
+    assert confirmed.endswith(" s ago")
+    assert lag.endswith(" s")
+    assert error == ""
+    _, _, _, pending, confirmed, lag, error = cells("gone", "push")
+    assert int(pending) > 0
+    assert (confirmed, lag) == ("-", "?")
+    assert error.startswith(f"{gateway.gone} cannot be reached")
+
+    _, _, value, rate, gaps, errors, state = cells("node", "temperature")
+    assert value.endswith(" C")
+    assert float(rate.removesuffix("/s")) > 0
+    assert (gaps, errors, state) == ("0", "0", "open")
+    _, _, value, rate, gaps, errors, state = cells("talker", "note")
+    # What a device says is shown as it is, not as a style.
+    assert value == "[bold]"
+    assert (gaps, errors, state) == ("1", "1", "open")
+
+
+def test_what_a_device_says_cannot_change_the_terminal(gateway: Gateway) -> None:
+    for number, value in enumerate((b"[/red] :smile:", b"\\u001b[31m", b"a\\nb")):
+        gateway.says(b'{"seq": %d, "wild-%d": "%s"}' % (5 + number, number, value))
+    when_true(lambda: len(gateway.status()["devices"][1]["sensors"]) == 4)
+    result = edge_agent("status", "--url", gateway.url, environment=WIDE)
+    assert (result.status, result.stderr) == (0, "")
+    assert " [/red] :smile: " in result.stdout
+    assert "\x1b" not in result.stdout
+    assert " a b " in result.stdout
+
+
+def test_a_hub_has_a_status_too(hub_url: str) -> None:
+    result = edge_agent("status", "--url", hub_url)
+    assert (result.status, result.stderr) == (0, "")
+    assert result.stdout.startswith("hub  version ")
+    assert edge_agent("status", "--url", f"{hub_url}/", "--json").json()["uptime"] > 0

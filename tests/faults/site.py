@@ -1,0 +1,263 @@
+"""A hub and a gateway that can be killed, clients that keep account of what they were told, and
+what is in the store files in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from agent.documents.revision import Rev
+from agent.documents.tree import RevTree
+from tests import agents
+from tests.agents import AgentProcess
+from tests.rig.network import find_free_port
+
+LONGEST_WAIT = 60.0
+"""Seconds; only so that a test cannot hang."""
+
+_POLL = 0.02
+_BATCH = 10
+
+Known = set[tuple[str, str]]
+"""Document ids, each with the id of one of its revisions."""
+
+
+class Place:
+    """An agent that keeps its port and its data over any number of kills."""
+
+    def __init__(self, name: str, folder: Path, start: Callable[[int], AgentProcess]) -> None:
+        self.name = name
+        self.file = folder / "edge.sqlite"
+        self.port = find_free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.seen: Known = set()
+        """What a reader has got to see over HTTP."""
+        self._start = start
+        self._process: AgentProcess | None = None
+
+    def start(self) -> None:
+        """Start it; does not wait until it answers."""
+        self._process = self._start(self.port)
+
+    def kill(self) -> None:
+        """kill -9. No effect if it does not run."""
+        if self._process is not None:
+            self._process.kill()
+
+    async def stop(self) -> None:
+        """SIGTERM; it has to end in order."""
+        assert self._process is not None
+        finished = await asyncio.to_thread(self._process.stop)
+        assert finished.status == 0, finished.stderr
+
+    def check_it_runs(self) -> None:
+        assert self._process is not None
+        assert self._process.running, self._process.log
+
+    async def read(self, session: aiohttp.ClientSession) -> None:
+        """Follow the changes, as a client does that comes back after each kill."""
+        since = 0
+        while True:
+            query = f"/edge/_changes?style=all_docs&limit=2000&since={since}"
+            page = await get(session, self.url + query)
+            if page is not None and "results" in page:
+                since = page["last_seq"]
+                self.seen |= revisions(page)
+            await asyncio.sleep(_POLL)
+
+
+class Writer:
+    """A client that writes at one place; `acknowledged` is what was answered with 201."""
+
+    def __init__(self, place: Place) -> None:
+        self.acknowledged: dict[tuple[str, str], Any] = {}
+        """By id and revision: the document's body."""
+        self._place = place
+        self._turn = 0
+
+    async def write(self, session: aiohttp.ClientSession) -> None:
+        while True:
+            self._turn += 1
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                await self._batch(session)
+                for id in (f"only-at-{self._place.name}", "at-both"):
+                    await self._edit(session, id)
+            await asyncio.sleep(_POLL)
+
+    async def _batch(self, session: aiohttp.ClientSession) -> None:
+        name = f"{self._place.name}:{self._turn:06}"
+        docs = [{"_id": f"{name}:{n}", "type": "note", "n": n} for n in range(_BATCH)]
+        url = f"{self._place.url}/edge/_bulk_docs"
+        async with session.post(url, json={"docs": docs}) as response:
+            if response.status == 201:
+                for doc, row in zip(docs, await response.json(), strict=True):
+                    if "rev" in row:
+                        self._take_note(str(doc.pop("_id")), row["rev"], doc)
+
+    async def _edit(self, session: aiohttp.ClientSession, id: str) -> None:
+        url = f"{self._place.url}/edge/{id}"
+        present = await get(session, url) or {}
+        body = {"type": "edited", "by": self._place.name, "turn": self._turn}
+        parent = {"_rev": present["_rev"]} if "_rev" in present else {}
+        async with session.put(url, json=body | parent) as response:
+            if response.status == 201:
+                self._take_note(id, (await response.json())["rev"], body)
+
+    def _take_note(self, id: str, rev: str, body: Mapping[str, Any]) -> None:
+        self.acknowledged[id, rev] = body
+
+
+class Site:
+    """A hub and a gateway that replicates with it in both directions."""
+
+    def __init__(self, folder: Path, *devices: str) -> None:
+        def start_hub(port: int) -> AgentProcess:
+            return agents.hub(folder / "hub", port=port)
+
+        def start_gateway(port: int) -> AgentProcess:
+            remote = agents.table(
+                "remote",
+                name="hub",
+                url=f"{self.hub.url}/edge",
+                create=True,
+                checkpoint_interval=0.2,
+                retry_cap=0.3,
+            )
+            path = folder / "gateway.toml"
+            return agents.gateway(agents.gateway_config(path, *devices, remote, port=port))
+
+        self.hub = Place("hub", folder / "hub", start_hub)
+        self.gateway = Place("gateway", folder / "gateway", start_gateway)
+        self.places = (self.hub, self.gateway)
+
+    @contextlib.asynccontextmanager
+    async def running(self, *clients: Writer) -> AsyncIterator[aiohttp.ClientSession]:
+        """Both run and are read from; `clients` write. What still runs at the end is killed."""
+        timeout = aiohttp.ClientTimeout(total=10)
+        async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(place.read(session)) for place in self.places]
+            tasks += [group.create_task(client.write(session)) for client in clients]
+            try:
+                for place in self.places:
+                    place.start()
+                yield session
+            finally:
+                for place in self.places:
+                    place.kill()
+                for task in tasks:
+                    task.cancel()
+
+    async def converge(self, session: aiohttp.ClientSession) -> None:
+        """Wait until both have the same leaves, then stop both."""
+
+        async def equal() -> bool:
+            for place in self.places:
+                place.check_it_runs()
+            query = "/edge/_changes?style=all_docs"
+            pages = [await get(session, place.url + query) for place in self.places]
+            found = [revisions(page) if page and "results" in page else None for page in pages]
+            return found[0] is not None and found[0] == found[1]
+
+        await until("both sides are equal", equal, every=0.2)
+        for place in (self.gateway, self.hub):
+            await place.stop()
+
+
+async def get(session: aiohttp.ClientSession, url: str) -> Any:
+    """The JSON at a URL, None if nobody answers."""
+    try:
+        async with session.get(url) as response:
+            return msgspec.json.decode(await response.read())
+    except (aiohttp.ClientError, OSError):
+        return None
+
+
+def revisions(page: Mapping[str, Any]) -> Known:
+    """All leaves in an answer to _changes."""
+    return {(row["id"], change["rev"]) for row in page["results"] for change in row["changes"]}
+
+
+async def until(what: str, condition: Callable[[], Any], *, every: float = 0.02) -> None:
+    """Wait until a condition, a function or a coroutine function, holds."""
+    try:
+        async with asyncio.timeout(LONGEST_WAIT):
+            while True:
+                found = condition()
+                if await found if asyncio.iscoroutine(found) else found:
+                    return
+                await asyncio.sleep(every)
+    except TimeoutError:
+        raise AssertionError(f"waited {LONGEST_WAIT:.0f} s in vain: {what}") from None
+
+
+# --- what is in a store's file ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Leaf:
+    deleted: bool
+    body: Any
+    path: tuple[str, ...]
+    """The hashes from this revision back to the oldest known one."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of a store that replicates."""
+
+    winners: dict[str, str]
+    leaves: dict[str, dict[str, Leaf]]
+    known: Known
+    """Every revision in every document's tree."""
+
+    def documents(self) -> Mapping[str, Any]:
+        """The winners' bodies."""
+        return {id: self.leaves[id][rev].body for id, rev in self.winners.items()}
+
+
+def contents(path: Path) -> Contents:
+    """Read a store's file by SQLite alone, after checking that it is whole."""
+    winners: dict[str, str] = {}
+    leaves: dict[str, dict[str, Leaf]] = {}
+    known: Known = set()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        others: dict[str, dict[Rev, str]] = {}
+        for id, *rev, body in db.execute("SELECT id, gen, hash, body FROM revisions WHERE leaf"):
+            others.setdefault(id, {})[Rev(*rev)] = body
+        rows = db.execute("SELECT id, gen, hash, deleted, conflicts, body, tree FROM docs")
+        for id, generation, digest, deleted, conflicts, body, blob in rows:
+            winner = Rev(generation, digest)
+            bodies = {winner: body, **others.pop(id, {})}
+            if blob is None:
+                found = {winner: Leaf(bool(deleted), msgspec.json.decode(body), (digest,))}
+                known.add((id, str(winner)))
+            else:
+                tree = RevTree.decode(blob)
+                assert tree.winner() == winner
+                found = {
+                    rev: Leaf(tree.is_deleted(rev), msgspec.json.decode(bodies[rev]), path)
+                    for rev in tree.leaves()
+                    for path in [tree.path(rev)]
+                }
+                for rev, leaf in found.items():
+                    known |= {
+                        (id, f"{rev.generation - age}-{step}") for age, step in enumerate(leaf.path)
+                    }
+            assert bodies.keys() == found.keys(), id
+            assert conflicts == sum(not leaf.deleted for leaf in found.values()) - (not deleted)
+            winners[id] = str(winner)
+            leaves[id] = {str(rev): leaf for rev, leaf in found.items()}
+        assert not others, "bodies of revisions that no document has"
+        counts = dict(db.execute("SELECT key, value FROM meta WHERE key LIKE 'doc%'"))
+        dead = sum(leaves[id][rev].deleted for id, rev in winners.items())
+        assert counts == {"doc_count": len(winners) - dead, "doc_del_count": dead}
+    return Contents(winners, leaves, known)

@@ -1,0 +1,35 @@
+"""The demo keeps its promise, in the form in which scripts read it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+
+from tests.agents import CHECKOUT
+
+
+def test_the_demo() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.demo_story", "--once", "--json"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    result = msgspec.json.decode(line)
+    sent = result["sent"]
+    assert sent > 0
+    assert result == {
+        "sent": sent,
+        "stored": sent,
+        "replicated": sent,
+        "missing": 0,
+        "duplicated": 0,
+        "conflicts": 1,
+        "converged": True,
+    }
