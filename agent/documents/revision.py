@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
 
-_json = msgspec.json.Encoder()
 _sorted_json = msgspec.json.Encoder(order="sorted")
 
 
@@ -37,8 +35,7 @@ class Rev(NamedTuple):
         return cls(number, digest)
 
 
-@dataclass(frozen=True, slots=True)
-class Revision:
+class Revision(msgspec.Struct, frozen=True):
     """One revision of a document with its history: what replication carries.
 
     `path` are the hashes from this revision back to its oldest known ancestor; `path[0]` belongs
@@ -74,6 +71,9 @@ def new_hash(canonical_body: bytes, *, parent: Rev | None, deleted: bool) -> str
 
 
 def first_revision(id: str, body: Mapping[str, Any]) -> Revision:
-    """The revision that creates document `id` with `body` (no members with an underscore)."""
-    digest = new_hash(canonical(body), parent=None, deleted=False)
-    return Revision(id, 1, (digest,), False, _json.encode(body).decode())
+    """The revision that creates document `id` with `body` (no members with an underscore).
+
+    The stored text is the canonical one, so that a reading is encoded once, not twice.
+    """
+    text = canonical(body)
+    return Revision(id, 1, (new_hash(text, parent=None, deleted=False),), False, text.decode())
