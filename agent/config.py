@@ -6,20 +6,23 @@ stand in a file or an environment variable instead of here.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import socket
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
+from agent.config_explain import explain, hint
 from agent.errors import ConfigError
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+DEFAULT_LISTEN = "127.0.0.1:5984"
+
 _DATABASE = r"^[a-z][a-z0-9_$()+/-]*$"
 
 Name = Annotated[
@@ -28,6 +31,20 @@ Name = Annotated[
         pattern=_NAME,
         description="letters, digits, '_', '.' and '-', at most 64",
         examples=["greenhouse-1"],
+    ),
+]
+Selector = Annotated[
+    dict[str, Any],
+    Meta(
+        description="a Mango selector: what is replicated in that direction",
+        examples=[{"type": "reading"}],
+    ),
+]
+DocIds = Annotated[
+    list[Annotated[str, Meta(min_length=1)]],
+    Meta(
+        description="ids of the documents that are replicated in that direction",
+        examples=[["setpoints", "schedule"]],
     ),
 ]
 Seconds = Annotated[
@@ -64,7 +81,78 @@ class ServerConfig(Struct, forbid_unknown_fields=True):
 
     listen: Annotated[
         str, Meta(description="HOST:PORT", examples=["127.0.0.1:5984"], min_length=1)
-    ] = "127.0.0.1:5984"
+    ] = DEFAULT_LISTEN
+    tls_certificate: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                description="a PEM file with the server's certificate and those that signed it",
+                examples=["/etc/edge-agent/server.pem"],
+            ),
+        ]
+        | None
+    ) = None
+    tls_key: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                description="a PEM file with the certificate's private key",
+                examples=["/etc/edge-agent/server.key"],
+            ),
+        ]
+        | None
+    ) = None
+    cors_origins: list[
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^(\*|https?://[^/\s*]+)$",
+                description="origins of web pages, without a path, or '*'",
+                examples=[["https://app.example.org"]],
+            ),
+        ]
+    ] = []
+    session_timeout: Annotated[
+        int,
+        Meta(ge=10, le=31_536_000, description="whole seconds from 10 on", examples=[600]),
+    ] = 600
+
+
+class UserConfig(Struct, forbid_unknown_fields=True):
+    """`[[user]]`: somebody who may log in to the server."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[^\s:_\ud800-\udfff][^\x00-\x1f\x7f:\ud800-\udfff]{0,127}$",
+            description="a user name: no colon, no '_' or blank at the beginning, at most 128",
+            examples=["gateway-1"],
+        ),
+    ]
+    password_hash: Annotated[
+        str,
+        Meta(
+            pattern=r"^(\$scrypt\$|-pbkdf2)",
+            description="what edge-agent user add printed",
+            examples=["$scrypt$ln=14,r=8,p=5$..."],
+        ),
+    ]
+    roles: list[
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^(_admin|[^_\s\ud800-\udfff][^\x00-\x1f\x7f\ud800-\udfff]{0,127})$",
+                description="role names; '_admin' administers the server",
+                examples=[["_admin"]],
+            ),
+        ]
+    ] = []
+
+    def __repr__(self) -> str:
+        """Without the hash."""
+        return f"UserConfig(name={self.name!r}, roles={self.roles!r})"
 
 
 class DeviceConfig(Struct, forbid_unknown_fields=True):
@@ -149,6 +237,10 @@ class RemoteConfig(Struct, forbid_unknown_fields=True):
             examples=["longpoll"],
         ),
     ] = "continuous"
+    push_selector: Selector | None = None
+    pull_selector: Selector | None = None
+    push_doc_ids: DocIds | None = None
+    pull_doc_ids: DocIds | None = None
     heartbeat: Seconds = 30.0
     checkpoint_interval: Seconds = 10.0
     retry_cap: Seconds = 60.0
@@ -180,8 +272,19 @@ class Config(Struct, forbid_unknown_fields=True):
 
     agent: AgentConfig
     server: ServerConfig = msgspec.field(default_factory=ServerConfig)
+    user: list[UserConfig] = []
     device: list[DeviceConfig] = []
     remote: list[RemoteConfig] = []
+
+
+class HubConfig(Struct, forbid_unknown_fields=True):
+    """The whole file of a hub."""
+
+    server: ServerConfig = msgspec.field(default_factory=ServerConfig)
+    user: list[UserConfig] = []
+
+
+_FileT = TypeVar("_FileT", Config, HubConfig)
 
 
 def load(path: Path) -> Config:
@@ -189,20 +292,7 @@ def load(path: Path) -> Config:
 
     Relative paths in it are taken from the folder that the file is in.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; name the right one with --config") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    try:
-        config = msgspec.convert(raw, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(str(error), raw)}") from error
+    config = _load(path, Config)
     _check(config, path)
     config.agent.data = str(path.parent / config.agent.data)
     for remote in config.remote:
@@ -211,6 +301,65 @@ def load(path: Path) -> Config:
         if remote.ca_file is not None:
             remote.ca_file = str(path.parent / remote.ca_file)
     return config
+
+
+def load_hub(path: Path) -> HubConfig:
+    """As `load`, the file of a hub: `[server]` and `[[user]]`."""
+    return _load(path, HubConfig)
+
+
+def check_user(name: str, roles: Sequence[str]) -> None:
+    """Raises ConfigError unless a user of that name and with those roles can be configured."""
+    raw = {"name": name, "password_hash": "$scrypt$", "roles": list(roles)}
+    try:
+        msgspec.convert(raw, UserConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(explain(str(error), raw, UserConfig)) from None
+
+
+def check_text(text: str, path: Path) -> None:
+    """Raises ConfigError unless a gateway's or a hub's file could be just that text."""
+    raw = _parsed(text, path)
+    if "agent" in raw:
+        _check(_converted(raw, path, Config), path)
+    else:
+        _converted(raw, path, HubConfig)
+
+
+def _load(path: Path, kind: type[_FileT]) -> _FileT:
+    config = _converted(_parsed(_text(path), path), path, kind)
+    for key in ("tls_certificate", "tls_key"):
+        file = getattr(config.server, key)
+        if file is not None:
+            setattr(config.server, key, str(path.parent / file))
+    return config
+
+
+def _converted(raw: dict[str, Any], path: Path, kind: type[_FileT]) -> _FileT:
+    try:
+        config = msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {explain(str(error), raw, kind)}") from error
+    _check_access(config.server, config.user, path)
+    return config
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; name the right one with --config") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -225,12 +374,39 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _check(config: Config, path: Path) -> None:
-    """What the types cannot say."""
+def _check_access(server: ServerConfig, users: list[UserConfig], path: Path) -> None:
+    """What the types cannot say of who may use the server."""
     try:
-        parse_listen(config.server.listen)
+        parse_listen(server.listen)
     except ConfigError as error:
         raise ConfigError(f"{path}: server.{error}") from None
+    for given, missing in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
+        if getattr(server, given) is not None and getattr(server, missing) is None:
+            raise ConfigError(
+                f"{path}: server.{given} needs server.{missing}, "
+                f"expected {hint(['server', missing], Config)}"
+            )
+    names = [user.name for user in users]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"{path}: user: the name {name!r} is used twice; remove one of the two tables"
+            )
+    if users and not any("_admin" in user.roles for user in users):
+        raise ConfigError(
+            f"{path}: user: nobody has the role _admin, so nobody could make a database or let "
+            'anyone into one; give it to somebody, for example roles = ["_admin"]'
+        )
+    if "*" in server.cors_origins and not users:
+        raise ConfigError(
+            f'{path}: server.cors_origins = ["*"] without a user would open all data to every web '
+            "page; add one with edge-agent user add, or name the origins, for example "
+            'cors_origins = ["http://localhost:8080"]'
+        )
+
+
+def _check(config: Config, path: Path) -> None:
+    """What the types cannot say."""
     for table, entries in (("device", config.device), ("remote", config.remote)):
         seen: set[str] = set()
         for entry in entries:
@@ -250,6 +426,7 @@ def _check(config: Config, path: Path) -> None:
                 f"{other!r} already; each device needs its own"
             )
     for remote in config.remote:
+        _check_selections(remote, path)
         given = [
             key
             for key in ("password", "password_file", "password_env")
@@ -267,89 +444,23 @@ def _check(config: Config, path: Path) -> None:
             )
 
 
-# --- explaining ------------------------------------------------------------------------
-
-
-def _explain(message: str, raw: dict[str, Any]) -> str:
-    """msgspec's message in terms of the file: the key, what was expected, an example."""
-    problem, _, place = message.partition(" - at `$")
-    keys = re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]", place)
-    steps = [int(index) if index else name for name, index in keys]
-    unknown = re.search(r"unknown field `(.*)`", problem)
-    if unknown:
-        return _explain_unknown(steps, unknown[1])
-    missing = re.search(r"missing required field `(.*)`", problem)
-    if missing:
-        steps.append(missing[1])
-        return f"{_shown(steps)} is missing; expected {_hint(steps)}"
-    # Never the value of a secret.
-    value = re.sub(r"(//)?[^'\"]*@", r"\1***@", repr(_value_at(raw, steps)))
-    given = "" if steps[-1] == "password" else f" = {value}"
-    return f"{_shown(steps)}{given} is not allowed; expected {_hint(steps)}"
-
-
-def _explain_unknown(steps: list[str | int], key: str) -> str:
-    struct = _type_at(steps)
-    fields = [field.name for field in msgspec.structs.fields(struct)] if struct else []
-    shown = _shown([*steps, key])
-    close = difflib.get_close_matches(key, fields, n=1, cutoff=0.6)
-    if close:
-        hint = _hint([*steps, close[0]])
-        return f"{shown}: unknown key; did you mean {close[0]}? Expected {hint}"
-    return f"{shown}: unknown key; expected one of: {', '.join(fields)}"
-
-
-def _shown(steps: list[str | int]) -> str:
-    """A place in the file as people count: `remote.url (in the 1st [[remote]])`."""
-    names = ".".join(step for step in steps if isinstance(step, str))
-    numbers = [step for step in steps if isinstance(step, int)]
-    if not numbers:
-        return names
-    return f"{names} (in [[{steps[0]}]] number {numbers[0] + 1})"
-
-
-def _value_at(raw: Any, steps: list[str | int]) -> Any:
-    for step in steps:
-        raw = raw[step]
-    return raw
-
-
-def _hint(steps: list[str | int]) -> str:
-    """What belongs at a place in the file, with an example."""
-    found = _type_at(steps)
-    key = steps[-1]
-    meta = _meta(found)
-    if meta is not None and meta.examples:
-        example = msgspec.json.encode(meta.examples[0]).decode()
-        return f"{meta.description}, for example {key} = {example}"
-    if isinstance(found, type) and issubclass(found, Struct):
-        return f"a table [{key}]" if len(steps) == 1 else f"a table [[{steps[0]}]]"
-    if get_origin(found) is list:
-        return f"tables that begin with [[{key}]]"
-    return str(key)
-
-
-def _type_at(steps: list[str | int]) -> Any:
-    """The annotation at a place in the file; None where there is none."""
-    found: Any = Config
-    for step in steps:
-        if isinstance(step, int):
-            found = get_args(found)[0] if get_origin(found) is list else None
-        elif isinstance(found, type) and issubclass(found, Struct):
-            found = get_type_hints(found, include_extras=True).get(step)
-        else:
-            return None
-    return found
-
-
-def _meta(annotation: Any) -> Meta | None:
-    if get_origin(annotation) is Annotated:
-        return next((item for item in get_args(annotation) if isinstance(item, Meta)), None)
-    for part in get_args(annotation):
-        meta = _meta(part)
-        if meta is not None:
-            return meta
-    return None
+def _check_selections(remote: RemoteConfig, path: Path) -> None:
+    for direction, other in (("push", "pull"), ("pull", "push")):
+        given = [
+            key
+            for key in (f"{direction}_selector", f"{direction}_doc_ids")
+            if getattr(remote, key) is not None
+        ]
+        if len(given) > 1:
+            raise ConfigError(
+                f"{path}: remote {remote.name!r}: {' and '.join(given)} exclude each other; "
+                "keep one"
+            )
+        if given and remote.direction == other:
+            raise ConfigError(
+                f"{path}: remote {remote.name!r}: {given[0]} is of no use with "
+                f'direction = "{other}"; take it out, or write direction = "both"'
+            )
 
 
 def _host_name() -> str:

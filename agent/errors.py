@@ -53,6 +53,10 @@ class ConflictError(PermanentError):
     """An edit does not name the current revision (HTTP 409)."""
 
 
+class MissingStubError(PermanentError):
+    """A stub stands for an attachment that the document does not have (HTTP 412)."""
+
+
 class TooLargeError(PermanentError):
     """A request, response or document exceeds a size limit (HTTP 413)."""
 

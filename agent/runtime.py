@@ -7,23 +7,36 @@ import contextlib
 import logging
 import os
 import signal
+import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from agent import __version__
 from agent.backoff import Backoff
-from agent.config import Config, DeviceConfig, RemoteConfig, parse_listen
+from agent.config import (
+    Config,
+    DeviceConfig,
+    RemoteConfig,
+    ServerConfig,
+    UserConfig,
+    parse_listen,
+)
+from agent.documents.selector import SelectorError, parse_selector
 from agent.errors import ConfigError, EdgeAgentError, StoreWriteError
 from agent.peers.couchdb import CouchPeer
 from agent.peers.local import LocalPeer
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
+from agent.replication.selection import Selection
+from agent.replication.service import ReplicationService
 from agent.sensors.link import SerialLink
 from agent.sensors.recorder import Recorder
+from agent.server.access import Access
 from agent.server.app import make_app
 from agent.server.http import Server, serve
+from agent.server.tls import server_context
 from agent.status import device_status, job_status, timestamp
 from agent.store.databases import Databases
 from agent.store.store import Store
@@ -43,18 +56,20 @@ class Supervisor:
 
     def __init__(self) -> None:
         self.restarts: dict[str, int] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        self.restarts[name] = 0
-        self._tasks.append(asyncio.create_task(self._keep_running(name, run), name=name))
+    def start(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """The task may be cancelled on its own."""
+        task = asyncio.create_task(self._keep_running(name, run), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def stop(self) -> None:
         """Cancel the tasks and wait for all of them."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
 
     async def _keep_running(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         backoff = Backoff(_RESTART_BASE, _RESTART_CAP)
@@ -68,7 +83,7 @@ class Supervisor:
                 log.exception("task %s failed and is started again", name)
             else:
                 return
-            self.restarts[name] += 1
+            self.restarts[name] = self.restarts.get(name, 0) + 1
             if time.monotonic() - started > _RESTART_CAP:
                 backoff.reset()
             await asyncio.sleep(backoff.next_delay())
@@ -101,9 +116,10 @@ class Device:
 class Remote:
     """A configured remote and the replications with it."""
 
-    def __init__(self, config: RemoteConfig, store: Store) -> None:
-        """Raises ConfigError."""
+    def __init__(self, config: RemoteConfig, store: Store, database: str) -> None:
+        """`store` is the database of that name. Raises ConfigError."""
         self.config = config
+        self.database = database
         self.peer = peer_for(config)
         local = LocalPeer(store)
         self.jobs: dict[str, Job] = {}
@@ -127,6 +143,7 @@ class Remote:
             continuous=True,
             create_source=config.create and direction == "pull",
             create_target=config.create and direction == "push",
+            selection=selection_for(config, direction),
             checkpoint_interval=config.checkpoint_interval,
         )
         self.jobs[direction] = Job(
@@ -142,10 +159,17 @@ class Agent:
     """A running agent. A hub is one without devices and remotes, and without a database of its
     own."""
 
-    def __init__(self, data: Path, listen: str, config: Config | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        server: ServerConfig,
+        users: Sequence[UserConfig] = (),
+        config: Config | None = None,
+    ) -> None:
         self.databases = Databases(data)
         self.server: Server | None = None
-        self._listen = listen
+        self._server_config = server
+        self._users = users
         self._config = config
         self._store: Store | None = None
         self._devices: list[Device] = []
@@ -153,11 +177,12 @@ class Agent:
         self._links = Supervisor()
         self._recorders = Supervisor()
         self._replications = Supervisor()
+        self._replication = ReplicationService(self.databases, self._replications.start)
         self._started = time.time()
 
     @classmethod
     def from_config(cls, config: Config) -> Agent:
-        return cls(Path(config.agent.data), config.server.listen, config)
+        return cls(Path(config.agent.data), config.server, config.user, config)
 
     async def run(self, stop: asyncio.Event, ready: Callable[[Agent], None]) -> None:
         """Run until `stop` is set. Raises EdgeAgentError when it cannot start."""
@@ -169,24 +194,31 @@ class Agent:
             await self._close()
 
     async def _start(self) -> None:
-        host, port = parse_listen(self._listen)
         await self.databases.make_folder()
+        access, tls = await asyncio.to_thread(
+            access_for, self.databases.folder, self._server_config, self._users
+        )
+        host, port = parse_listen(self._server_config.listen)
         if self._config is not None:
             self._store = await self.databases.ensure(self._config.agent.database)
             self.databases.hold(self._config.agent.database)
             await asyncio.to_thread(self._build, self._config, self._store)
-        self.server = await serve(make_app(self.databases, status=self.status), host, port)
+        app = make_app(
+            self.databases, access=access, status=self.status, replications=self._replication
+        )
+        self.server = await serve(app, host, port, has_users=bool(access.accounts), tls=tls)
         for device in self._devices:
             self._recorders.start(f"recorder {device.config.name}", device.recorder.run)
             self._links.start(f"device {device.config.name}", device.run_link)
         for remote in self._remotes:
             for job in remote.jobs.values():
-                self._replications.start(f"remote {job.name}", job.run)
+                self._replication.adopt(job, remote.database)
+        self._replication.start()
 
     def _build(self, config: Config, store: Store) -> None:
         """Reads files: passwords, and what firmware adapters are installed."""
         self._devices = [Device(entry, store) for entry in config.device]
-        self._remotes = [Remote(entry, store) for entry in config.remote]
+        self._remotes = [Remote(entry, store, config.agent.database) for entry in config.remote]
 
     async def _close(self) -> None:
         """From the wire inwards: nothing that was read is left unstored."""
@@ -196,6 +228,7 @@ class Agent:
                 last_first.push_async_callback(self.server.close)
             for remote in self._remotes:
                 last_first.push_async_callback(remote.peer.close)
+            last_first.push_async_callback(self._replication.close)
             last_first.push_async_callback(self._replications.stop)
             last_first.push_async_callback(self._recorders.stop)
             last_first.push_async_callback(self._store_the_rest)
@@ -246,6 +279,30 @@ class Agent:
         return status
 
 
+def access_for(
+    data: Path, server: ServerConfig, users: Sequence[UserConfig]
+) -> tuple[Access, ssl.SSLContext | None]:
+    """Who may use a server, and its TLS. Reads files, and keeps a secret in the data's folder.
+
+    Raises ConfigError, PermanentError.
+    """
+    access = Access.open(
+        data,
+        [(user.name, user.password_hash, user.roles) for user in users],
+        host=parse_listen(server.listen)[0],
+        cors_origins=server.cors_origins,
+        timeout=server.session_timeout,
+    )
+    return access, tls_for(server)
+
+
+def tls_for(server: ServerConfig) -> ssl.SSLContext | None:
+    """What the server encrypts with, if it does. Reads files. Raises ConfigError."""
+    if server.tls_certificate is None or server.tls_key is None:
+        return None
+    return server_context(Path(server.tls_certificate), Path(server.tls_key))
+
+
 def adapter_for(config: DeviceConfig) -> Any:
     """The firmware adapter that a device is configured with. Raises ConfigError."""
     try:
@@ -254,6 +311,18 @@ def adapter_for(config: DeviceConfig) -> Any:
         raise ConfigError(
             f'device {config.name!r}: adapter: {error}; for example adapter = "cbor-frames"'
         ) from None
+
+
+def selection_for(config: RemoteConfig, direction: str) -> Selection:
+    """What is replicated with a remote in a direction, "push" or "pull". Raises ConfigError."""
+    selector = getattr(config, f"{direction}_selector")
+    doc_ids = getattr(config, f"{direction}_doc_ids")
+    if selector is not None:
+        try:
+            parse_selector(selector)
+        except SelectorError as error:
+            raise ConfigError(f"remote {config.name!r}: {direction}_selector: {error}") from None
+    return Selection(selector, None if doc_ids is None else tuple(doc_ids))
 
 
 def peer_for(config: RemoteConfig) -> CouchPeer:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import load, parse_listen
+from agent.config import HubConfig, load, load_hub, parse_listen
 from agent.errors import ConfigError
 
 GOOD = """
@@ -30,6 +30,23 @@ url = "https://cloud.example.org/edge"
 user = "gateway-1"
 password_file = "secret"
 retry_cap = 30
+"""
+
+
+SERVER = """
+[agent]
+data = "data"
+
+[server]
+"""
+USERS = """
+[agent]
+data = "data"
+
+[[user]]
+name = "anna"
+password_hash = "$scrypt$"
+roles = ["_admin", "staff"]
 """
 
 
@@ -74,7 +91,10 @@ def test_the_smallest_file_has_a_usable_name(tmp_path: Path) -> None:
         ("[agent]\n", ["agent.data", "missing", 'data = "/var/lib/edge-agent"']),
         ("[agent]\ndata = 3\n", ["agent.data = 3", "folder"]),
         ("[agent]\ndata='x'\nnam='y'\n", ["agent.nam", "unknown key", "did you mean name?"]),
-        ("[agent]\ndata='x'\n[zzz]\n", ["zzz", "unknown key", "agent, server, device, remote"]),
+        (
+            "[agent]\ndata='x'\n[zzz]\n",
+            ["zzz", "unknown key", "agent, server, user, device, remote"],
+        ),
         ("[agent]\ndata='x'\ndatabase='Edge'\n", ["agent.database = 'Edge'", '"edge"']),
         ("device = 3\n[agent]\ndata='x'\n", ["device = 3", "[[device]]"]),
         ("[agent\n", ["not valid TOML", "line 1"]),
@@ -93,6 +113,24 @@ def test_the_smallest_file_has_a_usable_name(tmp_path: Path) -> None:
         ),
         (GOOD + "password = 'x'\n", ["password and password_file exclude each other"]),
         (GOOD.replace('user = "gateway-1"\n', ""), ["password_file needs a user"]),
+        (USERS.replace('"anna"', '"a:b"'), ["user.name", "number 1", "no colon"]),
+        (USERS.replace("password_hash", "password"), ["user.password", "unknown key"]),
+        (USERS.replace("$scrypt$", "x"), ["user.password_hash", "edge-agent user add"]),
+        (
+            USERS.replace("_admin", "_root"),
+            ["user.roles (in [[user]] number 1) = '_root'", "_admin"],
+        ),
+        (USERS.replace("_admin", "root"), ["nobody has the role _admin"]),
+        (USERS + "[[user]]\nname='anna'\npassword_hash='$scrypt$'\n", ["'anna' is used twice"]),
+        (SERVER + "tls_key = 'k'\n", ["server.tls_key needs server.tls_certificate", "PEM"]),
+        (SERVER + "tls_certificate = 'c'\n", ["needs server.tls_key", "private key"]),
+        (
+            SERVER + "cors_origins = '*'\n",
+            ["server.cors_origins = '*'", '["https://app.example.org"]'],
+        ),
+        (SERVER + "cors_origins = ['*']\n", ["without a user", "http://localhost:8080"]),
+        (SERVER + "cors_origins = ['https://a.example/x']\n", ["'https://a.example/x'", "path"]),
+        (SERVER + "session_timeout = 1\n", ["server.session_timeout = 1", "from 10 on"]),
     ],
 )
 def test_mistakes_are_explained(tmp_path: Path, text: str, parts: list[str]) -> None:
@@ -105,8 +143,27 @@ def test_secrets_are_never_repeated(tmp_path: Path) -> None:
     for text in (
         GOOD.replace("https://", "ftp://me:hunter2@"),
         GOOD + "password = ['hunter2']\n",
+        USERS.replace("$scrypt$", "hunter2"),
+        USERS.replace("[[user]]", "[user]").replace("$scrypt$", "hunter2"),
+        GOOD.replace("[[remote]]", "[remote]\npassword = 'hunter2'"),
+        USERS.replace("password_hash", "password_hush").replace("$scrypt$", "hunter2"),
     ):
         assert "hunter2" not in complaint(tmp_path, text)
+
+
+def test_users_and_what_belongs_to_them(tmp_path: Path) -> None:
+    text = USERS + "[server]\ntls_certificate='c.pem'\ntls_key='/k.pem'\ncors_origins=['*']\n"
+    config = load(written(tmp_path, text))
+    assert [(user.name, user.roles) for user in config.user] == [("anna", ["_admin", "staff"])]
+    assert "scrypt" not in repr(config)
+    assert config.server.tls_certificate == str(tmp_path / "c.pem")
+    assert config.server.tls_key == "/k.pem"
+    assert (config.server.cors_origins, config.server.session_timeout) == (["*"], 600)
+    # A hub's file is the same without what makes a gateway.
+    hub = load_hub(written(tmp_path, text.replace('[agent]\ndata = "data"\n', "")))
+    assert hub == HubConfig(config.server, config.user)
+    with pytest.raises(ConfigError, match="agent: unknown key; expected one of: server, user"):
+        load_hub(written(tmp_path, text))
 
 
 @pytest.mark.parametrize(("path", "part"), [("none.toml", "no such file"), (".", "cannot be read")])
@@ -146,3 +203,36 @@ def test_listen(text: str, parsed: tuple[str, int]) -> None:
 def test_listen_refuses(text: str) -> None:
     with pytest.raises(ConfigError, match="HOST:PORT"):
         parse_listen(text)
+
+
+SELECTIVE = """
+[[remote]]
+name = "cloud"
+url = "https://cloud.example.org/edge"
+"""
+
+
+def test_what_is_replicated_with_a_remote(tmp_path: Path) -> None:
+    text = GOOD.replace("retry_cap = 30", 'push_doc_ids = ["a", "b"]')
+    text += '[remote.pull_selector]\ntype = "setpoint"\nlevel = { "$gt" = 2 }\n'
+    [remote] = load(written(tmp_path, text)).remote
+    assert remote.push_doc_ids == ["a", "b"]
+    assert remote.pull_selector == {"type": "setpoint", "level": {"$gt": 2}}
+    assert remote.push_selector is None
+    assert remote.pull_doc_ids is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('push_selector = {}\npush_doc_ids = ["a"]', "push_selector and push_doc_ids exclude"),
+        ('direction = "pull"\npush_selector = {}', 'of no use with direction = "pull"'),
+        ('direction = "push"\npull_doc_ids = []', 'of no use with direction = "push"'),
+        ('push_selector = "type"', "a Mango selector"),
+        ('push_doc_ids = "a"', "ids of the documents"),
+        ('pull_doc_ids = [""]', "ids of the documents"),
+        ("push_selectors = {}", "did you mean push_selector?"),
+    ],
+)
+def test_selections_that_are_no_use(tmp_path: Path, lines: str, said: str) -> None:
+    assert said in complaint(tmp_path, f"[agent]\ndata = 'x'\n{SELECTIVE}{lines}\n")

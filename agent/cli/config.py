@@ -8,7 +8,8 @@ import click
 
 from agent.cli.options import config_option, json_option, print_json
 from agent.config import load
-from agent.runtime import adapter_for, peer_for
+from agent.runtime import adapter_for, peer_for, selection_for, tls_for
+from agent.server.passwords import PasswordHash
 
 
 @click.group()
@@ -26,6 +27,11 @@ def check(config_path: Path, as_json: bool) -> None:
         adapter_for(device)
     for remote in config.remote:
         peer_for(remote)
+        for direction in ("push", "pull"):
+            selection_for(remote, direction)
+    for user in config.user:
+        PasswordHash.parse(user.password_hash)
+    tls_for(config.server)
     names = {
         "devices": [device.name for device in config.device],
         "remotes": [remote.name for remote in config.remote],

@@ -19,6 +19,7 @@ _COMMANDS = {
     "replicate": "agent.cli.replicate",
     "status": "agent.cli.status",
     "config": "agent.cli.config",
+    "user": "agent.cli.user",
 }
 
 

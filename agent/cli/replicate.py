@@ -12,19 +12,37 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from agent.cli.options import json_option, print_json
+from agent.documents.selector import SelectorError, parse_selector
 from agent.errors import ConfigError, EdgeAgentError, NotFoundError
 from agent.peers.couchdb import CouchPeer
 from agent.peers.local import LocalPeer
 from agent.peers.peer import Peer
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
+from agent.replication.selection import Selection
 from agent.store.store import Store
 
 _REFRESH = 0.2
 
 _password_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _read_selector(
+    _: click.Context, __: click.Parameter, text: str | None
+) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        selector = msgspec.json.decode(text, type=dict[str, Any])
+        parse_selector(selector)
+    except (msgspec.DecodeError, SelectorError) as error:
+        raise click.BadParameter(
+            f"""{error}; give a Mango selector, for example '{{"type": "reading"}}'"""
+        ) from None
+    return selector
 
 
 @click.command()
@@ -44,6 +62,15 @@ _password_file = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="FILE",
     help="The password for the user in TARGET.",
 )
+@click.option(
+    "--selector",
+    metavar="JSON",
+    callback=_read_selector,
+    help="Only what this Mango selector matches; a tombstone that it does not match stays behind.",
+)
+@click.option(
+    "--doc-id", "doc_ids", multiple=True, metavar="ID", help="Only this document; repeatable."
+)
 @json_option
 def replicate_command(
     source: str,
@@ -52,18 +79,23 @@ def replicate_command(
     create_target: bool,
     source_password_file: Path | None,
     target_password_file: Path | None,
+    selector: dict[str, Any] | None,
+    doc_ids: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Copy what SOURCE has and TARGET lacks.
 
     Each is the path of a store, or the URL of a database, http(s)://[USER[:PASSWORD]@]HOST/NAME.
     """
+    if selector is not None and doc_ids:
+        raise click.UsageError("--selector and --doc-id exclude each other; give one of them")
     asyncio.run(
         _replicate(
             _opened(source, source_password_file, create=False),
             _opened(target, target_password_file, create=create_target),
             continuous=continuous,
             create_target=create_target,
+            selection=Selection(selector, doc_ids or None),
             as_json=as_json,
         )
     )
@@ -109,11 +141,16 @@ async def _replicate(
     *,
     continuous: bool,
     create_target: bool,
+    selection: Selection,
     as_json: bool,
 ) -> None:
     async with source as source_peer, target as target_peer:
         replicator = Replicator(
-            source_peer, target_peer, continuous=continuous, create_target=create_target
+            source_peer,
+            target_peer,
+            continuous=continuous,
+            create_target=create_target,
+            selection=selection,
         )
         job = Job("replicate", replicator, patient=False)
         started = time.monotonic()

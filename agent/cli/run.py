@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from agent.cli.options import config_option
-from agent.config import load
+from agent.config import DEFAULT_LISTEN, HubConfig, load, load_hub
 from agent.runtime import Agent, run_until_signalled
 
 
@@ -31,14 +31,25 @@ def run_command(config_path: Path) -> None:
 )
 @click.option(
     "--listen",
-    default="127.0.0.1:5984",
-    show_default=True,
     metavar="HOST:PORT",
-    help="Where to serve HTTP; port 0 takes a free one.",
+    help=f"Where to serve HTTP; port 0 takes a free one.  [default: {DEFAULT_LISTEN}]",
 )
-def hub_command(data: Path, listen: str) -> None:
-    """Run a hub: a CouchDB-compatible server for gateways and clients to replicate with."""
-    asyncio.run(run_until_signalled(Agent(data, listen), _ready))
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A file with [[user]] tables (edge-agent user add makes them) and a [server] table.",
+)
+def hub_command(data: Path, listen: str | None, config_path: Path | None) -> None:
+    """Run a hub: a CouchDB-compatible server for gateways and clients to replicate with.
+
+    Without users it listens on loopback only, and everybody on this machine is an administrator.
+    """
+    config = HubConfig() if config_path is None else load_hub(config_path)
+    if listen is not None:
+        config.server.listen = listen
+    asyncio.run(run_until_signalled(Agent(data, config.server, config.user), _ready))
 
 
 def _ready(agent: Agent) -> None:

@@ -6,10 +6,15 @@ Source: CouchDB documentation, "Replication and conflict model" and "Document re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
+
+from agent.documents.attachment import Attachment
+
+_HEX = re.compile(r"[0-9A-Fa-f]{32}\Z")
 
 _sorted_json = msgspec.json.Encoder(order="sorted")
 
@@ -25,14 +30,24 @@ class Rev(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Rev:
-        """Parse `3-abc`. Any non-empty string is a hash. Raises ValueError."""
+        """Parse `3-abc`. Any non-empty string is a hash, as `normal_hash` has it.
+
+        Raises ValueError.
+        """
         generation, dash, digest = text.partition("-")
         if not dash or not digest or not (generation.isascii() and generation.isdigit()):
             raise ValueError(f"Invalid rev format: {text!r}")
         number = int(generation) if len(generation) < 16 else 0
         if number < 1:
             raise ValueError(f"Invalid rev format: {text!r}")
-        return cls(number, digest)
+        return cls(number, normal_hash(digest))
+
+
+def normal_hash(digest: str) -> str:
+    """A hash as it is stored: CouchDB reads 32 hex digits of either case as the same 16 bytes."""
+    if len(digest) == 32 and not digest.islower() and _HEX.match(digest):
+        return digest.lower()
+    return digest
 
 
 class Revision(msgspec.Struct, frozen=True):
@@ -48,10 +63,15 @@ class Revision(msgspec.Struct, frozen=True):
     path: tuple[str, ...]
     deleted: bool
     body: str
+    attachments: tuple[Attachment, ...] = ()
 
     @property
     def rev(self) -> Rev:
         return Rev(self.generation, self.path[0])
+
+    def with_attachments(self, attachments: Iterable[Attachment]) -> Revision:
+        """The same revision, told of with these attachments."""
+        return msgspec.structs.replace(self, attachments=tuple(attachments))
 
 
 def canonical(body: Mapping[str, Any]) -> bytes:
@@ -59,15 +79,24 @@ def canonical(body: Mapping[str, Any]) -> bytes:
     return _sorted_json.encode(body)
 
 
-def new_hash(canonical_body: bytes, *, parent: Rev | None, deleted: bool) -> str:
+def new_hash(
+    canonical_body: bytes,
+    *,
+    parent: Rev | None,
+    deleted: bool,
+    attachments: Iterable[Attachment] = (),
+) -> str:
     """The hash of a new revision: 32 hex digits, the same wherever the same edit is made.
 
     `canonical_body` comes from `canonical`, of a body without members that start with an
     underscore. The hash is BLAKE2b (RFC 7693), 16 bytes, over the JSON text
-    `[deleted, parent, body]`.
+    `[deleted, parent, body]`, or, with attachments, `[deleted, parent, body, attachments]`, the
+    last one an array of `[name, content type, digest]` in the order of the names.
     """
     head = f'[{"true" if deleted else "false"},"{parent or ""}",'.encode()
-    return hashlib.blake2b(head + canonical_body + b"]", digest_size=16).hexdigest()
+    told = sorted([item.name, item.content_type, item.digest] for item in attachments)
+    tail = b"," + _sorted_json.encode(told) + b"]" if told else b"]"
+    return hashlib.blake2b(head + canonical_body + tail, digest_size=16).hexdigest()
 
 
 def first_revision(id: str, body: Mapping[str, Any]) -> Revision:

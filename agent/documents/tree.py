@@ -74,6 +74,10 @@ class RevTree:
         found.sort(key=self._rank, reverse=True)
         return found
 
+    def all_revs(self) -> list[Rev]:
+        """Every known revision, newest generations first."""
+        return sorted(self._parents, reverse=True)
+
     def winner(self) -> Rev:
         return self.leaves()[0]
 
@@ -113,6 +117,23 @@ class RevTree:
                     break
                 kept.add(step)
                 step = self._parents[step]
+        return self._keep(kept)
+
+    def remove(self, leaves: Iterable[Rev]) -> list[Rev]:
+        """Forget leaves, and the ancestors that only they have; returns the forgotten.
+
+        Revisions that are no leaves stay as they are.
+        """
+        gone = set(leaves)
+        kept: set[Rev] = set()
+        for leaf in self.leaves():
+            step: Rev | None = None if leaf in gone else leaf
+            while step is not None and step not in kept:
+                kept.add(step)
+                step = self._parents[step]
+        return self._keep(kept)
+
+    def _keep(self, kept: set[Rev]) -> list[Rev]:
         forgotten = [rev for rev in self._parents if rev not in kept]
         for rev in forgotten:
             del self._parents[rev]

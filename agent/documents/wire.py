@@ -12,13 +12,29 @@ from typing import Any
 
 import msgspec
 
-from agent.documents.revision import Rev, Revision
+from agent.documents.attachment import (
+    Absent,
+    Attachment,
+    attachments_from_json,
+    attachments_text,
+)
+from agent.documents.revision import Rev, Revision, normal_hash
 
 _encoder = msgspec.json.Encoder()
 
 # What CouchDB adds to a document on request; it ignores these members when it is given them.
 _IGNORED = frozenset({"_revs_info", "_local_seq", "_conflicts", "_deleted_conflicts"})
 _GENERATIONS = 10**15  # as in Rev.parse; SQLite's integers end at 9.2e18
+# What CouchDB's replicator writes into documents of `_replicator`: they are members like others.
+_OWN = frozenset(
+    {
+        "_replication_id",
+        "_replication_state",
+        "_replication_state_reason",
+        "_replication_state_time",
+        "_replication_stats",
+    }
+)
 _READ = frozenset({"_id", "_rev", "_revisions", "_deleted", "_attachments"})
 
 DEEPEST = 500
@@ -39,50 +55,50 @@ class RefusedDocumentError(ValueError):
         self.error = error
 
 
-class AttachmentsError(RefusedDocumentError):
-    """A document with attachments, which cannot be carried yet."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "not_implemented", "Attachments are not supported yet: the document was not taken"
-        )
-
-
 def revision_from_doc(doc: Mapping[str, Any]) -> Revision:
     """The revision that a document means when it is written with `new_edits=false`.
 
     `doc` has `_id` and at least one of `_rev` and `_revisions`; the latter counts where they
     disagree. All underscore members are taken off; the others keep their order. Raises ValueError
-    with CouchDB's reason where CouchDB refuses such a document, and for attachments, which cannot
-    be carried yet.
+    with CouchDB's reason where CouchDB refuses such a document.
     """
     body, deleted = own_members(doc)
     id = checked_id(doc.get("_id"))
     generation, path = _history(doc)
-    return Revision(id, generation, path, deleted, body_text(body))
+    return Revision(id, generation, path, deleted, body_text(body), attachments_of(doc))
 
 
 def own_members(doc: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """The members that do not start with an underscore, and whether `doc` is a tombstone.
 
-    Raises RefusedDocumentError: doc_validation for an unknown underscore member or a bad one, and
-    AttachmentsError.
+    What a replicator notes in its documents (`_replication_state` and so on) is among the former.
+
+    Raises RefusedDocumentError: doc_validation for an unknown underscore member or a bad one.
     """
     body: dict[str, Any] = {}
     for name, value in doc.items():
-        if not name.startswith("_"):
+        if not name.startswith("_") or name in _OWN:
             body[name] = value
         elif name not in _READ and name not in _IGNORED:
             raise _bad_member(name)
     deleted = doc.get("_deleted", False)
     if not isinstance(deleted, bool):
         raise _bad_member("_deleted")
-    attachments = doc.get("_attachments", {})
-    if not isinstance(attachments, Mapping):
+    if not isinstance(doc.get("_attachments", {}), Mapping):
         raise _bad_member("_attachments")
-    if attachments:
-        raise AttachmentsError
     return body, deleted
+
+
+def attachments_of(doc: Mapping[str, Any]) -> tuple[Attachment, ...]:
+    """The attachments of a document. Raises ValueError with CouchDB's reason."""
+    members = doc.get("_attachments")
+    if not members:
+        return ()
+    attachments = attachments_from_json(members)
+    for attachment in attachments:
+        if attachment.content is Absent.FOLLOWS:
+            raise ValueError(f"Attachment {attachment.name} cannot follow a document in JSON")
+    return attachments
 
 
 def body_text(body: Mapping[str, Any]) -> str:
@@ -119,16 +135,20 @@ def checked_id(id: Any) -> str:
     return id
 
 
-def document_text(revision: Revision, *, revisions: bool) -> str:
+def document_text(revision: Revision, *, revisions: bool, encoding_info: bool = False) -> str:
     """The JSON text of the whole document, the underscore members first.
 
-    `revisions` asks for `_revisions`. The body is spliced in as it is, without decoding it.
+    `revisions` asks for `_revisions`, `encoding_info` for the encodings of attachments. The body is
+    spliced in as it is, without decoding it. Content of attachments that is in memory is inline.
     """
     head = f'{{"_id":{_json(revision.id)},"_rev":{_json(str(revision.rev))}'
     if revision.deleted:
         head += ',"_deleted":true'
     if revisions:
         head += f',"_revisions":{{"start":{revision.generation},"ids":{_json(revision.path)}}}'
+    if revision.attachments:
+        text = attachments_text(revision.attachments, encoding_info=encoding_info)
+        head += f',"_attachments":{text}'
     members = revision.body.lstrip()[1:].lstrip()
     return head + members if members.startswith("}") else f"{head},{members}"
 
@@ -148,7 +168,7 @@ def _history(doc: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
         if ids and not len(ids) <= start < _GENERATIONS:
             raise ValueError("_revisions.start does not fit _revisions.ids")
         if ids:
-            return start, tuple(ids)
+            return start, tuple(map(normal_hash, ids))
     text = doc.get("_rev")
     if text is None:
         raise ValueError(

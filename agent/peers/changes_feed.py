@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -24,6 +25,29 @@ FeedMode = Literal["continuous", "longpoll"]
 _LONGEST_LINE = 8 * 1024 * 1024
 _MISSED_HEARTBEATS = 2.5
 _SHORTEST_FEED = 1.0  # seconds; feeds that end sooner are not asked for again at once
+
+_PASSED_OVER = 60.0
+"""Seconds after which a filtered feed is left for a page: a feed does not tell what it leaves out,
+so the sequence to go on from would stay behind for as long as nothing matches."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedFilter:
+    """A filter that the server has built in, and the request's body that goes with it."""
+
+    name: str
+    body: bytes
+
+    @classmethod
+    def of(
+        cls, selector: Mapping[str, Any] | None, doc_ids: Sequence[str] | None
+    ) -> FeedFilter | None:
+        """The filter `_selector` or `_doc_ids`; None where everything is wanted."""
+        if selector is not None:
+            return cls("_selector", msgspec.json.encode({"selector": selector}))
+        if doc_ids is not None:
+            return cls("_doc_ids", msgspec.json.encode({"doc_ids": doc_ids}))
+        return None
 
 
 class _LeafRow(msgspec.Struct):
@@ -66,46 +90,61 @@ class ChangesFeed:
         self._silence = heartbeat * _MISSED_HEARTBEATS
 
     async def read(
-        self, since: Seq, *, follow: bool, limit: int
+        self, since: Seq, *, follow: bool, limit: int, filter: FeedFilter | None = None
     ) -> AsyncGenerator[ChangeBatch, None]:
         """As `Peer.changes`.
 
         A continuous feed does not tell how much is still to come: there `pending` is 0 when
         nothing more had arrived yet.
         """
-        batch: ChangeBatch | None = None
-        while batch is None or batch.pending != 0:
-            batch = await self._page(since, limit, "normal")
-            since = batch.last_seq
-            yield batch
-        while follow:
+        caught_up = False
+        while not caught_up or follow:
             started = time.monotonic()
-            async with aclosing(self._new(since, limit)) as batches:
-                async for batch in batches:
-                    since = batch.last_seq
-                    if batch.changes:
-                        yield batch
-            await asyncio.sleep(max(0.0, started + _SHORTEST_FEED - time.monotonic()))
+            # With a filter there is a page between any two feeds: see _PASSED_OVER.
+            batch: ChangeBatch | None = None
+            while (not caught_up or filter) and (batch is None or batch.pending != 0):
+                batch = await self._page(since, limit, "normal", filter)
+                since = batch.last_seq
+                yield batch
+            caught_up = True
+            if follow:
+                async with aclosing(self._new(since, limit, filter)) as batches:
+                    async for batch in batches:
+                        since = batch.last_seq
+                        if batch.changes:
+                            yield batch
+                await asyncio.sleep(max(0.0, started + _SHORTEST_FEED - time.monotonic()))
 
-    def _new(self, since: Seq, limit: int) -> AsyncGenerator[ChangeBatch, None]:
+    def _new(
+        self, since: Seq, limit: int, filter: FeedFilter | None
+    ) -> AsyncGenerator[ChangeBatch, None]:
         """What one feed gives, from its opening to its end."""
         if self._mode == "continuous":
-            return self._continuous(since, limit)
-        return self._longpoll(since, limit)
+            return self._continuous(since, limit, filter)
+        return self._longpoll(since, limit, filter)
 
-    async def _longpoll(self, since: Seq, limit: int) -> AsyncGenerator[ChangeBatch, None]:
+    async def _longpoll(
+        self, since: Seq, limit: int, filter: FeedFilter | None
+    ) -> AsyncGenerator[ChangeBatch, None]:
         # Another one follows at once, not after a pause, while there are changes.
         batch: ChangeBatch | None = None
         while batch is None or batch.changes:
-            batch = await self._page(since, limit, "longpoll")
+            try:
+                async with asyncio.timeout(None if filter is None else _PASSED_OVER):
+                    batch = await self._page(since, limit, "longpoll", filter)
+            except TimeoutError:
+                return
             since = batch.last_seq
             yield batch
 
-    async def _page(self, since: Seq, limit: int, feed: str) -> ChangeBatch:
+    async def _page(
+        self, since: Seq, limit: int, feed: str, filter: FeedFilter | None
+    ) -> ChangeBatch:
         answer = await self._http.request(
-            "GET",
+            "GET" if filter is None else "POST",
             self._path,
-            query={**self._query(since, feed), "limit": str(limit)},
+            query={**self._query(since, feed, filter), "limit": str(limit)},
+            body=None if filter is None else filter.body,
             silence=self._silence if feed == "longpoll" else None,
             unbuffered=feed == "longpoll",
         )
@@ -116,9 +155,15 @@ class ChangesFeed:
             pending = 0  # servers that do not tell it give a short page last
         return ChangeBatch(changes, page.last_seq, pending)
 
-    async def _continuous(self, since: Seq, limit: int) -> AsyncGenerator[ChangeBatch, None]:
+    async def _continuous(
+        self, since: Seq, limit: int, filter: FeedFilter | None
+    ) -> AsyncGenerator[ChangeBatch, None]:
+        opened = time.monotonic()
         async with self._http.stream(
-            self._path, query=self._query(since, "continuous"), silence=self._silence
+            self._path,
+            query=self._query(since, "continuous", filter),
+            body=None if filter is None else filter.body,
+            silence=self._silence,
         ) as read:
             lines = _Lines(self._http.where)
             while data := await read():
@@ -135,10 +180,13 @@ class ChangesFeed:
                     since = row.seq
                 if changes:
                     yield ChangeBatch(tuple(changes), since, 0 if lines.empty else None)
+                if filter is not None and time.monotonic() - opened >= _PASSED_OVER:
+                    return
         raise ConnectError(f"{self._http.where} cut the changes feed off; open it again")
 
-    def _query(self, since: Seq, feed: str) -> dict[str, str]:
+    def _query(self, since: Seq, feed: str, filter: FeedFilter | None) -> dict[str, str]:
         return {
+            **({} if filter is None else {"filter": filter.name}),
             "feed": feed,
             "style": "all_docs",
             "since": since if isinstance(since, str) else msgspec.json.encode(since).decode(),

@@ -12,9 +12,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from agent.documents.attachment import Attachment
 from agent.documents.revision import Revision
 from agent.errors import ConfigError, ConflictError, PermanentError
-from agent.peers.changes_feed import ChangesFeed, FeedMode
+from agent.peers.changes_feed import ChangesFeed, FeedFilter, FeedMode
+from agent.peers.couchdb_attachments import AttachmentWriter, read_attachment
 from agent.peers.couchdb_documents import (
     DocumentReader,
     DocumentWriter,
@@ -22,7 +24,7 @@ from agent.peers.couchdb_documents import (
 )
 from agent.peers.http import OK, Answer, HttpClient
 from agent.peers.http_errors import one_line
-from agent.peers.peer import ChangeBatch, PeerInfo, Seq, WriteResult
+from agent.peers.peer import ChangeBatch, Contents, PeerInfo, Seq, WriteResult
 from agent.peers.urls import AuthMode, Credentials, DatabaseUrl, parse_database_url
 
 
@@ -68,11 +70,14 @@ class CouchPeer:
         feed: FeedMode = "continuous",
         heartbeat: float = 30.0,
         timeout: float = 60.0,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        """As `from_url`."""
+        """As `from_url`; `headers` go with every request."""
         self._label = str(url)
         self._db = f"/{url.segment}"
-        self._http = HttpClient(url, credentials, auth=auth, ca_file=ca_file, timeout=timeout)
+        self._http = HttpClient(
+            url, credentials, auth=auth, ca_file=ca_file, timeout=timeout, headers=headers
+        )
         self._feed = ChangesFeed(self._http, f"{self._db}/_changes", mode=feed, heartbeat=heartbeat)
         self._reader = DocumentReader(self._http, self._db)
         self._writer = DocumentWriter(self._http, self._db)
@@ -145,12 +150,23 @@ class CouchPeer:
         """PUT /{db}; the answer 412 means that it exists."""
         await self._http.request("PUT", self._db, accept=OK | {412})
 
-    def changes(self, since: Seq, *, follow: bool, limit: int) -> AsyncGenerator[ChangeBatch, None]:
+    def changes(
+        self,
+        since: Seq,
+        *,
+        follow: bool,
+        limit: int,
+        selector: Mapping[str, Any] | None = None,
+        doc_ids: Sequence[str] | None = None,
+    ) -> AsyncGenerator[ChangeBatch, None]:
         """GET /{db}/_changes with `style=all_docs`: pages first, then the feed.
 
-        Whoever leaves off before the end closes it, with `contextlib.aclosing`.
+        A selector or document ids are sent in the body of a POST, with the filter `_selector` or
+        `_doc_ids`. Whoever leaves off before the end closes it, with `contextlib.aclosing`.
         """
-        return self._feed.read(since, follow=follow, limit=limit)
+        return self._feed.read(
+            since, follow=follow, limit=limit, filter=FeedFilter.of(selector, doc_ids)
+        )
 
     async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
         """POST /{db}/_revs_diff."""
@@ -172,9 +188,20 @@ class CouchPeer:
         """
         return await self._reader.fetch(wanted)
 
-    async def store(self, revisions: Sequence[Revision]) -> Sequence[WriteResult]:
-        """POST /{db}/_bulk_docs with `new_edits: false`."""
-        return await self._writer.store(revisions)
+    def attachment(self, revision: Revision, attachment: Attachment) -> AsyncGenerator[bytes, None]:
+        """GET /{db}/{doc}/{attachment}?rev=, streamed."""
+        return read_attachment(self._http, self._db, revision, attachment)
+
+    async def store(
+        self, revisions: Sequence[Revision], contents: Contents | None = None
+    ) -> Sequence[WriteResult]:
+        """POST /{db}/_bulk_docs with `new_edits: false`; PUT /{db}/{doc}?new_edits=false, as
+        multipart/related and streamed, for documents with larger attachments.
+        """
+        if contents is None or not any(revision.attachments for revision in revisions):
+            return await self._writer.store(revisions)
+        writer = AttachmentWriter(self._http, self._db, self._writer, contents)
+        return await writer.store(revisions)
 
     async def get_local(self, id: str) -> dict[str, Any] | None:
         """GET /{db}/_local/{id}."""

@@ -97,7 +97,7 @@ class DocumentReader:
         answer = await self._http.request(
             "POST",
             f"{self._db}/_bulk_get",
-            query={"revs": "true"},
+            query={"revs": "true", "att_encoding_info": "true"},
             body=msgspec.json.encode({"docs": [{"id": id, "rev": rev} for id, rev in asked]}),
             accept=OK | _NO_BULK_GET,
             limit=_limit(asked),
@@ -153,7 +153,7 @@ class DocumentReader:
             answer = await self._http.request(
                 "GET",
                 f"{self._db}/{document_path(id)}",
-                query={"open_revs": query, "revs": "true"},
+                query={"open_revs": query, "revs": "true", "att_encoding_info": "true"},
                 accept=OK | {404, 414},
                 limit=limit,
             )

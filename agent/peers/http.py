@@ -16,14 +16,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from agent.errors import AuthError, ConfigError, ConnectError, NotCouchDBError, TooLargeError
+from agent.errors import (
+    AuthError,
+    ConfigError,
+    ConnectError,
+    NotCouchDBError,
+    NotFoundError,
+    TooLargeError,
+)
 from agent.peers.http_errors import connection_failures, error_body, not_couchdb, one_line, refusal
 from agent.peers.urls import AuthMode, Credentials, DatabaseUrl
 
@@ -81,6 +88,18 @@ class Answer:
             ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class StreamedBody:
+    """A request's body that is made as it is sent: `pieces` are `length` bytes together.
+
+    `pieces` is called again when the request has to be repeated.
+    """
+
+    content_type: str
+    length: int
+    pieces: Callable[[], AsyncIterator[bytes]]
+
+
 class HttpClient:
     """HTTP to the server of one database, opened with the first request.
 
@@ -96,13 +115,17 @@ class HttpClient:
         auth: AuthMode,
         ca_file: str | Path | None,
         timeout: float,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
+        """`headers` go with every request."""
         self.url = url
         self.where = str(url)
         self.timeout = timeout
         self._credentials = credentials
         self._auth = auth
         self._ca_file = ca_file
+        self._headers = {"Accept": "application/json", "User-Agent": "edge-sync-agent"}
+        self._headers.update(headers or {})
         self._basic = auth == "basic"
         self._cookie: str | None = None
         self._cookie_until = 0.0
@@ -123,7 +146,7 @@ class HttpClient:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        body: bytes | StreamedBody | None = None,
         accept: Collection[int] = OK,
         limit: int = ANSWER_LIMIT,
         silence: float | None = None,
@@ -132,9 +155,10 @@ class HttpClient:
         """Send a request and read the whole answer.
 
         `path` starts with a slash and is percent-encoded; it is relative to `url.server`. `body`
-        is JSON. Raises the matching error for a status that is not in `accept`, and TooLargeError
-        when the answer exceeds `limit` bytes. `silence` (seconds) stands in for `timeout`.
-        `unbuffered` asks for an answer that is sent as it is made, that is, not compressed.
+        is JSON if it is bytes. Raises the matching error for a status that is not in `accept`, and
+        TooLargeError when the answer exceeds `limit` bytes. `silence` (seconds) stands in for
+        `timeout`. `unbuffered` asks for an answer that is sent as it is made, that is, not
+        compressed.
         """
         with connection_failures(self.where):
             response = await self._send(
@@ -153,18 +177,21 @@ class HttpClient:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, *, query: Mapping[str, str], silence: float
+        self, path: str, *, query: Mapping[str, str], silence: float, body: bytes | None = None
     ) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
-        """GET an answer without an end. Gives a function that waits for the next bytes.
+        """GET an answer without an end, or POST for one if there is a `body`, which is JSON.
+
+        Gives a function that waits for the next bytes.
 
         It returns b"" at the end and raises ConnectError after `silence` seconds without a byte.
         """
+        method = "GET" if body is None else "POST"
         with connection_failures(self.where):
-            response = await self._send("GET", path, query, None, silence, unbuffered=True)
+            response = await self._send(method, path, query, body, silence, unbuffered=True)
         async with response:
             if response.status not in OK:
                 with connection_failures(self.where):
-                    raise await self._refusal("GET", path, response)
+                    raise await self._refusal(method, path, response)
 
             async def read() -> bytes:
                 with connection_failures(self.where):
@@ -175,26 +202,70 @@ class HttpClient:
             finally:
                 response.close()
 
+    @asynccontextmanager
+    async def download(
+        self, path: str, *, query: Mapping[str, str], encoding: str | None
+    ) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
+        """GET something large. Gives a function that waits for the next bytes, b"" at the end.
+
+        `encoding` is that in which it is to come, None for none. Raises NotFoundError for 404.
+        """
+        extra = {"Accept-Encoding": encoding or "identity"}
+        with connection_failures(self.where):
+            response = await self._send(
+                "GET", path, query, None, self.timeout, extra=extra, decompress=encoding is None
+            )
+        async with response:
+            with connection_failures(self.where):
+                if response.status == 404:
+                    raise NotFoundError(f"{self.where}: GET {path}: not found")
+                if response.status not in OK:
+                    raise await self._refusal("GET", path, response)
+            if encoding is not None and response.headers.get("Content-Encoding") != encoding:
+                raise NotCouchDBError(
+                    f"{self.where} did not send {path} as {encoding}, as it is stored; check what "
+                    "stands between here and the server",
+                    status=response.status,
+                )
+
+            async def read() -> bytes:
+                with connection_failures(self.where):
+                    return await response.content.readany()
+
+            try:
+                yield read
+            finally:
+                if not response.content.at_eof():
+                    response.close()
+
     async def _send(
         self,
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: bytes | None,
+        body: bytes | StreamedBody | None,
         silence: float,
         *,
-        unbuffered: bool,
+        unbuffered: bool = False,
+        extra: Mapping[str, str] | None = None,
+        decompress: bool = True,
     ) -> aiohttp.ClientResponse:
-        # Servers and proxies collect what they compress: heartbeats would be held back.
-        extra = {"Accept-Encoding": "identity"} if unbuffered else {}
+        extra = dict(extra or {})
+        if unbuffered:
+            # Servers and proxies collect what they compress: heartbeats would be held back.
+            extra["Accept-Encoding"] = "identity"
         cookie, headers = await self._authorization()
-        response = await self._exchange(method, path, query, body, silence, headers | extra)
+        response = await self._exchange(
+            method, path, query, body, silence, headers | extra, decompress=decompress
+        )
         if response.status == 401 and cookie is not None:
             response.release()
             if cookie == self._cookie:
                 self._cookie = None  # it has expired before its time: a new secret, a restart
             cookie, headers = await self._authorization()
-            response = await self._exchange(method, path, query, body, silence, headers | extra)
+            response = await self._exchange(
+                method, path, query, body, silence, headers | extra, decompress=decompress
+            )
         if self._credentials is not None and not self._basic:
             self._keep_cookie(response)
         return response
@@ -204,26 +275,40 @@ class HttpClient:
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: bytes | None,
+        body: bytes | StreamedBody | None,
         silence: float,
         headers: dict[str, str],
+        *,
+        decompress: bool = True,
     ) -> aiohttp.ClientResponse:
         session = await self._open()
         text = self.url.server + path
         if query:
             text += "?" + urlencode(query, quote_via=quote)
-        if body is not None or method == "POST":
+        size = 0
+        if isinstance(body, StreamedBody):
+            size = body.length
+            sent = {"Content-Type": body.content_type, "Content-Length": str(size)}
+            headers = {**sent, **headers}
+        elif body is not None or method == "POST":
+            size = len(body or b"")
             headers = {"Content-Type": "application/json", **headers}
         # aiohttp's read time-out begins when the body is sent, so sending needs one of its own.
-        deadline = _CONNECT_SECONDS + silence + len(body or b"") / _SLOWEST_UPLOAD
+        deadline = _CONNECT_SECONDS + silence + size / _SLOWEST_UPLOAD
+
+        def data() -> Any:
+            if isinstance(body, StreamedBody):
+                return body.pieces()
+            return None if body is None else io.BytesIO(body)  # sent in pieces
 
         async def attempt() -> aiohttp.ClientResponse:
             async with asyncio.timeout(deadline):
                 return await session.request(
                     method,
                     URL(text, encoded=True),
-                    data=None if body is None else io.BytesIO(body),  # sent in pieces
+                    data=data(),
                     headers=headers,
+                    auto_decompress=decompress,
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(
                         total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence
@@ -248,7 +333,7 @@ class HttpClient:
                         limit=_CONNECTIONS, ssl=context, socket_factory=self._socket
                     ),
                     cookie_jar=aiohttp.DummyCookieJar(),
-                    headers={"Accept": "application/json", "User-Agent": "edge-sync-agent"},
+                    headers=self._headers,
                 )
             return self._session
 

@@ -8,12 +8,20 @@ from typing import Any
 import msgspec
 
 from agent import __version__
+from agent.documents.attachment import Attachment
 from agent.documents.revision import Revision
+from agent.documents.selector import Selector, SelectorError, parse_selector
 from agent.errors import PermanentError
-from agent.peers.peer import Change, ChangeBatch, PeerInfo, Seq, WriteResult
+from agent.peers.arrivals import store_with_attachments
+from agent.peers.peer import Change, ChangeBatch, Contents, PeerInfo, Seq, WriteResult
+from agent.store.databases import Databases
+from agent.store.selecting import matching_leaves
 from agent.store.store import Store
 
 _json = msgspec.json.Encoder()
+
+_PAGE_WITH_BODIES = 100
+"""Documents that are in memory at once while a selector looks at them."""
 
 
 class LocalPeer:
@@ -37,16 +45,32 @@ class LocalPeer:
         """A store that is open exists."""
 
     async def changes(
-        self, since: Seq, *, follow: bool, limit: int
+        self,
+        since: Seq,
+        *,
+        follow: bool,
+        limit: int,
+        selector: Mapping[str, Any] | None = None,
+        doc_ids: Sequence[str] | None = None,
     ) -> AsyncGenerator[ChangeBatch, None]:
         if not isinstance(since, int):
             raise PermanentError(f"{self.label}: {since!r} is no sequence of this store")
+        ids = None if doc_ids is None else frozenset(doc_ids)
+        wanted = None if selector is None else self._parsed(selector)
+        if wanted is not None:
+            limit = min(limit, _PAGE_WITH_BODIES)
         while True:
-            page = await self._store.changes(since, limit=limit, bodies=False)
+            page = await self._store.changes(since, limit=limit, bodies=wanted is not None)
             since = page.last_seq
+            documents = [doc for doc in page.documents if ids is None or doc.id in ids]
+            if wanted is None:
+                leaves = [doc.leaves() for doc in documents]
+            else:
+                leaves = await matching_leaves(self._store, documents, wanted)
             changes = tuple(
-                Change(doc.seq, doc.id, tuple(map(str, doc.leaves())), doc.deleted)
-                for doc in page.documents
+                Change(doc.seq, doc.id, tuple(map(str, revs)), doc.deleted)
+                for doc, revs in zip(documents, leaves, strict=True)
+                if revs
             )
             yield ChangeBatch(changes, last_seq=since, pending=page.pending)
             if page.pending == 0:
@@ -55,6 +79,12 @@ class LocalPeer:
                 await self._store.wait(since)
                 if self._store.closed:
                     return
+
+    def _parsed(self, selector: Mapping[str, Any]) -> Selector:
+        try:
+            return parse_selector(selector)
+        except SelectorError as error:
+            raise PermanentError(f"{self.label}: the selector is refused ({error})") from None
 
     async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
         return await self._store.missing(revs)
@@ -65,7 +95,14 @@ class LocalPeer:
         found = await self._store.revisions(wanted)
         return [revision for revs in found for _, revision in revs if revision is not None]
 
-    async def store(self, revisions: Sequence[Revision]) -> Sequence[WriteResult]:
+    def attachment(self, revision: Revision, attachment: Attachment) -> AsyncGenerator[bytes, None]:
+        return self._store.content(attachment.content)
+
+    async def store(
+        self, revisions: Sequence[Revision], contents: Contents | None = None
+    ) -> Sequence[WriteResult]:
+        if any(revision.attachments for revision in revisions):
+            return await store_with_attachments(self._store, revisions, contents)
         await self._store.graft(revisions)
         return [WriteResult(revision.id, str(revision.rev)) for revision in revisions]
 
@@ -85,3 +122,26 @@ class LocalPeer:
 
     async def close(self) -> None:
         """The store belongs to whoever opened it."""
+
+
+class DatabasePeer(LocalPeer):
+    """Replicates with a database of this process by its name.
+
+    It may be deleted and made again meanwhile: `info`, with which every replication begins, opens
+    what has the name then. Nothing else may be called before.
+    """
+
+    def __init__(self, databases: Databases, name: str) -> None:
+        self._databases = databases
+        self.identity = ""
+        """Empty until the store was opened."""
+        self.label = name
+
+    async def info(self) -> PeerInfo:
+        """Raises NotFoundError; DocumentError for a name that no database can have."""
+        self._store = await self._databases.get(self.label)
+        self.identity = f"store:{self._store.uuid}"
+        return await super().info()
+
+    async def create(self) -> None:
+        await self._databases.ensure(self.label)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from agent.documents.attachment import Attachment
 from agent.documents.revision import Revision
 
 Seq: TypeAlias = Any
@@ -61,6 +62,10 @@ class WriteResult:
     reason: str | None = None
 
 
+Contents: TypeAlias = Callable[[Revision, Attachment], AsyncGenerator[bytes, None]]
+"""Where the contents of attachments come from; see `Peer.attachment`."""
+
+
 class Peer(Protocol):
     """A database that can be replicated with. All calls are idempotent.
 
@@ -81,12 +86,24 @@ class Peer(Protocol):
     async def create(self) -> None:
         """Create the database; no error when it exists."""
 
-    def changes(self, since: Seq, *, follow: bool, limit: int) -> AsyncGenerator[ChangeBatch, None]:
+    def changes(
+        self,
+        since: Seq,
+        *,
+        follow: bool,
+        limit: int,
+        selector: Mapping[str, Any] | None = None,
+        doc_ids: Sequence[str] | None = None,
+    ) -> AsyncGenerator[ChangeBatch, None]:
         """Changes after `since` in batches of at most `limit`, oldest first.
 
         Ends after the present last change; with `follow` it goes on as changes are made. The
         batch that reaches the present end says so by `pending == 0`; it may be empty.
         Closing the generator ends what is under way.
+
+        With a Mango `selector` only leaf revisions that it matches are told, tombstones like all
+        others; with `doc_ids` only these documents. What is left out moves `last_seq` on as well,
+        and counts in `pending` until it has been passed.
         """
 
     async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
@@ -102,8 +119,19 @@ class Peer(Protocol):
         Raises TooLargeError when they exceed what is read at once; ask for fewer then.
         """
 
-    async def store(self, revisions: Sequence[Revision]) -> Sequence[WriteResult]:
+    def attachment(self, revision: Revision, attachment: Attachment) -> AsyncGenerator[bytes, None]:
+        """The content of an attachment of a revision that `fetch` gave, encoded as it says.
+
+        Raises NotFoundError when it is gone. Whoever leaves off before the end closes it.
+        """
+
+    async def store(
+        self, revisions: Sequence[Revision], contents: Contents | None = None
+    ) -> Sequence[WriteResult]:
         """Graft revisions (new_edits=false); returns once they are durable.
+
+        `contents` is asked for the content of attachments, where it is needed: this is the
+        `attachment` of the peer that the revisions are from. None will do without attachments.
 
         One result per revision, in order. Raises TooLargeError when the request is too large;
         send fewer then.

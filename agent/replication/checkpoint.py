@@ -17,6 +17,7 @@ from typing import Any
 
 from agent.errors import ConflictError, TransientError
 from agent.peers.peer import START, Peer, Seq
+from agent.replication.selection import EVERYTHING, Selection
 
 _MOST_SESSIONS = 50
 _LOG_VERSION = 1
@@ -26,9 +27,14 @@ class DatabaseRecreatedError(TransientError):
     """One of the databases is another one than at the start; the next run starts afresh."""
 
 
-def replication_id(source: Peer, target: Peer) -> str:
-    """Names a replication; the same after a restart, and whatever the credentials are."""
-    text = "\n".join(("edge-sync-agent 1", source.identity, target.identity))
+def replication_id(source: Peer, target: Peer, selection: Selection = EVERYTHING) -> str:
+    """Names a replication; the same after a restart, and whatever the credentials are.
+
+    Another selection is another replication: what the earlier one passed over was not carried.
+    """
+    parts = ["edge-sync-agent 1", source.identity, target.identity]
+    key = selection.key()
+    text = "\n".join([*parts, key] if key else parts)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -62,9 +68,10 @@ class Log:
         *,
         source_log: Mapping[str, Any] | None,
         target_log: Mapping[str, Any] | None,
+        selection: Selection = EVERYTHING,
     ) -> None:
         """Use `open`."""
-        self.id = replication_id(source, target)
+        self.id = replication_id(source, target, selection)
         self.start_seq: Seq
         self.last_confirmed: str | None
         self.start_seq, self.last_confirmed = common_sequence(source_log, target_log)
@@ -74,17 +81,23 @@ class Log:
         self._session = secrets.token_hex(16)
         self._written = 0
         self._start_time = _now()
+        self.last: dict[str, Any] | None = None
+        """The log as this session has written it: `session_id`, `source_last_seq`, `history`."""
 
     @classmethod
-    async def open(cls, source: Peer, target: Peer) -> Log:
+    async def open(cls, source: Peer, target: Peer, selection: Selection = EVERYTHING) -> Log:
         """Read the logs and find out where to go on from: `start_seq`.
 
         `last_confirmed` is the time (RFC 3339) at which the target confirmed up to there.
         """
-        id = replication_id(source, target)
-        source_log = await source.get_local(id)
-        target_log = await target.get_local(id)
-        log = cls(source, target, source_log=source_log, target_log=target_log)
+        id = replication_id(source, target, selection)
+        log = cls(
+            source,
+            target,
+            source_log=await source.get_local(id),
+            target_log=await target.get_local(id),
+            selection=selection,
+        )
         if source.identity == target.identity:
             # A store and its copy: both directions have one log, which says nothing about either.
             log.start_seq, log.last_confirmed = START, None
@@ -95,6 +108,12 @@ class Log:
 
         The target's log goes first: a crash between the two leaves the older common session.
         """
+        log = self.note(seq, counts)
+        for side in (1, 0):
+            self._revs[side] = await self._put(self._peers[side], log, self._revs[side])
+
+    def note(self, seq: Seq, counts: Counts) -> dict[str, Any]:
+        """What `write` writes, kept in `last` only."""
         self._written += 1
         entry = {
             "session_id": self._session,
@@ -110,14 +129,13 @@ class Log:
             "docs_written": counts.docs_written,
             "doc_write_failures": counts.doc_write_failures,
         }
-        log = {
+        self.last = {
             "version": _LOG_VERSION,
             "session_id": self._session,
             "source_last_seq": seq,
             "history": [entry, *self._older][:_MOST_SESSIONS],
         }
-        for side in (1, 0):
-            self._revs[side] = await self._put(self._peers[side], log, self._revs[side])
+        return self.last
 
     async def _put(self, peer: Peer, log: Mapping[str, Any], rev: str | None) -> str:
         try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from typing import NamedTuple
 
 from agent.backoff import Backoff
 from agent.errors import EdgeAgentError, PermanentError, TransientError
@@ -23,6 +25,7 @@ RETRY_CAP = 60.0
 _PERMANENT_BASE = 60.0
 _PERMANENT_CAP = 300.0
 _HURRIED_TRIES = 6
+_KEPT_EVENTS = 20
 
 
 class State(StrEnum):
@@ -38,6 +41,15 @@ class State(StrEnum):
     FAILED = "failed"
     """Somebody has to change something; it is tried again now and then in case they did."""
     STOPPED = "stopped"
+
+
+class Event(NamedTuple):
+    """Something that happened to a job, with CouchDB's word for it: added, started, crashed or
+    stopped. `time` is in seconds since the epoch."""
+
+    time: float
+    type: str
+    reason: str | None = None
 
 
 class Job:
@@ -56,18 +68,24 @@ class Job:
         *,
         patient: bool,
         retry_cap: float = RETRY_CAP,
+        permanent_base: float = _PERMANENT_BASE,
         count_pending: Callable[[object], Awaitable[int]] | None = None,
     ) -> None:
-        """`retry_cap` in seconds. `count_pending` tells the changes after a sequence where the
+        """`retry_cap` and `permanent_base`, the first wait after a permanent error, are in
+        seconds. `count_pending` tells the changes after a sequence where the
         source can be asked without a network."""
         self.name = name
         self.replicator = replicator
         self.last_error: str | None = None
         self.retry_at: float | None = None
         """When it is tried again, in seconds since the epoch."""
+        self.error_count = 0
+        """Failures since it last got through."""
+        self.events = deque([Event(time.time(), "added")], maxlen=_KEPT_EVENTS)
+        """The latest ones, the newest last."""
         self._patient = patient
         self._transient = Backoff(min(RETRY_BASE, retry_cap), retry_cap)
-        self._permanent = Backoff(min(_PERMANENT_BASE, retry_cap), max(retry_cap, _PERMANENT_CAP))
+        self._permanent = Backoff(min(permanent_base, retry_cap), max(retry_cap, _PERMANENT_CAP))
         self._count_pending = count_pending
         self._running = False
         self._ever_connected = False
@@ -108,10 +126,13 @@ class Job:
         try:
             while True:
                 before = self.progress.missing_checked
+                self._note("started")
                 try:
                     await self.replicator.run(self._connected)
                 except EdgeAgentError as error:
                     self._running = False
+                    self.error_count += 1
+                    self._note("crashed", str(error))
                     tries = 0 if self.progress.missing_checked > before else tries + 1
                     if not self._patient and self._gives_up(error, tries):
                         raise
@@ -121,14 +142,19 @@ class Job:
         finally:
             self._running = False
             self._stopped = True
+            self._note("stopped")
             self.retry_at = None
 
     def _connected(self) -> None:
         if self.last_error is not None:
             log.info("%s: connected again", self.name)
         self.last_error = None
+        self.error_count = 0
         self._running = True
         self._ever_connected = True
+
+    def _note(self, type: str, reason: str | None = None) -> None:
+        self.events.append(Event(time.time(), type, reason))
 
     def _gives_up(self, error: EdgeAgentError, tries: int) -> bool:
         if isinstance(error, PermanentError):

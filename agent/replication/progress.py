@@ -23,6 +23,10 @@ class Progress:
     doc_write_failures: int = 0
     confirmed_seq: Seq = START
     """Everything up to here is durable in the target."""
+    source_seq: Seq = START
+    """The newest sequence of the source when the run began."""
+    through_seq: Seq = START
+    """Changes were read up to here."""
     pending: int | None = None
     """Changes that the source has after `confirmed_seq`, where it tells."""
     last_confirmed: float | None = None

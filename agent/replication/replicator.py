@@ -27,11 +27,15 @@ from agent.errors import (
     TooLargeError,
     TransientError,
 )
-from agent.peers.peer import ChangeBatch, Peer, PeerInfo, WriteResult
+from agent.peers.peer import ChangeBatch, Peer, PeerInfo, Seq, WriteResult
 from agent.replication.checkpoint import Counts, DatabaseRecreatedError, Log
 from agent.replication.progress import Progress
+from agent.replication.selection import EVERYTHING, Selection
 
 log = logging.getLogger(__name__)
+
+CHECKPOINT_INTERVAL = 10.0
+"""Seconds."""
 
 _PIECE_BYTES = 2 * 1024 * 1024
 """Aimed at for one fetch. The queues and stages hold four such pieces at most."""
@@ -85,19 +89,33 @@ class Replicator:
         continuous: bool = False,
         create_source: bool = False,
         create_target: bool = False,
+        selection: Selection = EVERYTHING,
+        since_seq: Seq | None = None,
+        use_checkpoints: bool = True,
         batch_size: int = 500,
-        checkpoint_interval: float = 10.0,
+        checkpoint_interval: float = CHECKPOINT_INTERVAL,
         progress: Progress | None = None,
     ) -> None:
-        """`batch_size` in changes, `checkpoint_interval` in seconds."""
+        """`batch_size` in changes, `checkpoint_interval` in seconds.
+
+        `since_seq` stands in for the checkpoint at the start; without `use_checkpoints` none are
+        written.
+        """
         self.source = source
         self.target = target
         self.continuous = continuous
         self.progress = progress or Progress()
+        self.opening: str | None = None
+        """The side that a run is opening or could not open, by its label."""
+        self.checkpoint: Log | None = None
+        """The log of the latest run."""
+        self.selection = selection
+        self._since_seq = since_seq
+        self._use_checkpoints = use_checkpoints
         self._create_source = create_source
         self._create_target = create_target
         self._batch_size = batch_size
-        self._checkpoint_interval = checkpoint_interval
+        self.checkpoint_interval = checkpoint_interval
         self._piece_size = _FIRST_PIECE
         self._log: Log
         self._before: Counts
@@ -112,13 +130,20 @@ class Replicator:
 
         `connected` is called when both sides have answered and the transfer begins.
         """
+        self.opening = self.source.label
         source_info = await _open(self.source, create=self._create_source)
+        self.opening = self.target.label
         target_info = await _open(self.target, create=self._create_target)
+        self.opening = None
         self._before = self.progress.counts()
         self._instances = (source_info.instance_start_time, target_info.instance_start_time)
-        self._log = await Log.open(self.source, self.target)
+        self._log = await Log.open(self.source, self.target, self.selection)
+        self.checkpoint = self._log
+        if self._since_seq is not None:
+            self._log.start_seq = self._since_seq
         self._recorded = self._log.start_seq
-        self._record_due = time.monotonic() + self._checkpoint_interval
+        self.progress.source_seq = source_info.update_seq
+        self._record_due = time.monotonic() + self.checkpoint_interval
         self._in_flight = 0
         self._start_progress()
         log.info("%s -> %s: from %s", self.source.label, self.target.label, self._log.start_seq)
@@ -163,13 +188,18 @@ class Replicator:
 
     async def _read_changes(self, out: asyncio.Queue[ChangeBatch | None]) -> None:
         feed = self.source.changes(
-            self._log.start_seq, follow=self.continuous, limit=self._batch_size
+            self._log.start_seq,
+            follow=self.continuous,
+            limit=self._batch_size,
+            selector=self.selection.selector,
+            doc_ids=self.selection.doc_ids,
         )
         # Closed here, so that a connection is not left to the garbage collector.
         async with contextlib.aclosing(feed) as batches:
             async for batch in batches:
                 self._in_flight += 1
                 self.progress.changes_read += len(batch.changes)
+                self.progress.through_seq = batch.last_seq
                 await out.put(batch)
         await out.put(None)
 
@@ -178,10 +208,13 @@ class Replicator:
         batches: asyncio.Queue[ChangeBatch | None],
         out: asyncio.Queue[tuple[ChangeBatch, _Wanted] | None],
     ) -> None:
+        only_winners = self.selection.winning_revs_only
         while (batch := await batches.get()) is not None:
             revs: dict[str, list[str]] = {}
             for change in batch.changes:
-                revs.setdefault(change.id, []).extend(change.revs)
+                # The winner is the first of the leaves.
+                wanted_revs = change.revs[:1] if only_winners else change.revs
+                revs.setdefault(change.id, []).extend(wanted_revs)
             missing = await self.target.revs_diff(revs) if revs else {}
             self.progress.missing_checked += sum(map(len, revs.values()))
             self.progress.missing_found += sum(map(len, missing.values()))
@@ -242,7 +275,7 @@ class Replicator:
 
     async def _store_piece(self, revisions: Sequence[Revision]) -> None:
         try:
-            results = await self.target.store(revisions)
+            results = await self.target.store(revisions, self.source.attachment)
         except TooLargeError as error:
             if len(revisions) > 1:
                 half = len(revisions) // 2
@@ -298,10 +331,14 @@ class Replicator:
         """Write the checkpoint, if there is anything new to record."""
         async with self._recording:
             seq = self.progress.confirmed_seq
-            self._record_due = time.monotonic() + self._checkpoint_interval
+            self._record_due = time.monotonic() + self.checkpoint_interval
             if seq != self._recorded:
                 await self._check_instances()
-                await self._log.write(seq, self.progress.counts().since(self._before))
+                counts = self.progress.counts().since(self._before)
+                if self._use_checkpoints:
+                    await self._log.write(seq, counts)
+                else:
+                    self._log.note(seq, counts)
                 self._recorded = seq
 
     async def _check_instances(self) -> None:

@@ -13,6 +13,7 @@ from agent.errors import (
     ConflictError,
     DocumentError,
     EdgeAgentError,
+    MissingStubError,
     NotFoundError,
     RequestError,
     StoreBusyError,
@@ -59,6 +60,10 @@ def not_modified(etag: str) -> web.Response:
     return web.Response(status=304, headers={**_HEADERS, "ETag": etag})
 
 
+BASIC_HEADERS = {name: value for name, value in _HEADERS.items() if name != "Content-Type"}
+"""For answers that are not JSON."""
+
+
 class Stream:
     """An answer of any length, of which only a piece is in memory.
 
@@ -87,6 +92,22 @@ class Stream:
         body = self._take()
         if body and self._request.method != "HEAD":
             await self._response.write(body)
+
+    async def write_bytes(self, data: bytes) -> None:
+        """Send bytes as they are, after what was written before."""
+        await self.flush()
+        if self._response is not None and self._request.method != "HEAD":
+            await self._response.write(data)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client has got the status already."""
+        return self._response is not None
+
+    def abort(self) -> None:
+        """Cut the connection: the client must not take what it has for the whole answer."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
 
     async def finish(self) -> web.StreamResponse:
         """Send the rest; the handler returns the result."""
@@ -124,6 +145,8 @@ def _describe(error: EdgeAgentError) -> tuple[int, str, str]:
             return 404, "not_found", error.reason
         case ConflictError():
             return 409, "conflict", "Document update conflict."
+        case MissingStubError():
+            return 412, "missing_stub", reason
         case StoreExistsError():
             return 412, "file_exists", reason
         case StoreHeldError():

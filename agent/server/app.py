@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TypeAlias, TypeVar
 from urllib.parse import unquote
 
@@ -21,14 +22,36 @@ from agent.errors import (
     StoreWriteError,
     TooLargeError,
 )
-from agent.server import all_docs, bulk, changes, databases, documents, local, server
+from agent.server import (
+    all_docs,
+    attachments,
+    bulk,
+    changes,
+    copying,
+    databases,
+    design,
+    documents,
+    find,
+    indexes,
+    local,
+    replication,
+    security,
+    server,
+    session,
+)
+from agent.server.access import Access, needed
 from agent.server.answers import error_answer
+from agent.server.attachments import AttachmentCall
 from agent.server.call import Call, DatabaseCall, DocumentCall, Service, Status
+from agent.server.replication import Replications
 from agent.store.databases import Databases
 from agent.store.store import Store
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of a request's body, after decompression, that are accepted unless said otherwise."""
+
+MAX_ATTACHMENT = 1024**3
+"""Bytes of an attachment, as it is sent, that are accepted unless said otherwise; CouchDB's own."""
 
 _CallT = TypeVar("_CallT", bound=Call)
 _Methods: TypeAlias = Mapping[str, Callable[[_CallT], Awaitable[web.StreamResponse]]]
@@ -36,8 +59,11 @@ _Methods: TypeAlias = Mapping[str, Callable[[_CallT], Awaitable[web.StreamRespon
 # HEAD is wherever GET is.
 _SERVER: Mapping[str, _Methods[Call]] = {
     "": {"GET": server.welcome},
-    "_all_dbs": {"GET": server.all_dbs},
-    "_session": {"GET": server.session, "POST": server.login},
+    "_active_tasks": {"GET": replication.active_tasks},
+    "_all_dbs": {"GET": databases.all_dbs},
+    "_dbs_info": {"GET": databases.dbs_info, "POST": databases.dbs_info_of},
+    "_replicate": {"POST": replication.replicate},
+    "_session": {"GET": session.get, "POST": session.login, "DELETE": session.logout},
     "_status": {"GET": server.status},
     "_up": {"GET": server.up},
     "_uuids": {"GET": server.uuids},
@@ -48,14 +74,39 @@ _DATABASE: Mapping[str, _Methods[DatabaseCall]] = {
     "_bulk_docs": {"POST": bulk.bulk_docs},
     "_bulk_get": {"POST": bulk.bulk_get},
     "_changes": {"GET": changes.changes, "POST": changes.changes},
+    "_compact": {"POST": databases.compact},
+    "_design_docs": {"GET": all_docs.design_docs, "POST": all_docs.design_docs},
     "_ensure_full_commit": {"POST": databases.ensure_full_commit},
+    "_explain": {"POST": find.explain},
+    "_find": {"POST": find.find},
+    "_index": {"GET": indexes.get, "POST": indexes.post},
+    "_local_docs": {"GET": all_docs.local_docs, "POST": all_docs.local_docs},
     "_missing_revs": {"POST": bulk.missing_revs},
+    "_purge": {"POST": databases.purge},
+    "_purged_infos_limit": {
+        "GET": databases.purged_infos_limit,
+        "PUT": databases.set_purged_infos_limit,
+    },
     "_revs_diff": {"POST": bulk.revs_diff},
+    "_revs_limit": {"GET": databases.revs_limit, "PUT": databases.set_revs_limit},
+    "_security": {"GET": security.get, "PUT": security.put},
+    "_view_cleanup": {"POST": databases.view_cleanup},
+}
+_QUERIES: Mapping[str, _Methods[DatabaseCall]] = {
+    "_all_docs": {"POST": all_docs.all_docs_queries},
+    "_design_docs": {"POST": all_docs.design_docs_queries},
+    "_local_docs": {"POST": all_docs.local_docs_queries},
 }
 _DOCUMENT: _Methods[DocumentCall] = {
     "GET": documents.get,
     "PUT": documents.put,
     "DELETE": documents.delete,
+    "COPY": copying.copy,
+}
+_ATTACHMENT: _Methods[AttachmentCall] = {
+    "GET": attachments.get,
+    "PUT": attachments.put,
+    "DELETE": attachments.delete,
 }
 _LOCAL: _Methods[DocumentCall] = {"GET": local.get, "PUT": local.put, "DELETE": local.delete}
 
@@ -63,17 +114,24 @@ _LOCAL: _Methods[DocumentCall] = {"GET": local.get, "PUT": local.put, "DELETE": 
 def make_app(
     databases: Databases,
     *,
+    access: Access | None = None,
     status: Status | None = None,
+    replications: Replications | None = None,
     uuid: str | None = None,
     max_body: int = MAX_BODY,
+    max_attachment: int = MAX_ATTACHMENT,
 ) -> web.Application:
     """CouchDB's HTTP API over `databases`, which the caller closes after the application.
 
-    `status` answers `GET /_status`, the agent's own account of itself. `uuid` names the server in
+    `access` says who may do what; without it everybody is an administrator.
+    `status` answers `GET /_status`, the agent's own account of itself; `replications` does what
+    `_replicate` asks for. `uuid` names the server in
     `GET /`; clients that see one use it, not the URL, to recognise their checkpoints, so it must
-    stay the same across restarts. `max_body` is in bytes.
+    stay the same across restarts. `max_body` and `max_attachment` are in bytes.
     """
-    service = Service(databases, status, uuid, asyncio.Event())
+    service = Service(
+        databases, status, uuid, asyncio.Event(), access or Access(), max_attachment, replications
+    )
     app = web.Application(client_max_size=max_body, middlewares=[_errors])
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -81,8 +139,10 @@ def make_app(
 
     async def close(_: web.Application) -> None:
         service.closing.set()
+        databases.wake()
 
     app.router.add_route("*", r"/{path:[\s\S]*}", handle)
+    app.on_response_prepare.append(service.access.finish)
     app.on_shutdown.append(close)
     return app
 
@@ -108,14 +168,26 @@ async def _errors(
 
 
 async def _dispatch(call: Call) -> web.StreamResponse:
+    access = call.service.access
+    preflight = access.preflight(call.request)
+    if preflight is not None:
+        return preflight
     segments = _segments(call.request.rel_url.raw_path)
+    need = needed(call.request.method, segments)
+    user = await access.admit(call.request)
+    access.require_server(need, user)
     if not segments or (len(segments) == 1 and segments[0] in _SERVER):
         return await _run(_SERVER[segments[0] if segments else ""], call)
+    if segments[0] == "_scheduler":
+        return await _run({"GET": partial(replication.scheduler, path=segments[1:])}, call)
     name, rest = segments[0], segments[1:]
     if not rest and call.request.method in ("PUT", "DELETE"):
         handler = databases.create if call.request.method == "PUT" else databases.delete
         return await handler(call, name)
+    if name == replication.DATABASE and call.request.method in ("POST", "PUT"):
+        await call.service.databases.ensure(name)  # as if it had always been there
     store = await _open(call.service.databases, name)
+    access.require_database(need, user, store)
     try:
         return await _dispatch_in(DatabaseCall(call.service, call.request, name, store), rest)
     except (StoreError, StoreWriteError):
@@ -130,8 +202,19 @@ async def _dispatch_in(call: DatabaseCall, rest: list[str]) -> web.StreamRespons
         return await _run(_DATABASE[""], call, more="DELETE,PUT")
     if len(rest) == 1 and rest[0] in _DATABASE:
         return await _run(_DATABASE[rest[0]], call)
+    if len(rest) == 2 and rest[1] == "queries" and rest[0] in _QUERIES:
+        return await _run(_QUERIES[rest[0]], call)
+    if len(rest) == 2 and rest[0] == "_compact":
+        compact: _Methods[DatabaseCall] = {"POST": partial(databases.compact_views, design=rest[1])}
+        return await _run(compact, call)
+    if rest[0] == "_index":
+        return await _run(_index_methods(rest[1:]), call)
+    if rest[0] == "_temp_view":
+        raise design.temporary_view()
     if rest[0] in ("_design", "_local") and len(rest) > 1:
         rest = [f"{rest[0]}/{rest[1]}", *rest[2:]]
+    if len(rest) > 1 and rest[0].startswith("_design/") and rest[1] in design.HANDLERS:
+        raise await design.refusal(call, rest[0], *rest[1:3])
     document = DocumentCall(call.service, call.request, call.name, call.store, rest[0])
     if rest[0] == "_local" or rest[0].startswith("_local/"):
         if rest[0] in ("_local", "_local/"):
@@ -140,8 +223,23 @@ async def _dispatch_in(call: DatabaseCall, rest: list[str]) -> web.StreamRespons
             raise RequestError(400, "bad_request", "_local documents do not accept attachments.")
         return await _run(_LOCAL, document)
     if len(rest) > 1:
-        raise _attachment_refusal(call.request.method)
+        attachment = AttachmentCall(
+            call.service, call.request, call.name, call.store, rest[0], "/".join(rest[1:])
+        )
+        return await _run(_ATTACHMENT, attachment)
     return await _run(_DOCUMENT, document)
+
+
+def _index_methods(rest: list[str]) -> _Methods[DatabaseCall]:
+    """What paths below `_index` have: `_bulk_delete`, and single indexes. Raises NotFoundError."""
+    if rest == ["_bulk_delete"]:
+        return {"POST": indexes.bulk_delete}
+    if len(rest) == 4 and rest[0] == "_design":
+        rest = rest[1:]
+    if len(rest) != 3:
+        raise NotFoundError("no such path")
+    ddoc, kind, name = rest
+    return {"DELETE": partial(indexes.delete, ddoc=ddoc, kind=kind, name=name)}
 
 
 async def _run(methods: _Methods[_CallT], call: _CallT, *, more: str = "") -> web.StreamResponse:
@@ -165,12 +263,6 @@ async def _open(databases: Databases, name: str) -> Store:
 
 def _no_database(name: str) -> NotFoundError:
     return NotFoundError(f"{name}: no such database", reason="Database does not exist.")
-
-
-def _attachment_refusal(method: str) -> EdgeAgentError:
-    if method in ("GET", "HEAD", "DELETE"):
-        return NotFoundError("no attachments", reason="Document is missing attachment")
-    return RequestError(501, "not_implemented", "Attachments are not supported yet")
 
 
 def _segments(raw_path: str) -> list[str]:

@@ -6,27 +6,41 @@ Source: CouchDB documentation, "API Reference > Databases > /{db}/_bulk_get, /{d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from agent.documents.revision import Rev, Revision
-from agent.documents.wire import AttachmentsError, checked_id, revision_from_doc
-from agent.errors import ConflictError, RequestError
+from agent.documents.wire import checked_id
+from agent.errors import ConflictError, RequestError, TooLargeError
 from agent.server import local
+from agent.server.access import write_refusal
 from agent.server.answers import Stream, answer, json_text
+from agent.server.attached import Show, write_document
 from agent.server.call import DatabaseCall, decode, parse_rev
 from agent.server.documents import latest
-from agent.server.edits import JsonObject, as_request_error, edit_from_doc, new_id, parsed
-from agent.server.render import rendered
-from agent.store.reader import StoredDocument
+from agent.server.edits import (
+    JsonObject,
+    as_request_error,
+    edit_from_doc,
+    new_id,
+    parsed,
+    revision_of_doc,
+)
+from agent.store.reader import MissingRevs, StoredDocument
 from agent.store.store import Store
 from agent.store.transaction import Edit
 
+_T = TypeVar("_T")
+
 _GET_AT_ONCE = 200
-"""Entries of a _bulk_get that are read together: bounds the memory."""
+"""Entries of a _bulk_get that are read together, or fewer where they are large."""
+
+_PARSED_AT_ONCE = 128 * 1024
+"""Bytes of documents that are parsed in the event loop; more take longer than sensors can wait."""
 
 _NOT_IN_BULK_GET = ("open_revs", "new_edits", "w", "rev", "atts_since")
 
@@ -35,8 +49,8 @@ async def bulk_docs(call: DatabaseCall) -> web.Response:
     """POST /{db}/_bulk_docs: `{"docs": [...], "new_edits": true}`.
 
     Answers 201 with an entry for each document, or with new_edits=false only for each that was not
-    stored. A document that is malformed makes the whole request 400, and nothing is stored; one
-    with attachments only fails itself.
+    stored. A document that is malformed makes the whole request 400, and nothing is stored, as does
+    a stub that stands for nothing (412).
     """
     call.require_json()
     members = await call.json(dict[str, msgspec.Raw])
@@ -45,27 +59,61 @@ async def bulk_docs(call: DatabaseCall) -> web.Response:
     docs = _as(members["docs"], list[msgspec.Raw], "`docs` parameter must be an array.")
     new_edits = members.get("new_edits", b"true")
     if not _as(new_edits, bool, "`new_edits` parameter must be a boolean."):
-        return answer(await _graft(call.store, docs), status=201)
-    return answer(await _edit(call.store, docs), status=201)
+        return answer(await _graft(call, docs), status=201)
+    return answer(await _edit(call, docs), status=201)
 
 
-async def _graft(store: Store, docs: Sequence[msgspec.Raw]) -> list[JsonObject]:
+async def _graft(call: DatabaseCall, docs: Sequence[msgspec.Raw]) -> list[JsonObject]:
+    revisions, refused = await _off_loop(_revisions, call, docs)
+    if revisions:
+        await call.store.graft(revisions)
+    return refused
+
+
+async def _off_loop(
+    parse: Callable[[DatabaseCall, Sequence[msgspec.Raw]], _T],
+    call: DatabaseCall,
+    docs: Sequence[msgspec.Raw],
+) -> _T:
+    """`parse(call, docs)`, in a thread where it takes long: sensors and feeds must go on."""
+    if sum(len(memoryview(text)) for text in docs) <= _PARSED_AT_ONCE:
+        return parse(call, docs)
+    return await asyncio.to_thread(parse, call, docs)
+
+
+def _revisions(
+    call: DatabaseCall, docs: Sequence[msgspec.Raw]
+) -> tuple[list[Revision], list[JsonObject]]:
     revisions = []
-    failed = []
+    refused = []
     for text in docs:
         doc = _document(text)
+        refusal = write_refusal(call.request, call.store, doc.get("_id"))
+        if refusal is not None:
+            refused.append(_refused(refusal, id=doc["_id"], rev=doc.get("_rev")))
+            continue
         try:
-            revisions.append(revision_from_doc(doc))
-        except AttachmentsError as error:
-            failed.append(_failure(error, id=doc.get("_id"), rev=doc.get("_rev")))
+            revisions.append(revision_of_doc(doc))
         except ValueError as error:
             raise as_request_error(error) from None
-    if revisions:
-        await store.graft(revisions)
-    return failed
+    return revisions, refused
 
 
-async def _edit(store: Store, docs: Sequence[msgspec.Raw]) -> list[JsonObject]:
+async def _edit(call: DatabaseCall, docs: Sequence[msgspec.Raw]) -> list[JsonObject]:
+    results, edits, locals = await _off_loop(_edits, call, docs)
+    if edits:
+        written = await call.store.edit([edit for _, edit in edits])
+        for (place, edit), rev in zip(edits, written, strict=True):
+            results[place] = _result(edit.id, None if rev is None else str(rev))
+    for place, doc in locals:
+        results[place] = await _edit_local(call.store, doc)
+    return results
+
+
+def _edits(
+    call: DatabaseCall, docs: Sequence[msgspec.Raw]
+) -> tuple[list[JsonObject], list[tuple[int, Edit]], list[tuple[int, JsonObject]]]:
+    """The results known already, and by their places the edits, of `_local` documents apart."""
     results: list[JsonObject] = []
     edits: list[tuple[int, Edit]] = []
     locals: list[tuple[int, JsonObject]] = []
@@ -76,23 +124,19 @@ async def _edit(store: Store, docs: Sequence[msgspec.Raw]) -> list[JsonObject]:
             id = new_id()
         place = len(results)
         results.append({"id": id})
+        refusal = write_refusal(call.request, call.store, id)
+        if refusal is not None:
+            results[place] = _refused(refusal, id=id)
+            continue
         if isinstance(id, str) and id.startswith(local.PREFIX):
             locals.append((place, doc))
             continue
         parent = None if doc.get("_rev") is None else parse_rev(doc["_rev"])
         try:
             edits.append((place, edit_from_doc(doc, id, parent)))
-        except AttachmentsError as error:
-            results[place] = _failure(error, id=id)
         except ValueError as error:
             raise as_request_error(error) from None
-    if edits:
-        written = await store.edit([edit for _, edit in edits])
-        for (place, edit), rev in zip(edits, written, strict=True):
-            results[place] = _result(edit.id, None if rev is None else str(rev))
-    for place, doc in locals:
-        results[place] = await _edit_local(store, doc)
-    return results
+    return results, edits, locals
 
 
 async def _edit_local(store: Store, doc: JsonObject) -> JsonObject:
@@ -109,8 +153,8 @@ def _result(id: str, rev: str | None) -> JsonObject:
     return {"ok": True, "id": id, "rev": rev}
 
 
-def _failure(error: AttachmentsError, **members: Any) -> JsonObject:
-    return {**members, "error": error.error, "reason": str(error)}
+def _refused(refusal: RequestError, **members: Any) -> JsonObject:
+    return {**members, "error": refusal.error, "reason": str(refusal)}
 
 
 def _document(text: msgspec.Raw) -> JsonObject:
@@ -128,23 +172,31 @@ def _as(text: msgspec.Raw | bytes, kind: Any, reason: str) -> Any:
 
 
 async def revs_diff(call: DatabaseCall) -> web.Response:
-    """POST /{db}/_revs_diff: `{id: [rev, ...]}` to `{id: {"missing": [rev, ...]}}`."""
-    missing = await _missing(call)
-    return answer({id: {"missing": revs} for id, revs in missing.items()})
+    """POST /{db}/_revs_diff: `{id: [rev, ...]}` to `{id: {"missing": [rev, ...]}}`.
+
+    `possible_ancestors` are leaves that are here, where any is older than what is missing.
+    """
+    answers: dict[str, dict[str, list[str]]] = {}
+    for id, missing in (await _missing(call)).items():
+        answers[id] = {"missing": missing.revs}
+        if missing.possible_ancestors:
+            answers[id]["possible_ancestors"] = list(map(str, missing.possible_ancestors))
+    return answer(answers)
 
 
 async def missing_revs(call: DatabaseCall) -> web.Response:
     """POST /{db}/_missing_revs: `{id: [rev, ...]}` to `{"missing_revs": {id: [rev, ...]}}`."""
-    return answer({"missing_revs": await _missing(call)})
+    found = await _missing(call)
+    return answer({"missing_revs": {id: missing.revs for id, missing in found.items()}})
 
 
-async def _missing(call: DatabaseCall) -> Mapping[str, Sequence[str]]:
+async def _missing(call: DatabaseCall) -> Mapping[str, MissingRevs]:
     call.require_json()
     asked = await call.json(dict[str, list[str]])
     for revs in asked.values():
         for rev in revs:
             parse_rev(rev)
-    return await call.store.missing(asked)
+    return await call.store.revs_diff(asked)
 
 
 async def bulk_get(call: DatabaseCall) -> web.StreamResponse:
@@ -164,13 +216,15 @@ async def bulk_get(call: DatabaseCall) -> web.StreamResponse:
     if not isinstance(asked, list):
         raise RequestError(400, "bad_request", "`docs` parameter must be an array.")
     with_revisions, newest = call.flag("revs"), call.flag("latest")
+    show = Show.asked(call)
     stream = Stream(call.request)
     separator = '{"results":['
     for start in range(0, len(asked), _GET_AT_ONCE):
-        entries = [_Entry(item) for item in asked[start : start + _GET_AT_ONCE]]
-        await _look_up(call.store, entries, newest=newest)
-        for entry in entries:
-            await stream.write(separator + entry.text(revisions=with_revisions))
+        async for entry in _looked_up(
+            call.store, asked[start : start + _GET_AT_ONCE], newest=newest
+        ):
+            await stream.write(separator)
+            await entry.write(stream, call.store, show, revisions=with_revisions)
             separator = ","
     await stream.write("]}\n" if asked else '{"results":[]}\n')
     return await stream.finish()
@@ -218,26 +272,49 @@ class _Entry:
             self.found[winner] = document.revision()
         return [rev for rev in self.revs if rev != winner]
 
-    def text(self, *, revisions: bool) -> str:
+    async def write(self, stream: Stream, store: Store, show: Show, *, revisions: bool) -> None:
         id = json_text(self.id)
         if self.error is not None:
-            return f'{{"id":{id},"docs":[{{"error":{json_text(self.error)}}}]}}'
-        docs = []
+            await stream.write(f'{{"id":{id},"docs":[{{"error":{json_text(self.error)}}}]}}')
+            return
+        separator = f'{{"id":{id},"docs":['
         for rev in self.revs or ["undefined"]:
             revision = self.found.get(rev)
             if revision is None:
-                docs.append(
-                    f'{{"error":{{"id":{id},"rev":{json_text(rev)},'
+                await stream.write(
+                    f'{separator}{{"error":{{"id":{id},"rev":{json_text(rev)},'
                     '"error":"not_found","reason":"missing"}}'
                 )
             else:
-                docs.append(f'{{"ok":{rendered(revision, revisions=revisions)}}}')
-        return f'{{"id":{id},"docs":[{",".join(docs)}]}}'
+                await stream.write(f'{separator}{{"ok":')
+                await write_document(stream, store, revision, show, revisions=revisions)
+                await stream.write("}")
+            separator = ","
+        await stream.write("]}")
+
+
+async def _looked_up(
+    store: Store, asked: Sequence[Any], *, newest: bool
+) -> AsyncGenerator[_Entry, None]:
+    """The entries in their order, never more of them in memory than fit."""
+    entries = [_Entry(item) for item in asked]
+    try:
+        await _look_up(store, entries, newest=newest)
+    except TooLargeError:
+        if len(asked) == 1:
+            raise
+        half = len(asked) // 2
+        for part in (asked[:half], asked[half:]):
+            async for entry in _looked_up(store, part, newest=newest):
+                yield entry
+        return
+    for entry in entries:
+        yield entry
 
 
 async def _look_up(store: Store, entries: Sequence[_Entry], *, newest: bool) -> None:
     sound = [entry for entry in entries if entry.error is None]
-    documents = await store.documents(list({entry.id for entry in sound}))
+    documents = await store.documents(list({entry.id for entry in sound}), bounded=True)
     others = [
         (entry, revs)
         for entry in sound

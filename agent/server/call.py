@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
 
 from agent.documents.revision import Rev
-from agent.errors import RequestError
+from agent.errors import RequestError, TooLargeError
 from agent.store.databases import Databases
 from agent.store.store import Store
+
+if TYPE_CHECKING:
+    from agent.server.access import Access
+    from agent.server.replication import Replications
 
 Status = Callable[[], Awaitable[dict[str, Any]]]
 
 _T = TypeVar("_T")
+
+_WINDOWS = {"gzip": 31, "deflate": 15}
+"""zlib's names for the encodings that bodies may have."""
 
 _BAD_JSON = "invalid UTF-8 JSON"
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What all requests share. `closing` is set once the server stops: feeds end then."""
+    """What all requests share. `closing` is set once the server stops: feeds end then.
+
+    `max_attachment` is in bytes.
+    """
 
     databases: Databases
     status: Status | None
     uuid: str | None
     closing: asyncio.Event
+    access: Access
+    max_attachment: int
+    replications: Replications | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +82,19 @@ class Call:
 
     async def json(self, kind: type[_T]) -> _T:
         """The body as `kind`. Raises RequestError, TooLargeError."""
-        return decode(await self.request.read(), kind)
+        return decode(await self.body(), kind)
+
+    async def body(self) -> bytes:
+        """The whole body, decompressed. Raises RequestError, TooLargeError."""
+        body = await self.request.read()
+        encoding = self.request.headers.get("Content-Encoding", "identity").lower()
+        if encoding == "identity":
+            return body
+        if encoding not in _WINDOWS:
+            raise RequestError(415, "bad_content_type", f"Unsupported encoding {encoding}")
+        return await asyncio.to_thread(
+            _decompressed, body, _WINDOWS[encoding], self.request.client_max_size
+        )
 
     def url(self, *segments: str) -> str:
         """A URL on this server, for the Location header."""
@@ -91,6 +117,19 @@ class DocumentCall(DatabaseCall):
     """A request to a document; `id` is whole, with `_design/` or `_local/`."""
 
     id: str
+
+
+def _decompressed(body: bytes, window: int, limit: int) -> bytes:
+    inflate = zlib.decompressobj(wbits=window)
+    try:
+        data = inflate.decompress(body, limit + 1)
+    except zlib.error:
+        raise RequestError(400, "bad_request", "the request's body is damaged") from None
+    if len(data) > limit:
+        raise TooLargeError("the request entity is too large")
+    if not inflate.eof:
+        raise RequestError(400, "bad_request", "the request's body is damaged")
+    return data
 
 
 def decode(body: bytes | msgspec.Raw, kind: type[_T]) -> _T:

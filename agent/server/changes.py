@@ -1,90 +1,102 @@
-"""The changes feed: normal, longpoll and continuous.
+"""The changes feed: normal, longpoll, continuous and eventsource.
 
 Source: CouchDB documentation, "API Reference > Databases > Changes > /{db}/_changes" and "Changes
 Feeds". A sequence is a number here, that of the document's row in the store.
+
+Followers are many, and nearly all of them want the same thing at the same moment: what was just
+written. They share one read of it (`Store.recent_changes`) and the text of its rows.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from time import monotonic
-from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from agent.errors import RequestError
+from agent.documents.revision import Rev, Revision
 from agent.server.answers import Stream, json_text
+from agent.server.attached import with_contents
 from agent.server.call import DatabaseCall
+from agent.server.changes_options import Options, options_of
 from agent.server.edits import JsonObject
 from agent.server.render import conflicts, rendered
-from agent.store.reader import StoredDocument
+from agent.store.reader import ChangesPage, StoredDocument
+from agent.store.selecting import matching_leaves
 
 _PAGE = 1000
 _PAGE_WITH_DOCS = 100
 """Rows that are in memory at once."""
 
+_PAGE_WITH_CONTENTS = 1
+"""The same where attachments go with the documents."""
+
+_LOOKED_UP = 100
+"""Up to so many `doc_ids` are looked up, as in CouchDB; for more the whole feed is read."""
+
 _NOTICE = 5.0
 """Seconds within which a client that has gone is noticed."""
 
-_DEFAULT_WAIT = 60_000
-_LONGEST_WAIT = 24 * 3600 * 1000
-_NO_LIMIT = 10**18
-
-_Filter: TypeAlias = Callable[[StoredDocument], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """`heartbeat` and `timeout` are in seconds; with a heartbeat there is no timeout."""
-
-    feed: str
-    since: int
-    limit: int
-    descending: bool
-    all_leaves: bool
-    include_docs: bool
-    conflicts: bool
-    heartbeat: float | None
-    timeout: float
-    filter: _Filter | None
+_EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 
 
 async def changes(call: DatabaseCall) -> web.StreamResponse:
     """GET or POST /{db}/_changes
 
-    Options: feed, since, limit, descending, style, include_docs, conflicts, heartbeat, timeout,
-    filter (`_doc_ids`, whose ids are in the body of a POST, and `_design`).
+    Options: feed, since, last-event-id, limit, descending, style, include_docs, conflicts,
+    attachments, att_encoding_info, seq_interval, heartbeat, timeout, filter (`_doc_ids`, whose ids
+    are in the body of a POST or in the query, `_selector`, whose selector is in the body, and
+    `_design`).
     """
     body: JsonObject = {}
     if call.request.method == "POST":
         call.require_json()
         if call.request.can_read_body:
             body = await call.json(JsonObject)
-    options = _parse(call, body)
+    options = await options_of(call, body)
     feed = _Feed(call, options)
     if call.request.method == "HEAD":
         return await feed.stream.finish()
-    if options.feed == "continuous":
-        return await feed.continuous()
+    if options.feed in ("continuous", "eventsource"):
+        return await feed.follow()
     return await feed.once(wait=options.feed == "longpoll")
 
 
 class _Feed:
     """One answer to _changes, page by page: neither the store nor the memory is held."""
 
-    def __init__(self, call: DatabaseCall, options: _Options) -> None:
-        self.stream = Stream(call.request)
+    __slots__ = (
+        "_at_end",
+        "_before",
+        "_call",
+        "_events",
+        "_ids",
+        "_last_row",
+        "_left",
+        "_options",
+        "_pending",
+        "_sent",
+        "_seq",
+        "_store",
+        "stream",
+    )
+
+    def __init__(self, call: DatabaseCall, options: Options) -> None:
+        self._events = options.feed == "eventsource"
+        self.stream = Stream(call.request, headers=_EVENTS if self._events else None)
         self._call = call
         self._store = call.store
         self._options = options
         self._seq = options.since
         self._before: int | None = None
         self._left = options.limit
+        self._sent = 0
         self._pending = 0
         self._at_end = False
         self._last_row = monotonic()
+        ids = options.filter.ids if options.filter is not None else None
+        self._ids = ids if ids is not None and len(ids) <= _LOOKED_UP else None
 
     async def once(self, *, wait: bool) -> web.StreamResponse:
         """One JSON object; with `wait` it comes once there is a row, or nothing to wait for."""
@@ -102,36 +114,34 @@ class _Feed:
         await self.stream.write(f'\n],\n"last_seq":{self._seq},"pending":{self._pending}}}\n')
         return await self.stream.finish()
 
-    async def continuous(self) -> web.StreamResponse:
-        """A line for each row as it comes, and `last_seq` in the last line."""
+    async def follow(self) -> web.StreamResponse:
+        """A line (or an event) for each row as it comes; lines end with one for `last_seq`."""
         while not self._ending():
             rows = await self._next()
-            await self.stream.write("".join([f"{row}\n" for row in rows]))
+            if self._events:
+                await self.stream.write("".join(rows))
+            elif rows:
+                await self.stream.write("\n".join(rows) + "\n")
             if self._at_end and (self._left == 0 or not await self._more()):
                 break
-        await self.stream.write(f'{{"last_seq":{self._seq},"pending":{self._pending}}}\n')
+        if not self._events:
+            await self.stream.write(f'{{"last_seq":{self._seq},"pending":{self._pending}}}\n')
         return await self.stream.finish()
 
     async def _next(self) -> list[str]:
         """The rows of the next page; sets `_at_end` when there are no more for now, or allowed."""
         options = self._options
-        size = _PAGE_WITH_DOCS if options.include_docs else _PAGE
-        if options.filter is None:
-            size = min(size, self._left)
-        page = await self._store.changes(
-            self._seq,
-            limit=size,
-            descending=options.descending,
-            before=self._before,
-            bodies=options.include_docs,
-        )
+        page, complete = await self._page()
         rows = []
         for document in page.documents:
-            self._seq = document.seq
-            if options.filter is None or options.filter(document):
-                rows.append(_row(document, options))
+            leaves = None if options.filter is None else await self._passing(document)
+            if leaves is None or leaves:
+                rows.append(await self._row(page, document, leaves))
                 if len(rows) == self._left:
+                    self._seq = document.seq
                     break
+        else:
+            self._seq = page.last_seq
         if rows:
             self._last_row = monotonic()
             self._left -= len(rows)
@@ -140,40 +150,116 @@ class _Feed:
         self._pending = page.pending
         if options.filter is not None and self._left == 0:
             self._pending = await self._store.pending(self._seq)
-        self._at_end = self._left == 0 or len(page.documents) < size
+        self._at_end = self._left == 0 or complete
         return rows
+
+    async def _page(self) -> tuple[ChangesPage, bool]:
+        """What comes next, and whether that is all there is for now."""
+        options = self._options
+        if self._ids is not None:
+            ids, self._ids = self._ids, None
+            return await self._looked_up(ids), True
+        bodies = options.include_docs
+        size = _PAGE_WITH_DOCS if bodies else _PAGE
+        if bodies and options.show.data:
+            size = _PAGE_WITH_CONTENTS
+        if options.filter is None:
+            size = min(size, self._left)
+        else:
+            bodies = bodies or options.filter.reads_bodies
+        if options.descending:
+            page = await self._store.changes(
+                self._seq, limit=size, descending=True, before=self._before, bodies=bodies
+            )
+        else:
+            page = await self._store.recent_changes(self._seq, limit=size, bodies=bodies)
+        return page, len(page.documents) < size
+
+    async def _looked_up(self, ids: Iterable[str]) -> ChangesPage:
+        """The changes of a few documents, without reading those of all others."""
+        newest = self._store.update_seq
+        found = await self._store.documents(list(ids))
+        descending = self._options.descending
+        documents = [doc for doc in found.values() if descending or doc.seq > self._seq]
+        documents.sort(key=lambda document: document.seq, reverse=descending)
+        if descending:
+            last = documents[-1].seq if documents else self._seq
+        else:
+            last = max([newest, *(document.seq for document in documents)])
+        return ChangesPage(documents, last, 0)
+
+    async def _passing(self, document: StoredDocument) -> Sequence[Rev] | None:
+        """The leaves that the filter lets pass; None for all that the style asks for."""
+        options = self._options
+        assert options.filter is not None  # noqa: S101
+        selector = options.filter.selector
+        if selector is None or not options.all_leaves or document.encoded_tree is None:
+            return None if options.filter.accepts(document) else ()
+        [leaves] = await matching_leaves(self._store, [document], selector)
+        return leaves
+
+    async def _row(
+        self, page: ChangesPage, document: StoredDocument, leaves: Sequence[Rev] | None
+    ) -> str:
+        options = self._options
+        if options.include_docs and options.show.data and document.encoded_attachments:
+            revision = await with_contents(self._store, document.revision(), options.show)
+            return self._text(replace(page, rendered={}), document, leaves, revision)
+        if leaves is not None:
+            page = replace(page, rendered={})
+        return self._text(page, document, leaves)
+
+    def _text(
+        self,
+        page: ChangesPage,
+        document: StoredDocument,
+        leaves: Sequence[Rev] | None,
+        revision: Revision | None = None,
+    ) -> str:
+        """A row as the feed has it; those who share the page share the text."""
+        options = self._options
+        self._sent += 1
+        seq = document.seq if self._sent % options.seq_interval == 0 else None
+        key = (
+            document.seq,
+            seq,
+            self._events,
+            options.all_leaves,
+            options.include_docs,
+            options.conflicts,
+            options.show,
+        )
+        text: str | None = page.rendered.get(key)
+        if text is None:
+            text = _row(document, options, seq, leaves, revision)
+            if self._events:
+                text = f"data: {text}\nid: {json_text(seq)}\n\n"
+            page.rendered[key] = text
+        return text
 
     async def _more(self) -> bool:
         """Wait until there is a change; False when the feed is to end."""
         options = self._options
         if options.descending:
             return False  # it starts with the newest change: there is nothing to wait for
+        if not self.stream.begun and not self._sent and options.feed != "longpoll":
+            await self.stream.write("\n")  # as CouchDB: the client sees that the feed has begun
         await self.stream.flush()
+        due = monotonic() + options.heartbeat if options.heartbeat is not None else None
         deadline = self._last_row + options.timeout
-        beat = monotonic() + (options.heartbeat or 0.0)
-        change = asyncio.ensure_future(self._store.wait(self._seq))
-        closing = asyncio.ensure_future(self._call.service.closing.wait())
-        try:
-            while not self._ending():
-                now = monotonic()
-                due = deadline if options.heartbeat is None else beat
-                if now >= due and options.heartbeat is None:
-                    return False
-                if now >= due:
-                    await self.stream.write("\n")
-                    await self.stream.flush()
-                    beat = due = now + (options.heartbeat or 0.0)
-                await asyncio.wait(
-                    (change, closing),
-                    timeout=min(due - now, _NOTICE),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if change.done() and not self._ending():
-                    return True
-            return False
-        finally:
-            change.cancel()
-            closing.cancel()
+        while not self._ending():
+            if self._store.update_seq > self._seq:
+                return True
+            now = monotonic()
+            if due is None and now >= deadline:
+                return False
+            if due is not None and now >= due:
+                await self.stream.write("event: heartbeat\ndata: \n\n" if self._events else "\n")
+                await self.stream.flush()
+                due = now + (options.heartbeat or 0.0)
+            left = (deadline if due is None else due) - now
+            await self._store.wait_a_while(self._seq, min(left, _NOTICE))
+        return False
 
     def _ending(self) -> bool:
         """The server stops, the database was deleted, or the client has gone."""
@@ -184,90 +270,27 @@ class _Feed:
         )
 
 
-def _row(document: StoredDocument, options: _Options) -> str:
-    leaves = document.leaves() if options.all_leaves else (document.rev,)
+def _row(
+    document: StoredDocument,
+    options: Options,
+    seq: int | None,
+    leaves: Sequence[Rev] | None,
+    revision: Revision | None,
+) -> str:
+    """`leaves` are the revisions that the row tells of, where it is not all that the style asks
+    for. `revision` stands in for the document's, which is made without contents."""
+    if leaves is None:
+        leaves = document.leaves() if options.all_leaves else (document.rev,)
     revs = ",".join([f'{{"rev":{json_text(str(leaf))}}}' for leaf in leaves])
-    text = f'{{"seq":{document.seq},"id":{json_text(document.id)},"changes":[{revs}]'
+    text = f'{{"seq":{json_text(seq)},"id":{json_text(document.id)},"changes":[{revs}]'
     if document.deleted:
         text += ',"deleted":true'
     if options.include_docs:
         extra = conflicts(document) if options.conflicts else None
-        text += f',"doc":{rendered(document.revision(), members=extra)}'
+        doc = rendered(
+            revision or document.revision(),
+            members=extra,
+            encoding_info=options.show.encoding_info,
+        )
+        text += f',"doc":{doc}'
     return text + "}"
-
-
-# --- options ---------------------------------------------------------------------------
-
-
-def _parse(call: DatabaseCall, body: JsonObject) -> _Options:
-    query = call.request.query
-    feed = query.get("feed", "normal")
-    feed = "continuous" if feed == "live" else feed
-    if feed not in ("normal", "longpoll", "continuous"):
-        raise RequestError(
-            400, "bad_request", "Supported `feed` types: normal, continuous, live, longpoll"
-        )
-    style = query.get("style", "main_only")
-    if style not in ("main_only", "all_docs"):
-        raise RequestError(400, "bad_request", "`style` must be main_only or all_docs")
-    limit = call.number("limit")
-    timeout = call.number("timeout")
-    return _Options(
-        feed=feed,
-        since=_since(call),
-        limit=_NO_LIMIT if limit is None else max(limit, 1),
-        descending=call.flag("descending"),
-        all_leaves=style == "all_docs",
-        include_docs=call.flag("include_docs"),
-        conflicts=call.flag("conflicts"),
-        heartbeat=_heartbeat(call),
-        timeout=min(_DEFAULT_WAIT if timeout is None else timeout, _LONGEST_WAIT) / 1000,
-        filter=_filter(query.get("filter"), body),
-    )
-
-
-def _since(call: DatabaseCall) -> int:
-    """A number, bare or as a JSON string. Raises RequestError."""
-    text = call.request.query.get("since", "0")
-    newest = call.store.update_seq
-    if text == "now":
-        return newest
-    text = text.removeprefix('"').removesuffix('"')
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise RequestError(400, "bad_request", "Malformed sequence supplied in 'since' parameter.")
-    # A sequence from the future is that of another database, such as this one before it was
-    # deleted and made again. As in a CouchDB cluster that starts from the beginning: whatever
-    # the client has of it already it will recognise, but it must not miss what it has not.
-    return int(text) if int(text) <= newest else 0
-
-
-def _heartbeat(call: DatabaseCall) -> float | None:
-    text = call.request.query.get("heartbeat")
-    if text in (None, "false"):
-        return None
-    milliseconds = _DEFAULT_WAIT if text == "true" else call.number("heartbeat")
-    if not milliseconds:
-        raise RequestError(
-            400,
-            "bad_request",
-            "The heartbeat value should be a positive integer (in milliseconds).",
-        )
-    return min(milliseconds, _LONGEST_WAIT) / 1000
-
-
-def _filter(name: str | None, body: JsonObject) -> _Filter | None:
-    if not name:
-        return None
-    if name == "_design":
-        return lambda document: document.id.startswith("_design/")
-    if name == "_doc_ids":
-        ids: Any = body.get("doc_ids")
-        if not isinstance(ids, list):
-            raise RequestError(400, "bad_request", "`doc_ids` filter parameter is not a list.")
-        wanted = frozenset(id for id in ids if isinstance(id, str))
-        return lambda document: document.id in wanted
-    if name in ("_selector", "_view") or "/" in name:
-        raise RequestError(501, "not_implemented", f"The filter {name} is not supported")
-    raise RequestError(
-        400, "bad_request", "filter parameter must be of the form `designname/filtername`"
-    )

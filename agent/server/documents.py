@@ -7,18 +7,35 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from agent.documents.revision import Rev, Revision
-from agent.documents.wire import revision_from_doc
 from agent.errors import ConflictError, NotFoundError, RequestError
 from agent.server import local
+from agent.server.access import write_refusal
 from agent.server.answers import Stream, answer, json_text, not_modified, text_answer
+from agent.server.attached import (
+    Show,
+    accepts,
+    document_answer,
+    related_type,
+    write_document,
+    write_related,
+)
 from agent.server.call import DatabaseCall, DocumentCall, decode, parse_rev
-from agent.server.edits import JsonObject, edit_from_doc, given_rev, new_id, parsed
+from agent.server.edits import (
+    JsonObject,
+    edit_from_doc,
+    given_rev,
+    new_id,
+    parsed,
+    revision_of_doc,
+)
 from agent.server.render import conflicts, deleted_conflicts, rendered, revs_info
+from agent.server.uploads import Uploads, read_document, with_uploads
 from agent.store.reader import StoredDocument
 from agent.store.transaction import Edit
 
@@ -32,7 +49,7 @@ async def get(call: DocumentCall) -> web.StreamResponse:
     document = await call.store.get(call.id)
     if document is None:
         raise NotFoundError(f"{call.id}: no such document")
-    revision = await _wanted(call, document)
+    revision = await wanted(call, document)
     members = await _members(call, document, revision)
     etag = f'"{revision.rev}"'
     if members is None:
@@ -41,11 +58,20 @@ async def get(call: DocumentCall) -> web.StreamResponse:
         headers = {"ETag": etag}
     else:
         headers = {}
-    text = rendered(revision, revisions=call.flag("revs"), members=members)
+    show = Show.asked(call)
+    revisions = call.flag("revs")
+    if show.data and revision.attachments:
+        return await document_answer(
+            call, revision, show, headers=headers, revisions=revisions, members=members
+        )
+    text = rendered(
+        revision, revisions=revisions, members=members, encoding_info=show.encoding_info
+    )
     return text_answer(text.encode(), headers=headers)
 
 
-async def _wanted(call: DocumentCall, document: StoredDocument) -> Revision:
+async def wanted(call: DocumentCall, document: StoredDocument) -> Revision:
+    """The revision that is asked for by `rev` and `latest`. Raises NotFoundError."""
     asked = call.request.query.get("rev")
     if asked is None:
         if document.deleted:
@@ -95,16 +121,18 @@ async def _open_revs(call: DocumentCall) -> web.StreamResponse:
     document = await call.store.get(call.id)
     revs = _asked_revs(call, document)
     [found] = await call.store.revisions([(call.id, revs)])
-    if "multipart/mixed" in call.request.headers.get("Accept", ""):
-        return await _open_revs_multipart(call, found)
+    show = Show.asked(call)
+    if accepts(call.request, "multipart/mixed"):
+        return await _open_revs_multipart(call, found, show)
     stream = Stream(call.request)
     separator = "["
     for rev, revision in found:
         if revision is None:
-            entry = f'{{"missing":{json_text(rev)}}}'
+            await stream.write(f'{separator}{{"missing":{json_text(rev)}}}')
         else:
-            entry = f'{{"ok":{rendered(revision, revisions=call.flag("revs"))}}}'
-        await stream.write(separator + entry)
+            await stream.write(f'{separator}{{"ok":')
+            await write_document(stream, call.store, revision, show, revisions=call.flag("revs"))
+            await stream.write("}")
         separator = ","
     await stream.write("]\n" if found else "[]\n")
     return await stream.finish()
@@ -136,8 +164,12 @@ def latest(document: StoredDocument, revs: Sequence[Rev]) -> list[str]:
 
 
 async def _open_revs_multipart(
-    call: DocumentCall, found: Iterable[tuple[str, Revision | None]]
+    call: DocumentCall, found: Iterable[tuple[str, Revision | None]], show: Show
 ) -> web.StreamResponse:
+    """Documents that have attachments are multipart/related, with the contents, asked for or not,
+    but for what `atts_since` makes unnecessary.
+    """
+    show = replace(show, data=True)
     boundary = secrets.token_hex(16)
     stream = Stream(
         call.request, headers={"Content-Type": f'multipart/mixed; boundary="{boundary}"'}
@@ -145,12 +177,19 @@ async def _open_revs_multipart(
     await stream.write(f"--{boundary}")
     for rev, revision in found:
         if revision is None:
-            head, text = '; error="true"', f'{{"missing":{json_text(rev)}}}'
+            missing = f'{{"missing":{json_text(rev)}}}'
+            head = 'application/json; error="true"'
+            await stream.write(f"\r\nContent-Type: {head}\r\n\r\n{missing}")
+        elif any(show.includes(revision, item) for item in revision.attachments):
+            inner = secrets.token_hex(16)
+            await stream.write(f"\r\nContent-Type: {related_type(inner)}\r\n\r\n")
+            await write_related(
+                stream, call.store, revision, show, boundary=inner, revisions=call.flag("revs")
+            )
         else:
-            head, text = "", rendered(revision, revisions=call.flag("revs"))
-        await stream.write(
-            f"\r\nContent-Type: application/json{head}\r\n\r\n{text}\r\n--{boundary}"
-        )
+            text = rendered(revision, revisions=call.flag("revs"), encoding_info=True)
+            await stream.write(f"\r\nContent-Type: application/json\r\n\r\n{text}")
+        await stream.write(f"\r\n--{boundary}")
     await stream.write("--")
     return await stream.finish()
 
@@ -158,17 +197,25 @@ async def _open_revs_multipart(
 async def put(call: DocumentCall) -> web.Response:
     """PUT /{db}/{docid}; with new_edits=false the revision is taken as it is."""
     if call.request.content_type.startswith("multipart/"):
-        raise RequestError(501, "not_implemented", "Attachments are not supported yet")
-    doc = await call.json(JsonObject)
+        async with Uploads.of(call) as uploads:
+            return await _put(call, await read_document(call, uploads), uploads)
+    return await _put(call, await call.json(JsonObject), None)
+
+
+async def _put(call: DocumentCall, doc: JsonObject, uploads: Uploads | None) -> web.Response:
     rev = given_rev(call, doc.get("_rev"))
     if call.request.query.get("new_edits") == "false":
         members = {**doc, "_id": call.id}
         if rev is not None:
             members["_rev"] = rev
-        revision = parsed(revision_from_doc, members)
+        revision = parsed(revision_of_doc, members)
+        if uploads is not None:
+            revision = revision.with_attachments(with_uploads(revision.attachments, uploads))
         await call.store.graft([revision])
+        if uploads is not None:
+            uploads.kept = True
         return _written(call, call.id, revision.rev, deleted=revision.deleted)
-    return await _edit(call, doc, call.id, rev)
+    return await _edit(call, doc, call.id, rev, uploads)
 
 
 async def post(call: DatabaseCall) -> web.Response:
@@ -178,6 +225,9 @@ async def post(call: DatabaseCall) -> web.Response:
     id = doc.get("_id")
     if id is None:
         id = new_id()
+    refusal = write_refusal(call.request, call.store, id)
+    if refusal is not None:
+        raise refusal
     rev = given_rev(call, doc.get("_rev"))
     if isinstance(id, str) and id.startswith(local.PREFIX):
         new = await local.write(call.store, id, doc, rev)
@@ -196,12 +246,22 @@ async def delete(call: DocumentCall) -> web.Response:
     return await _edit(call, {"_deleted": True}, call.id, rev)
 
 
-async def _edit(call: DatabaseCall, doc: JsonObject, id: str, rev: str | None) -> web.Response:
+async def _edit(
+    call: DatabaseCall,
+    doc: JsonObject,
+    id: str,
+    rev: str | None,
+    uploads: Uploads | None = None,
+) -> web.Response:
     parent = None if rev is None else parse_rev(rev)
     edit: Edit = parsed(lambda given: edit_from_doc(given, id, parent), doc)
+    if uploads is not None:
+        edit = replace(edit, attachments=with_uploads(edit.attachments, uploads))
     [written] = await call.store.edit([edit])
     if written is None:
         raise ConflictError("Document update conflict.")
+    if uploads is not None:
+        uploads.kept = True
     return _written(call, id, written, deleted=edit.deleted)
 
 

@@ -10,17 +10,21 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
-from agent.documents.revision import Rev, canonical
+from agent.documents.revision import Rev, Revision, canonical
 from agent.documents.wire import (
-    AttachmentsError,
     RefusedDocumentError,
+    attachments_of,
     body_text,
     checked_id,
     own_members,
+    revision_from_doc,
 )
 from agent.errors import RequestError
 from agent.server.call import Call, parse_rev
 from agent.store.transaction import Edit
+
+MAX_DOCUMENT = 8_000_000
+"""Bytes of a document's JSON text without its attachments: CouchDB's `max_document_size`."""
 
 JsonObject: TypeAlias = dict[str, Any]
 
@@ -39,13 +43,34 @@ def parsed(parse: Callable[[_InputT], _T], value: _InputT) -> _T:
 def as_request_error(error: ValueError) -> RequestError:
     """A refusal of `agent.documents.wire` with its HTTP status."""
     word = error.error if isinstance(error, RefusedDocumentError) else "bad_request"
-    return RequestError(501 if isinstance(error, AttachmentsError) else 400, word, str(error))
+    return RequestError(400, word, str(error))
 
 
 def edit_from_doc(doc: Mapping[str, Any], id: str, parent: Rev | None) -> Edit:
-    """The edit that writes `doc` as document `id` over revision `parent`. Raises ValueError."""
+    """The edit that writes `doc` as document `id` over revision `parent`.
+
+    Raises ValueError, and RequestError (413) for a document that is too large.
+    """
     body, deleted = own_members(doc)
-    return Edit(checked_id(id), parent, deleted, body_text(body), canonical(body))
+    text = body_text(body)
+    check_size(checked_id(id), text)
+    return Edit(id, parent, deleted, text, canonical(body), attachments_of(doc))
+
+
+def revision_of_doc(doc: Mapping[str, Any]) -> Revision:
+    """The revision that `doc` is (new_edits=false).
+
+    Raises ValueError, and RequestError (413) for a document that is too large.
+    """
+    revision = revision_from_doc(doc)
+    check_size(revision.id, revision.body)
+    return revision
+
+
+def check_size(id: str, body: str) -> None:
+    """Raises RequestError (413) when a body is larger than `MAX_DOCUMENT`."""
+    if len(body) > MAX_DOCUMENT // 4 and len(body.encode()) > MAX_DOCUMENT:
+        raise RequestError(413, "document_too_large", id)
 
 
 def new_id() -> str:
@@ -61,7 +86,7 @@ def given_rev(call: Call, in_body: Any) -> str | None:
     given = None if in_body is None else str(parse_local_rev(in_body))
     query = call.request.query.get("rev")
     if query is not None:
-        parse_local_rev(query)
+        query = parse_local_rev(query)
         if given is not None and query != given:
             raise RequestError(
                 400,

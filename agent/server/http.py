@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
+import ssl
 
 from aiohttp import web
 
 from agent.errors import PermanentError
+
+log = logging.getLogger(__name__)
 
 _GRACE = 5.0
 """Seconds that requests get to finish once the server stops; feeds end by themselves."""
@@ -19,9 +23,10 @@ _LONGEST_LINE = 32 * 1024
 class Server:
     """A server that listens. `port` is the one that the system chose where 0 was asked for."""
 
-    def __init__(self, runner: web.AppRunner, host: str, port: int) -> None:
+    def __init__(self, runner: web.AppRunner, scheme: str, host: str, port: int) -> None:
         """Use `serve`."""
         self._runner = runner
+        self._scheme = scheme
         self.host = host
         self.port = port
 
@@ -29,34 +34,55 @@ class Server:
     def url(self) -> str:
         """The server's address, without a slash at the end."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
+        return f"{self._scheme}://{host}:{self.port}"
 
     async def close(self) -> None:
         """Stop listening, end the feeds with their `last_seq`, let other requests finish."""
         await self._runner.cleanup()
 
 
-async def serve(app: web.Application, host: str, port: int) -> Server:
+async def serve(
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    has_users: bool = False,
+    tls: ssl.SSLContext | None = None,
+) -> Server:
     """Listen on an address of this machine; port 0 lets the system choose.
 
-    Raises PermanentError: the host is not a loopback address, or the port is taken.
+    `has_users`: requests from elsewhere need a log-in. Raises PermanentError: the host is not a
+    loopback address and there are no users, or the port is taken.
     """
     if not _is_loopback(host):
-        raise PermanentError(
-            f"{host}: the server listens on loopback only until a user is configured; "
-            "give 127.0.0.1 or ::1"
-        )
+        if not has_users:
+            raise PermanentError(
+                f"{host}: the server listens on loopback only until a user is configured, because "
+                "until then everybody is an administrator; add one with edge-agent user add, or "
+                "give 127.0.0.1 or ::1"
+            )
+        if tls is None:
+            log.warning(
+                "passwords and documents cross the network unencrypted, because the server "
+                "listens on %s without TLS; set server.tls_certificate and server.tls_key",
+                host,
+            )
     runner = web.AppRunner(
-        app, access_log=None, max_line_size=_LONGEST_LINE, shutdown_timeout=_GRACE
+        app,
+        access_log=None,
+        max_line_size=_LONGEST_LINE,
+        shutdown_timeout=_GRACE,
+        auto_decompress=False,  # attachments are stored as they come
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
+        site = web.TCPSite(runner, host, port, ssl_context=tls)
         await site.start()
     except OSError as error:
         await runner.cleanup()
         raise PermanentError(_refusal(host, port, error)) from error
-    return Server(runner, host, int(runner.addresses[0][1]))
+    scheme = "http" if tls is None else "https"
+    return Server(runner, scheme, host, int(runner.addresses[0][1]))
 
 
 def _refusal(host: str, port: int, error: OSError) -> str:

@@ -12,13 +12,16 @@ from typing import Any
 from aiohttp import web
 
 from agent.documents.wire import body_text, own_members
-from agent.errors import NotFoundError
+from agent.errors import NotFoundError, RequestError
 from agent.server.answers import answer, json_text, not_modified, text_answer
 from agent.server.call import DocumentCall
-from agent.server.edits import JsonObject, given_rev, parsed
+from agent.server.edits import JsonObject, given_rev, parse_local_rev, parsed
 from agent.store.store import Store
 
 PREFIX = "_local/"
+
+_DIGITS = 15
+"""Of a revision's number: what SQLite's integers and others' floats hold."""
 
 
 async def get(call: DocumentCall) -> web.Response:
@@ -37,7 +40,7 @@ async def get(call: DocumentCall) -> web.Response:
 
 
 async def put(call: DocumentCall) -> web.Response:
-    """PUT /{db}/_local/{id}. 409 unless `_rev` is the current revision."""
+    """PUT /{db}/_local/{id}"""
     doc = await call.json(JsonObject)
     rev = given_rev(call, doc.get("_rev"))
     new = await write(call.store, call.id, doc, rev)
@@ -53,20 +56,25 @@ async def delete(call: DocumentCall) -> web.Response:
     rev = given_rev(call, None)
     if await call.store.get_local(_name(call.id)) is None:
         raise NotFoundError(f"{call.id}: no such document")
-    await call.store.delete_local(_name(call.id), rev)
-    return answer({"ok": True, "id": call.id, "rev": "0-0"})
+    new = await write(call.store, call.id, {"_deleted": True}, rev)
+    return answer({"ok": True, "id": call.id, "rev": new})
 
 
 async def write(store: Store, id: str, doc: Mapping[str, Any], rev: str | None) -> str:
-    """Write a local document in place of revision `rev`; returns the new revision.
+    """Write a local document; returns the revision that follows on `rev`, the client's.
 
-    `_deleted` deletes it. Raises ConflictError, RequestError.
+    As in CouchDB nobody is refused: whoever writes last has it, and revisions only count.
+    `_deleted` deletes it. Raises RequestError.
     """
     body, deleted = parsed(own_members, doc)
-    if deleted:
-        await store.delete_local(_name(id), rev)
-        return "0-0"
-    return await store.put_local(_name(id), rev, parsed(body_text, body))
+    if doc.get("_attachments"):
+        raise RequestError(400, "bad_request", "_local documents do not accept attachments.")
+    before, _, number = ("0-0" if rev is None else parse_local_rev(rev)).partition("-")
+    if before != "0" or not (number.isascii() and number.isdigit() and len(number) <= _DIGITS):
+        raise RequestError(400, "bad_request", "Invalid rev format")
+    name, last = _name(id), int(number)
+    text = None if deleted else parsed(body_text, body)
+    return await store.write(lambda transaction: transaction.overwrite_local(name, last, text))
 
 
 def _name(id: str) -> str:

@@ -17,10 +17,14 @@ from agent.store.store import Store
 
 
 def rendered(
-    revision: Revision, *, revisions: bool = False, members: Mapping[str, Any] | None = None
+    revision: Revision,
+    *,
+    revisions: bool = False,
+    members: Mapping[str, Any] | None = None,
+    encoding_info: bool = False,
 ) -> str:
     """The JSON text of a document; `members` are added, with an underscore before their names."""
-    text = document_text(revision, revisions=revisions)
+    text = document_text(revision, revisions=revisions, encoding_info=encoding_info)
     if not members:
         return text
     added = "".join(f',"_{name}":{json_text(value)}' for name, value in members.items())

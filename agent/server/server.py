@@ -42,27 +42,6 @@ async def up(_: Call) -> web.Response:
     return answer({"status": "ok", "seeds": {}})
 
 
-async def all_dbs(call: Call) -> web.Response:
-    """GET /_all_dbs: the names, sorted."""
-    return answer(await call.service.databases.names())
-
-
-async def session(_: Call) -> web.Response:
-    """GET /_session. While there are no users everybody is an administrator."""
-    return answer(
-        {
-            "ok": True,
-            "userCtx": {"name": None, "roles": ["_admin"]},
-            "info": {"authentication_handlers": ["default"], "authenticated": "default"},
-        }
-    )
-
-
-async def login(_: Call) -> web.Response:
-    """POST /_session. Replicators take 404 as "no sessions here" and send the password instead."""
-    raise NotFoundError("no sessions")
-
-
 async def uuids(call: Call) -> web.Response:
     """GET /_uuids?count=N: random ids of 32 hex digits."""
     count = call.number("count")

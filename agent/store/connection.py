@@ -11,6 +11,9 @@ from pathlib import Path
 
 from agent.errors import NotFoundError, StoreBusyError, StoreError, StoreWriteError
 from agent.store import schema
+from agent.store.blobs import remove_uploads
+from agent.store.mango_index import synchronise
+from agent.store.selector_sql import register_functions
 
 _WRITER_CACHE_KIB = 4096
 _READER_CACHE_KIB = 1024
@@ -68,6 +71,7 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             _check_format(connection, path)
+            register_functions(connection)
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
@@ -76,6 +80,8 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
             connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
             if connection.execute("PRAGMA user_version").fetchone()[0] < schema.SCHEMA_VERSION:
                 schema.migrate(connection)
+            remove_uploads(connection)
+            synchronise(connection)
         except BaseException:
             connection.close()
             raise
@@ -93,6 +99,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
         )
         connection.execute("PRAGMA busy_timeout = 5000")
         connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
+        register_functions(connection)
     return connection
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -13,6 +14,7 @@ from agent.store.connection import StoreLock
 from agent.store.store import Store
 
 _NAME = re.compile(r"[a-z][a-z0-9_$()+/-]*\Z")
+_SYSTEM = frozenset({"_replicator"})
 _SUFFIX = ".sqlite"
 _LONGEST_NAME = 200  # as a file name, with its suffixes, within what file systems allow
 
@@ -30,11 +32,14 @@ class Databases:
         self._revs_limit = revs_limit
         self._open: dict[str, Store] = {}
         self._lock = asyncio.Lock()
+        self._created = asyncio.Event()
+        self._closed = False
         self._held: set[str] = set()
 
     def path(self, name: str) -> Path:
         """The file of a database. Raises DocumentError for a name that is not allowed."""
-        if not _NAME.match(name) or len(quote(name, safe="")) > _LONGEST_NAME:
+        allowed = name in _SYSTEM or _NAME.match(name)
+        if not allowed or len(quote(name, safe="")) > _LONGEST_NAME:
             raise DocumentError(BAD_NAME.format(name))
         return self.folder / (quote(name, safe="") + _SUFFIX)
 
@@ -46,8 +51,14 @@ class Databases:
         store = self._open.get(name)
         if store is not None:
             return store
+        return await asyncio.shield(self._get(name))
+
+    async def _get(self, name: str) -> Store:
+        # In a task of its own, as is `_create`: the thread that opens a file cannot be cancelled,
+        # so neither may be who waits for it; the store would stay open and belong to nobody.
         async with self._lock:
             if name not in self._open:
+                self._check_open()
                 self._open[name] = await Store.open(
                     self.path(name), create=False, revs_limit=self._revs_limit
                 )
@@ -55,22 +66,39 @@ class Databases:
 
     async def create(self, name: str) -> Store:
         """A new database. Raises StoreExistsError, StoreError, DocumentError."""
+        return await asyncio.shield(self._create(name))
+
+    async def _create(self, name: str) -> Store:
         path = self.path(name)
         async with self._lock:
+            self._check_open()
             if name in self._open or await asyncio.to_thread(path.exists):
                 raise StoreExistsError(
                     "The database could not be created, the file already exists.", path=str(path)
                 )
             await self.make_folder()
             store = self._open[name] = await Store.open(path, revs_limit=self._revs_limit)
+            self._created.set()
+            self._created = asyncio.Event()
             return store
 
     async def ensure(self, name: str) -> Store:
         """The database, made if there is none."""
-        try:
+        with contextlib.suppress(NotFoundError):
             return await self.get(name)
-        except NotFoundError:
+        try:
             return await self.create(name)
+        except StoreExistsError:  # somebody else made it just now
+            return await self.get(name)
+
+    async def wait_for(self, name: str) -> Store:
+        """The database, opened, as soon as there is one."""
+        while True:
+            created = self._created
+            try:
+                return await self.get(name)
+            except NotFoundError:
+                await created.wait()
 
     async def make_folder(self) -> None:
         """Raises StoreError."""
@@ -97,11 +125,21 @@ class Databases:
                 await store.close()
             await asyncio.to_thread(_unlink, path)
 
+    def wake(self) -> None:
+        """Let everybody go who waits for a change in any database."""
+        for store in self._open.values():
+            store.wake()
+
     async def close(self) -> None:
         async with self._lock:
+            self._closed = True
             for store in self._open.values():
                 await store.close()
             self._open.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError("the databases are closed", path=str(self.folder))
 
     def _names(self) -> list[str]:
         files = self.folder.glob("*" + _SUFFIX)

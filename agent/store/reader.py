@@ -7,21 +7,28 @@ reads much reads in pages.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
+
+from agent.documents.attachment import Attachment, attachments_from_store
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import RevTree
 from agent.errors import TooLargeError
+from agent.store.blobs import read_chunks
 from agent.store.connection import explained, open_reader
+from agent.store.schema import PURGE_SEQ, SEQ_FLOOR, SETTING
+
+_T = TypeVar("_T")
 
 _LOOKUP = 500
 _COUNTED_PENDING = 10_000
 _MOST_AT_ONCE = 16 * 1024 * 1024
-_COLUMNS = "seq, id, gen, hash, deleted, conflicts, body, tree"
+_COLUMNS = "seq, id, gen, hash, deleted, conflicts, body, tree, attachments"
 _NO_BODY = _COLUMNS.replace("body", "''")
 _LARGEST = 2**63 - 1  # of SQLite's integers
 
@@ -37,6 +44,7 @@ class StoredDocument:
     conflicts: int
     body: str
     encoded_tree: bytes | None
+    encoded_attachments: str | None = None
 
     def tree(self) -> RevTree:
         if self.encoded_tree is not None:
@@ -53,12 +61,19 @@ class StoredDocument:
             path: tuple[str, ...] = (self.rev.hash,)
         else:
             path = RevTree.decode(self.encoded_tree).path(self.rev)
-        return Revision(self.id, self.rev.generation, path, self.deleted, self.body)
+        return Revision(
+            self.id,
+            self.rev.generation,
+            path,
+            self.deleted,
+            self.body,
+            attachments_from_store(self.encoded_attachments),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """`file_size` in bytes, without the WAL."""
+    """Sizes in bytes: `file_size` without the WAL, `active_size` without unused pages too."""
 
     uuid: str
     instance_start_time: str
@@ -67,15 +82,29 @@ class StoreInfo:
     doc_del_count: int
     conflict_count: int
     file_size: int
+    active_size: int
+    purge_seq: int
 
 
 @dataclass(frozen=True, slots=True)
 class ChangesPage:
-    """`pending`: changes after this page; an upper bound once it exceeds 10,000."""
+    """`pending`: changes after this page; an upper bound once it exceeds 10,000.
+
+    `rendered` belongs to those who share the page: what one made of it the others may use.
+    """
 
     documents: list[StoredDocument]
     last_seq: int
     pending: int
+    rendered: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MissingRevs:
+    """Revisions that a document lacks, and its leaves that may be ancestors of them."""
+
+    revs: list[str]
+    possible_ancestors: list[Rev]
 
 
 class Reader:
@@ -112,28 +141,45 @@ class Reader:
             while True:
                 self._idle.pop().close()
 
+    def query(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
+        """What a function reads from one state of the store."""
+        with self._connection(snapshot=True) as db:
+            return function(db)
+
     def info(self) -> StoreInfo:
         with self._connection(snapshot=True) as db:
             meta = dict(db.execute("SELECT key, value FROM meta"))
-            update_seq, conflicts, size = db.execute(
+            newest, conflicts, size, unused = db.execute(
                 "SELECT (SELECT coalesce(max(seq), 0) FROM docs), "
                 "(SELECT count(*) FROM docs WHERE conflicts > 0), "
-                "(SELECT page_count * page_size FROM pragma_page_count, pragma_page_size)"
+                "page_count * page_size, freelist_count * page_size "
+                "FROM pragma_page_count, pragma_page_size, pragma_freelist_count"
             ).fetchone()
         return StoreInfo(
             uuid=meta["uuid"],
             instance_start_time=meta["instance_start_time"],
-            update_seq=update_seq,
+            update_seq=max(newest, meta.get(SEQ_FLOOR, 0)),
             doc_count=meta["doc_count"],
             doc_del_count=meta["doc_del_count"],
             conflict_count=conflicts,
             file_size=size,
+            active_size=size - unused,
+            purge_seq=meta.get(PURGE_SEQ, 0),
         )
 
-    def documents(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
-        """Those of `ids` that exist, tombstones included."""
+    def settings(self) -> dict[str, Any]:
+        """The settings of the database (JSON values) by name."""
         with self._connection() as db:
-            return _documents(db, ids)
+            rows = db.execute("SELECT key, value FROM meta WHERE key GLOB ?", (SETTING + "*",))
+            return {key.removeprefix(SETTING): msgspec.json.decode(value) for key, value in rows}
+
+    def documents(self, ids: Sequence[str], *, bounded: bool = False) -> dict[str, StoredDocument]:
+        """Those of `ids` that exist, tombstones included.
+
+        With `bounded` raises TooLargeError when several together exceed 16 MiB.
+        """
+        with self._connection() as db:
+            return _documents(db, ids, most=_MOST_AT_ONCE if bounded else None)
 
     def revisions(
         self, wanted: Sequence[tuple[str, Sequence[str]]]
@@ -148,11 +194,11 @@ class Reader:
                 [(rev, _revision(db, found.get(id), rev)) for rev in revs] for id, revs in wanted
             ]
 
-    def missing(self, revs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> dict[str, MissingRevs]:
         """Which revisions are not in the documents' trees (CouchDB's _revs_diff)."""
         with self._connection() as db:
             found = _documents(db, list(revs), body=False)
-        missing: dict[str, list[str]] = {}
+        missing: dict[str, MissingRevs] = {}
         for id, asked in revs.items():
             document = found.get(id)
             if document is None:
@@ -164,7 +210,7 @@ class Reader:
                 tree = document.tree()
                 lacking = [rev for rev in asked if _parsed(rev) not in tree]
             if lacking:
-                missing[id] = lacking
+                missing[id] = MissingRevs(lacking, _possible_ancestors(document, lacking))
         return missing
 
     def changes(
@@ -183,7 +229,7 @@ class Reader:
         saves reading them.
         """
         columns = _COLUMNS if bodies else _NO_BODY
-        with self._connection() as db:
+        with self._connection(snapshot=True) as db:
             if descending:
                 rows = db.execute(
                     f"SELECT {columns} FROM docs WHERE seq < ? "  # noqa: S608
@@ -200,6 +246,8 @@ class Reader:
             pending = 0
             if len(documents) == limit and not descending:
                 pending = _pending(db, last)
+            elif not descending:
+                last = max(last, _floor(db))
         return ChangesPage(documents, last, pending)
 
     def pending(self, since: int) -> int:
@@ -222,40 +270,102 @@ class Reader:
 
         Without `bodies` every body is empty, which saves reading them.
         """
-        above, below = (end, start) if descending else (start, end)
-        conditions = ["NOT deleted"]
-        parameters: list[Any] = []
-        if above is not None:
-            strict = descending and not inclusive_end
-            conditions.append("id > ?" if strict else "id >= ?")
-            parameters.append(above)
-        if below is not None:
-            strict = not descending and not inclusive_end
-            conditions.append("id < ?" if strict else "id <= ?")
-            parameters.append(below)
+        where, parameters = _bounds(start, end, inclusive_end, descending)
         order = "DESC" if descending else "ASC"
         columns = _COLUMNS if bodies else _NO_BODY
         sql = (
-            f"SELECT {columns} FROM docs WHERE {' AND '.join(conditions)} "  # noqa: S608
+            f"SELECT {columns} FROM docs WHERE NOT deleted AND {where} "  # noqa: S608
             f"ORDER BY id {order} LIMIT ? OFFSET ?"
         )
         with self._connection() as db:
             rows = db.execute(sql, [*parameters, limit, skip]).fetchall()
         return [_document(row) for row in rows]
 
-    def rank(self, id: str) -> int:
-        """How many live documents come before `id` (the `offset` of _all_docs)."""
+    def rank(self, id: str, *, after: str = "") -> int:
+        """How many live documents come before `id`, from `after` on (the `offset` of _all_docs)."""
         with self._connection() as db:
             count = db.execute(
-                "SELECT count(*) FROM docs WHERE id < ? AND NOT deleted", (id,)
+                "SELECT count(*) FROM docs WHERE id >= ? AND id < ? AND NOT deleted", (after, id)
             ).fetchone()[0]
         return int(count)
+
+    def locals(
+        self,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        inclusive_end: bool = True,
+        descending: bool = False,
+        skip: int = 0,
+        limit: int,
+    ) -> list[tuple[str, str, str]]:
+        """Id, revision and body of `_local` documents, in the order of their ids."""
+        where, parameters = _bounds(start, end, inclusive_end, descending)
+        sql = (
+            f"SELECT id, '0-' || rev, body FROM local WHERE {where} "  # noqa: S608
+            f"ORDER BY id {'DESC' if descending else 'ASC'} LIMIT ? OFFSET ?"
+        )
+        with self._connection() as db:
+            return db.execute(sql, [*parameters, limit, skip]).fetchall()
+
+    def chunks(self, blob: str, upload: int | None, first: int, count: int) -> list[bytes]:
+        """Up to `count` chunks of an attachment's content, from number `first` on.
+
+        `upload` is the key of what is not stored for good yet. Raises NotFoundError.
+        """
+        with self._connection() as db:
+            return read_chunks(db, blob, upload, first, count)
+
+    def attachments(self, id: str) -> list[Attachment]:
+        """The attachments of all revisions of a document whose bodies are here."""
+        with self._connection() as db:
+            rows = db.execute(
+                "SELECT attachments FROM docs WHERE id = ?1 AND attachments IS NOT NULL UNION ALL "
+                "SELECT attachments FROM revisions WHERE id = ?1 AND attachments IS NOT NULL",
+                (id,),
+            ).fetchall()
+        return [found for (text,) in rows for found in attachments_from_store(text)]
+
+    def has_content(self, blob: str) -> bool:
+        """Whether there is content with this SHA-256 (in hex)."""
+        with self._connection() as db:
+            sql = "SELECT 1 FROM blobs WHERE sha256 = ?"
+            return db.execute(sql, (bytes.fromhex(blob),)).fetchone() is not None
 
     def local(self, id: str) -> tuple[str, str] | None:
         """The revision and the body of `_local/{id}`."""
         with self._connection() as db:
             row = db.execute("SELECT rev, body FROM local WHERE id = ?", (id,)).fetchone()
         return (f"0-{row[0]}", row[1]) if row else None
+
+
+def _bounds(
+    start: str | None, end: str | None, inclusive_end: bool, descending: bool
+) -> tuple[str, list[str]]:
+    """The condition on `id` that a range of ids means, and its parameters."""
+    above, below = (end, start) if descending else (start, end)
+    conditions = ["1"]
+    parameters = []
+    if above is not None:
+        strict = descending and not inclusive_end
+        conditions.append("id > ?" if strict else "id >= ?")
+        parameters.append(above)
+    if below is not None:
+        strict = not descending and not inclusive_end
+        conditions.append("id < ?" if strict else "id <= ?")
+        parameters.append(below)
+    return " AND ".join(conditions), parameters
+
+
+def _possible_ancestors(document: StoredDocument | None, lacking: Sequence[str]) -> list[Rev]:
+    generation = max((rev.generation for text in lacking if (rev := _parsed(text))), default=0)
+    leaves = document.leaves() if document is not None else []
+    return [leaf for leaf in leaves if leaf.generation < generation]
+
+
+def _floor(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (SEQ_FLOOR,)).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _documents(
@@ -277,8 +387,9 @@ def _documents(
 
 
 def _document(row: tuple[Any, ...]) -> StoredDocument:
-    seq, id, generation, digest, deleted, conflicts, body, tree = row
-    return StoredDocument(seq, id, Rev(generation, digest), bool(deleted), conflicts, body, tree)
+    seq, id, generation, digest, deleted, conflicts, body, tree, attachments = row
+    rev = Rev(generation, digest)
+    return StoredDocument(seq, id, rev, bool(deleted), conflicts, body, tree, attachments)
 
 
 def _revision(db: sqlite3.Connection, document: StoredDocument | None, rev: str) -> Revision | None:
@@ -288,14 +399,19 @@ def _revision(db: sqlite3.Connection, document: StoredDocument | None, rev: str)
     if wanted == document.rev:
         return document.revision()
     row = db.execute(
-        "SELECT body FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
+        "SELECT body, attachments FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
         (document.id, *wanted),
     ).fetchone()
     if row is None:
         return None
     tree = document.tree()
     return Revision(
-        document.id, wanted.generation, tree.path(wanted), tree.is_deleted(wanted), row[0]
+        document.id,
+        wanted.generation,
+        tree.path(wanted),
+        tree.is_deleted(wanted),
+        row[0],
+        attachments_from_store(row[1]),
     )
 
 

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x65736167  # "esag"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+SEQ_FLOOR = "seq_floor"
+"""The key in `meta` of the newest sequence as it was at the last purge: none is ever used twice,
+and the row that had it may be gone."""
+
+PURGE_SEQ = "purge_seq"
+"""The key in `meta` of the number of documents that were purged."""
+
+SETTING = "setting:"
+"""What the keys of settings in `meta` begin with; their values are JSON texts."""
 
 _VERSION_1 = """
 CREATE TABLE docs (
@@ -69,6 +79,24 @@ WHERE docs.conflicts > 0 AND revisions.leaf AND NOT revisions.deleted;
 """
 
 
+_VERSION_2 = """
+-- Attachments of the row's revision: NULL, or JSON, see agent/documents/attachment.py.
+ALTER TABLE docs ADD COLUMN attachments TEXT;
+ALTER TABLE revisions ADD COLUMN attachments TEXT;
+CREATE INDEX docs_attachments ON docs (id) WHERE attachments IS NOT NULL;
+CREATE INDEX revisions_attachments ON revisions (id) WHERE attachments IS NOT NULL;
+
+-- Contents of attachments, each stored once.
+CREATE TABLE blobs (
+    id INTEGER PRIMARY KEY,
+    sha256 BLOB UNIQUE,           -- NULL while it is uploaded
+    length INTEGER NOT NULL       -- in bytes
+);
+-- Chunk n of blob b is in place b * 2^24 + n; each but the last one has 256 KiB.
+CREATE TABLE chunks (place INTEGER PRIMARY KEY, data BLOB NOT NULL);
+"""
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a store from its schema version to `SCHEMA_VERSION`, in one transaction."""
     # Imported here: it takes 3 MiB, and nearly every start finds the schema up to date.
@@ -90,6 +118,12 @@ def migrate(connection: sqlite3.Connection) -> None:
         ]
         db.table("meta").insert_all(rows)
         _stamp(db, 1)
+
+    @migrations()
+    def version_2(db: Database) -> None:
+        for statement in _statements(_VERSION_2):
+            db.execute(statement)
+        _stamp(db, 2)
 
     database = Database(connection, recursive_triggers=False)
     # All or nothing: the table in which sqlite-utils keeps its records, alone, would make the file

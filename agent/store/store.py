@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
+from agent.documents.attachment import Attachment, Content, Inline, Stored, Uploaded
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import DEFAULT_REVS_LIMIT
-from agent.errors import StoreError
+from agent.errors import EdgeAgentError, StoreError
+from agent.store.blobs import CHUNK, Upload
+from agent.store.compaction import compact
 from agent.store.connection import StoreLock, open_writer
-from agent.store.reader import ChangesPage, Reader, StoredDocument, StoreInfo
+from agent.store.find import FindPage, Position, find_page
+from agent.store.mango_index import MangoIndex, all_indexes
+from agent.store.planner import Plan
+from agent.store.reader import ChangesPage, MissingRevs, Reader, StoredDocument, StoreInfo
 from agent.store.transaction import Edit, Transaction
 from agent.store.writer import Writer
 
 _T = TypeVar("_T")
+
+log = logging.getLogger(__name__)
+
+_READ_CHUNKS = 2
+"""Chunks of an attachment that are read together, and in memory."""
+
+_SHARED_ROWS = 100
+"""Who is further behind than this many changes reads them alone."""
+
+_SHARED_PAGES = 4
+"""Answers that are kept until the next write: followers with and without bodies, and slow ones."""
 
 
 class Store:
@@ -33,8 +54,11 @@ class Store:
         """The sequence of the last change that is durable."""
         self._lock = lock
         self._reader = reader
+        self._settings = reader.settings()
         self._writer: Writer
         self._waiting: set[asyncio.Future[None]] = set()
+        self._shared: dict[tuple[int, int, bool], asyncio.Future[ChangesPage]] = {}
+        self._compaction: asyncio.Task[None] | None = None
         self._closed = False
 
     @classmethod
@@ -69,7 +93,12 @@ class Store:
                 raise
 
         store, connection = await asyncio.to_thread(opened)
-        store._writer = Writer(connection, path, revs_limit=revs_limit, committed=store._on_commit)
+        store._writer = Writer(
+            connection,
+            path,
+            revs_limit=store.setting("revs_limit") or revs_limit,
+            committed=store._on_commit,
+        )
         return store
 
     async def close(self) -> None:
@@ -77,13 +106,14 @@ class Store:
         if self._closed:
             return
         self._closed = True
+        if self._compaction is not None:
+            self._compaction.cancel()
+            await asyncio.wait([self._compaction])
         # The writer last: a read-only connection that is the last one leaves the WAL behind.
         await asyncio.to_thread(self._reader.close)
         await self._writer.close()
         self._lock.release()
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
+        self.wake()
 
     @property
     def closed(self) -> bool:
@@ -110,9 +140,79 @@ class Store:
         """Delete `_local/{id}`; False when there is none. Raises ConflictError."""
         return await self._writer.run(lambda transaction: transaction.delete_local(id, rev))
 
+    def setting(self, name: str) -> Any:
+        """A setting of this database (JSON), None where it was never set. From memory."""
+        return self._settings.get(name)
+
+    async def set_setting(self, name: str, value: Any) -> None:
+        """Keep a setting, such as "security": any JSON value; None removes it.
+
+        `value` must not be changed afterwards.
+        """
+        text = None if value is None else msgspec.json.encode(value).decode()
+        await self._writer.run(lambda transaction: transaction.set_setting(name, text))
+        self._settings[name] = value
+
+    @property
+    def revs_limit(self) -> int:
+        """How many generations of a document's history are kept."""
+        return self._writer.revs_limit
+
+    async def set_revs_limit(self, limit: int) -> None:
+        """From now on, for documents as they are written."""
+        await self.set_setting("revs_limit", limit)
+        self._writer.revs_limit = limit
+
+    async def purge(self, asked: Mapping[str, Sequence[Rev]]) -> dict[str, list[Rev]]:
+        """Remove leaves as if they had never been; returns those of each document that were."""
+        return await self._writer.run(lambda transaction: transaction.purge(asked))
+
+    @property
+    def compacting(self) -> bool:
+        return self._compaction is not None and not self._compaction.done()
+
+    def start_compaction(self) -> asyncio.Task[None]:
+        """Drop the bodies of old revisions and shrink the file, in the background.
+
+        Returns the compaction that runs. Where it cannot finish, it says so in the log, and what
+        it did until then stays done.
+        """
+        if self._compaction is None or self._compaction.done():
+            self._compaction = asyncio.ensure_future(self._compact())
+        return self._compaction
+
+    async def _compact(self) -> None:
+        try:
+            await compact(self._writer)
+        except EdgeAgentError as error:
+            log.warning("compaction of %s has stopped: %s; ask for it again", self.path, error)
+
     async def write(self, operation: Callable[[Transaction], _T]) -> _T:
         """Several writes as one: all of them become durable, or none."""
         return await self._writer.run(operation)
+
+    def upload(self) -> Upload:
+        """Takes content of an attachment, which is then stored with its document."""
+        return Upload(self)
+
+    async def attachments(self, id: str) -> list[Attachment]:
+        """The attachments of all revisions of a document whose bodies are here."""
+        return await asyncio.to_thread(self._reader.attachments, id)
+
+    async def has_content(self, blob: str) -> bool:
+        """Whether there is content with this SHA-256 (in hex)."""
+        return await asyncio.to_thread(self._reader.has_content, blob)
+
+    async def discard(self, contents: Iterable[Content]) -> None:
+        """Drop uploads that no document got."""
+        given = [content for content in contents if isinstance(content, Uploaded)]
+
+        def operation(transaction: Transaction) -> None:
+            for content in given:
+                transaction.blobs.discard(content)
+
+        if given:
+            await self._writer.run(operation)
 
     # --- reading -----------------------------------------------------------------------
 
@@ -123,9 +223,14 @@ class Store:
         """A document, even a deleted one."""
         return (await self.documents([id])).get(id)
 
-    async def documents(self, ids: Sequence[str]) -> dict[str, StoredDocument]:
-        """Those of `ids` that exist, deleted ones included."""
-        return await asyncio.to_thread(self._reader.documents, ids)
+    async def documents(
+        self, ids: Sequence[str], *, bounded: bool = False
+    ) -> dict[str, StoredDocument]:
+        """Those of `ids` that exist, deleted ones included.
+
+        With `bounded` raises TooLargeError when several together exceed 16 MiB.
+        """
+        return await asyncio.to_thread(self._reader.documents, ids, bounded=bounded)
 
     async def revisions(
         self, wanted: Sequence[tuple[str, Sequence[str]]]
@@ -138,7 +243,11 @@ class Store:
 
     async def missing(self, revs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Which of these revisions, by document id, the store has never seen."""
-        return await asyncio.to_thread(self._reader.missing, revs)
+        return {id: missing.revs for id, missing in (await self.revs_diff(revs)).items()}
+
+    async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> dict[str, MissingRevs]:
+        """The same, with the leaves that may be ancestors of what is missing."""
+        return await asyncio.to_thread(self._reader.revs_diff, revs)
 
     async def changes(
         self,
@@ -163,17 +272,77 @@ class Store:
             bodies=bodies,
         )
 
+    async def recent_changes(self, since: int, *, limit: int, bodies: bool) -> ChangesPage:
+        """The same as `changes`, for those who follow: many who ask at once share one answer."""
+        if self.update_seq - since > _SHARED_ROWS:
+            return await self.changes(since, limit=limit, bodies=bodies)
+        key = (since, limit, bodies)
+        page = self._shared.get(key)
+        if page is None:
+            page = asyncio.ensure_future(self.changes(since, limit=limit, bodies=bodies))
+            self._shared[key] = page
+            if len(self._shared) > _SHARED_PAGES:
+                del self._shared[next(iter(self._shared))]
+        return await asyncio.shield(page)  # one of them may be cancelled; the others wait on
+
     async def pending(self, since: int) -> int:
         """How many changes there are after `since`; an upper bound from 10,000 on."""
         return await asyncio.to_thread(self._reader.pending, since)
+
+    async def indexes(self) -> list[MangoIndex]:
+        """The Mango indexes, the special one first."""
+        return await asyncio.to_thread(self._reader.query, all_indexes)
+
+    async def find(
+        self, plan: Plan, read: Callable[[FindPage], _T], *, after: Position | None, limit: int
+    ) -> tuple[FindPage, _T]:
+        """A page of the documents that a planned query finds, at most `limit`.
+
+        With it what `read` makes of the page, in the thread that has read it.
+        """
+
+        def found(db: sqlite3.Connection) -> tuple[FindPage, _T]:
+            page = find_page(db, plan, after=after, limit=limit)
+            return page, read(page)
+
+        return await asyncio.to_thread(self._reader.query, found)
 
     async def all_docs(self, **options: Any) -> list[StoredDocument]:
         """Live documents by id; the options are those of `Reader.all_docs`."""
         return await asyncio.to_thread(self._reader.all_docs, **options)
 
-    async def rank(self, id: str) -> int:
-        """How many live documents come before `id`."""
-        return await asyncio.to_thread(self._reader.rank, id)
+    async def rank(self, id: str, *, after: str = "") -> int:
+        """How many live documents come before `id`, from `after` on."""
+        return await asyncio.to_thread(self._reader.rank, id, after=after)
+
+    async def locals(self, **options: Any) -> list[tuple[str, str, str]]:
+        """`_local` documents by id; the options are those of `Reader.locals`."""
+        return await asyncio.to_thread(self._reader.locals, **options)
+
+    async def content(
+        self, content: Content, *, start: int = 0, end: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of stored content from `start` to before `end`, in pieces.
+
+        Raises NotFoundError when it was removed meanwhile.
+        """
+        if isinstance(content, Inline):
+            yield content.data[start:end]
+            return
+        assert isinstance(content, Stored | Uploaded)  # noqa: S101
+        upload = content.upload if isinstance(content, Uploaded) else None
+        place = start // CHUNK * CHUNK
+        while end is None or place < end:
+            chunks = await asyncio.to_thread(
+                self._reader.chunks, content.blob, upload, place // CHUNK, _READ_CHUNKS
+            )
+            for chunk in chunks:
+                stop = len(chunk) if end is None else end - place
+                if piece := chunk[max(start - place, 0) : max(stop, 0)]:
+                    yield piece
+                place += CHUNK
+            if len(chunks) < _READ_CHUNKS:
+                return
 
     async def get_local(self, id: str) -> tuple[str, str] | None:
         """The revision and the body (JSON text) of `_local/{id}`."""
@@ -189,9 +358,32 @@ class Store:
             finally:
                 self._waiting.discard(future)
 
+    async def wait_a_while(self, since: int, seconds: float) -> None:
+        """The same, but no longer than `seconds` or until `wake`. Costs next to no memory."""
+        if self.update_seq > since or self._closed:
+            return
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(seconds, _release, future)
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            self._waiting.discard(future)
+
+    def wake(self) -> None:
+        """Let everybody go who waits; who waits for a change goes on waiting."""
+        for future in self._waiting:
+            _release(future)
+
     def _on_commit(self, update_seq: int) -> None:
+        self._shared.clear()
         if update_seq > self.update_seq:
             self.update_seq = update_seq
-            for future in self._waiting:
-                if not future.done():
-                    future.set_result(None)
+            self.wake()
+
+
+def _release(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

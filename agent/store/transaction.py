@@ -7,12 +7,22 @@ documents that exist already, or that come with a history, take the slow path ov
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from agent.documents.attachment import (
+    Absent,
+    Attachment,
+    attachments_from_store,
+    stored_text,
+)
 from agent.documents.revision import Rev, Revision, new_hash
 from agent.documents.tree import DEFAULT_REVS_LIMIT, RevTree
 from agent.errors import ConflictError
+from agent.store.blobs import Blobs, settled
+from agent.store.mango_index import PREFIX, synchronise
+from agent.store.schema import PURGE_SEQ, SEQ_FLOOR, SETTING
 
 _LOOKUP = 500
 
@@ -29,6 +39,17 @@ class Edit:
     deleted: bool
     body: str
     canonical: bytes
+    attachments: tuple[Attachment, ...] = ()
+
+
+class _Body(NamedTuple):
+    """What is stored of a revision: the texts of its body and of its attachments."""
+
+    text: str
+    attachments: str | None
+
+
+_EMPTY = _Body("{}", None)
 
 
 @dataclass(slots=True)
@@ -39,26 +60,26 @@ class _Document:
     seq: int  # 0: not stored yet
     winner: Rev
     deleted: bool
-    body: str
+    body: _Body
     tree: RevTree
     old_leaves: dict[Rev, bool]  # and whether it is a tombstone
-    bodies: dict[Rev, str]  # of revisions that this transaction brought
+    bodies: dict[Rev, _Body]  # of revisions that this transaction brought
     changed: bool = False
 
     @classmethod
-    def new(cls, revision: Revision) -> _Document:
-        document = cls(revision.id, 0, revision.rev, False, "", RevTree.of(revision), {}, {})
-        document.bodies[revision.rev] = revision.body
+    def new(cls, revision: Revision, attachments: str | None) -> _Document:
+        document = cls(revision.id, 0, revision.rev, False, _EMPTY, RevTree.of(revision), {}, {})
+        document.bodies[revision.rev] = _Body(revision.body, attachments)
         document.changed = True
         return document
 
-    def merge(self, revision: Revision) -> bool:
+    def merge(self, revision: Revision, attachments: str | None) -> bool:
         """True when the revision was not known."""
         new = revision.rev not in self.tree
         if self.tree.merge(revision):
             self.changed = True
         if new:
-            self.bodies[revision.rev] = revision.body
+            self.bodies[revision.rev] = _Body(revision.body, attachments)
         return new
 
 
@@ -70,16 +91,18 @@ class Transaction:
     ) -> None:
         self._db = connection
         self._revs_limit = revs_limit
-        self.update_seq: int = connection.execute(
-            "SELECT coalesce(max(seq), 0) FROM docs"
-        ).fetchone()[0]
+        self.blobs = Blobs(connection)
+        newest = connection.execute("SELECT coalesce(max(seq), 0) FROM docs").fetchone()[0]
         counts = dict(
             connection.execute(
-                "SELECT key, value FROM meta WHERE key IN ('doc_count', 'doc_del_count')"
+                "SELECT key, value FROM meta WHERE key IN (?, 'doc_count', 'doc_del_count')",
+                (SEQ_FLOOR,),
             )
         )
+        self.update_seq: int = max(newest, counts.get(SEQ_FLOOR, 0))
         self._live: int = counts["doc_count"]
         self._tombstones: int = counts["doc_del_count"]
+        self._designs_changed = False
 
     def checkpoint(self) -> tuple[int, int, int]:
         """State to give to `restore` when an operation is rolled back to its savepoint."""
@@ -90,6 +113,8 @@ class Transaction:
 
     def finish(self) -> None:
         """Write what is kept once per transaction."""
+        if self._designs_changed:
+            synchronise(self._db)
         self._db.executemany(
             "UPDATE meta SET value = ?1 WHERE key = ?2 AND value <> ?1",
             [(self._live, "doc_count"), (self._tombstones, "doc_del_count")],
@@ -98,7 +123,11 @@ class Transaction:
     # --- documents ---------------------------------------------------------------------
 
     def graft(self, revisions: Sequence[Revision]) -> list[bool]:
-        """Store revisions with their histories (new_edits=false); True for each new one."""
+        """Store revisions with their histories (new_edits=false); True for each new one.
+
+        A stub stands for what the nearest known ancestor has under this name, or else any revision
+        of the document with the same digest. Raises MissingStubError.
+        """
         known = self._load({revision.id for revision in revisions})
         fresh: dict[str, Revision] = {}
         results = []
@@ -110,11 +139,19 @@ class Transaction:
                     fresh[revision.id] = revision
                     results.append(True)
                     continue
-                document = known[revision.id] = _Document.new(first or revision)
+                begin = first or revision
+                attachments = self._attachments(begin, None)
+                document = known[revision.id] = _Document.new(begin, attachments)
                 if first is None:
                     results.append(True)
                     continue
-            results.append(document.merge(revision))
+            if revision.attachments and revision.rev in document.tree:
+                for attachment in revision.attachments:
+                    self.blobs.discard(attachment.content)
+                attachments = None
+            else:
+                attachments = self._attachments(revision, document)
+            results.append(document.merge(revision, attachments))
         self._insert_fresh(fresh.values())
         for document in known.values():
             if document.changed:
@@ -122,7 +159,10 @@ class Transaction:
         return results
 
     def edit(self, edits: Sequence[Edit]) -> list[Rev | None]:
-        """Apply edits in order; the new revision of each, None for a conflict."""
+        """Apply edits in order; the new revision of each, None for a conflict.
+
+        A stub stands for the parent's attachment of this name. Raises MissingStubError.
+        """
         known = self._load({edit.id for edit in edits})
         results: list[Rev | None] = []
         for edit in edits:
@@ -131,16 +171,22 @@ class Transaction:
             if parent is _CONFLICT:
                 results.append(None)
                 continue
-            digest = new_hash(edit.canonical, parent=parent, deleted=edit.deleted)
+            attachments, text = edit.attachments, None
+            if attachments:
+                attachments = self._settled_edit(edit, parent, document)
+                text = stored_text(attachments)
+            digest = new_hash(
+                edit.canonical, parent=parent, deleted=edit.deleted, attachments=attachments
+            )
             if document is None or parent is None:
                 revision = Revision(edit.id, 1, (digest,), edit.deleted, edit.body)
             else:
                 path = (digest, *document.tree.path(parent))
                 revision = Revision(edit.id, parent.generation + 1, path, edit.deleted, edit.body)
             if document is None:
-                known[edit.id] = _Document.new(revision)
+                known[edit.id] = _Document.new(revision, text)
             else:
-                document.merge(revision)
+                document.merge(revision, text)
             results.append(revision.rev)
         for document in known.values():
             if document.changed:
@@ -154,17 +200,19 @@ class Transaction:
             part = wanted[start : start + _LOOKUP]
             marks = ",".join("?" * len(part))
             rows = self._db.execute(
-                "SELECT id, seq, gen, hash, deleted, body, tree FROM docs "  # noqa: S608
+                "SELECT id, seq, gen, hash, deleted, body, tree, attachments "  # noqa: S608
+                "FROM docs "
                 f"WHERE id IN ({marks})",
                 part,
             )
-            for id, seq, generation, digest, deleted, body, blob in rows:
+            for id, seq, generation, digest, deleted, text, blob, attachments in rows:
                 rev = Rev(generation, digest)
                 if blob is None:
                     tree = RevTree.of(Revision(id, generation, (digest,), bool(deleted), ""))
                 else:
                     tree = RevTree.decode(blob)
                 leaves = _marked(tree, tree.leaves())
+                body = _Body(text, attachments)
                 found[id] = _Document(id, seq, rev, bool(deleted), body, tree, leaves, {})
         return found
 
@@ -183,18 +231,21 @@ class Transaction:
                     revision.path[0],
                     revision.deleted,
                     revision.body,
+                    self._attachments(revision, None) if revision.attachments else None,
                 )
             )
         self._db.executemany(
-            "INSERT INTO docs (seq, id, gen, hash, deleted, conflicts, body) "
-            "VALUES (?, ?, ?, ?, ?, 0, ?)",
+            "INSERT INTO docs (seq, id, gen, hash, deleted, conflicts, body, attachments) "
+            "VALUES (?, ?, ?, ?, ?, 0, ?, ?)",
             rows,
         )
         self.update_seq = seq
+        self._designs_changed |= any(row[1].startswith(PREFIX) for row in rows)
         self._tombstones += deleted
         self._live += len(rows) - deleted
 
     def _save(self, document: _Document) -> None:
+        self._designs_changed |= document.id.startswith(PREFIX)
         tree = document.tree
         forgotten = tree.stem(self._revs_limit)
         leaves = tree.leaves()
@@ -204,33 +255,37 @@ class Transaction:
         now = _marked(tree, leaves)
         body = self._move_bodies(document, winner, now)
         if forgotten and document.seq:
-            self._db.executemany(
-                "DELETE FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
-                [(document.id, *rev) for rev in forgotten],
-            )
+            self._forget(document.id, forgotten)
         blob = None if len(tree) == 1 else tree.encode()
         if document.seq == 0 or document.old_leaves != now:
             self.update_seq += 1
             seq = self.update_seq
         else:
             seq = document.seq  # only older ancestors became known: no change to announce
-        values = (seq, *winner, deleted, conflicts, body, blob, document.id)
+        values = (seq, *winner, deleted, conflicts, *body, blob, document.id)
         if document.seq == 0:
             self._db.execute(
-                "INSERT INTO docs (seq, gen, hash, deleted, conflicts, body, tree, id) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO docs "
+                "(seq, gen, hash, deleted, conflicts, body, attachments, tree, id) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 values,
             )
         else:
             self._db.execute(
                 "UPDATE docs SET seq = ?, gen = ?, hash = ?, deleted = ?, conflicts = ?, "
-                "body = ?, tree = ? WHERE id = ?",
+                "body = ?, attachments = ?, tree = ? WHERE id = ?",
                 values,
             )
             self._count(document.deleted, -1)
         self._count(deleted, +1)
 
-    def _move_bodies(self, document: _Document, winner: Rev, now: dict[Rev, bool]) -> str:
+    def _forget(self, id: str, revs: Iterable[Rev]) -> None:
+        self._db.executemany(
+            "DELETE FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
+            [(id, *rev) for rev in revs],
+        )
+
+    def _move_bodies(self, document: _Document, winner: Rev, now: dict[Rev, bool]) -> _Body:
         """Keep every body but the winner's in `revisions`; returns the winner's."""
         id = document.id
         bodies = document.bodies
@@ -245,11 +300,11 @@ class Transaction:
             body = self._take_body(id, winner)
         tree = document.tree
         self._db.executemany(
-            "INSERT OR IGNORE INTO revisions (id, gen, hash, deleted, leaf, body) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO revisions (id, gen, hash, deleted, leaf, body, attachments) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
-                (id, *rev, tree.is_deleted(rev), rev in now, text)
-                for rev, text in bodies.items()
+                (id, *rev, tree.is_deleted(rev), rev in now, *content)
+                for rev, content in bodies.items()
                 if rev in tree
             ],
         )
@@ -267,20 +322,171 @@ class Transaction:
         )
         return body
 
-    def _take_body(self, id: str, rev: Rev) -> str:
+    def _take_body(self, id: str, rev: Rev) -> _Body:
         """The body of a leaf that wins from now on; it moves into the document's row."""
         row = self._db.execute(
-            "DELETE FROM revisions WHERE id = ? AND gen = ? AND hash = ? RETURNING body",
+            "DELETE FROM revisions WHERE id = ? AND gen = ? AND hash = ? "
+            "RETURNING body, attachments",
             (id, *rev),
         ).fetchall()
         # A leaf without a body needs histories that contradict each other; see RevTree.
-        return str(row[0][0]) if row else "{}"
+        return _Body(*row[0]) if row else _EMPTY
+
+    # --- attachments -------------------------------------------------------------------
+
+    def _attachments(self, revision: Revision, document: _Document | None) -> str | None:
+        """The text to store; of content that comes with the revision the blobs are kept."""
+        if not revision.attachments:
+            return None
+        ancestors = [
+            Rev(revision.generation - step, digest)
+            for step, digest in enumerate(revision.path)
+            if step
+        ]
+
+        def find(stub: Attachment) -> Attachment | None:
+            if document is None:
+                return None
+            for rev in ancestors:
+                for known in self._known(document, rev):
+                    if _stands_for(stub, known):
+                        return known
+            return next(
+                (
+                    known
+                    for rev in document.tree.all_revs()
+                    for known in self._known(document, rev)
+                    if known.name == stub.name and known.digest == stub.digest
+                ),
+                None,
+            )
+
+        return stored_text(
+            settled(
+                revision.attachments,
+                document=revision.id,
+                generation=revision.generation,
+                blobs=self.blobs,
+                find=find,
+            )
+        )
+
+    def _settled_edit(
+        self, edit: Edit, parent: Rev | None, document: _Document | None
+    ) -> tuple[Attachment, ...]:
+        there = self._known(document, parent) if document is not None and parent else ()
+
+        def find(stub: Attachment) -> Attachment | None:
+            return next((known for known in there if _stands_for(stub, known)), None)
+
+        # What an edit brings is new with it, whatever the client says.
+        given = [
+            stub if stub.content is Absent.STUB else replace(stub, revpos=0)
+            for stub in edit.attachments
+        ]
+        return tuple(
+            settled(
+                given,
+                document=edit.id,
+                generation=1 if parent is None else parent.generation + 1,
+                blobs=self.blobs,
+                find=find,
+            )
+        )
+
+    def _known(self, document: _Document, rev: Rev) -> tuple[Attachment, ...]:
+        """The attachments of a revision whose body is here."""
+        text: str | None = None
+        if rev in document.bodies:
+            text = document.bodies[rev].attachments
+        elif document.seq and rev == document.winner:
+            text = document.body.attachments
+        elif rev in document.tree:
+            row = self._db.execute(
+                "SELECT attachments FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
+                (document.id, *rev),
+            ).fetchone()
+            text = row[0] if row else None
+        return attachments_from_store(text)
 
     def _count(self, deleted: bool, by: int) -> None:
         if deleted:
             self._tombstones += by
         else:
             self._live += by
+
+    def purge(self, asked: Mapping[str, Sequence[Rev]]) -> dict[str, list[Rev]]:
+        """Remove leaves as if they had never been; what is no leaf of its document is passed over.
+
+        Returns the removed ones of each document. A document without leaves is gone; another one
+        gets a new sequence, as its winner may be another.
+        """
+        known = self._load(set(asked))
+        removed: dict[str, list[Rev]] = {}
+        for id, revs in asked.items():
+            document = known.get(id)
+            leaves = document.old_leaves if document is not None else {}
+            removed[id] = [rev for rev in dict.fromkeys(revs) if rev in leaves]
+            if document is None or not removed[id]:
+                continue
+            if len(removed[id]) == len(leaves):
+                self._designs_changed |= id.startswith(PREFIX)
+                self._db.execute("DELETE FROM docs WHERE id = ?", (id,))
+                self._db.execute("DELETE FROM revisions WHERE id = ?", (id,))
+                self._count(document.deleted, -1)
+                continue
+            forgotten = document.tree.remove(removed[id])
+            self._save(document)
+            self._forget(id, forgotten)
+        purged = sum(map(bool, removed.values()))
+        if purged:
+            self._db.execute(
+                "INSERT INTO meta (key, value) VALUES (?1, ?2) "
+                "ON CONFLICT (key) DO UPDATE SET value = value + ?2",
+                (PURGE_SEQ, purged),
+            )
+            self._set_meta(SEQ_FLOOR, self.update_seq)
+        return removed
+
+    # --- compaction --------------------------------------------------------------------
+
+    def drop_old_bodies(self, after: int, count: int) -> int | None:
+        """Drop the bodies of revisions that are no leaves, among the next `count` rows.
+
+        `after` is 0 or what the call before returned; None when there are no more rows.
+        """
+        last = self._db.execute(
+            "SELECT max(rowid) FROM "
+            "(SELECT rowid FROM revisions WHERE rowid > ? ORDER BY rowid LIMIT ?)",
+            (after, count),
+        ).fetchone()[0]
+        if last is None:
+            return None
+        self._db.execute(
+            "DELETE FROM revisions WHERE rowid > ? AND rowid <= ? AND NOT leaf", (after, last)
+        )
+        return int(last)
+
+    def release_pages(self, count: int) -> int:
+        """Give up to `count` unused pages back to the file system; returns how many are left."""
+        self._db.execute(f"PRAGMA incremental_vacuum({count})").fetchall()
+        return int(self._db.execute("PRAGMA freelist_count").fetchone()[0])
+
+    # --- settings ----------------------------------------------------------------------
+
+    def _set_meta(self, key: str, value: object) -> None:
+        self._db.execute(
+            "INSERT INTO meta (key, value) VALUES (?1, ?2) "
+            "ON CONFLICT (key) DO UPDATE SET value = ?2",
+            (key, value),
+        )
+
+    def set_setting(self, name: str, text: str | None) -> None:
+        """Keep a setting (JSON text); None removes it."""
+        if text is None:
+            self._db.execute("DELETE FROM meta WHERE key = ?", (SETTING + name,))
+        else:
+            self._set_meta(SETTING + name, text)
 
     # --- _local documents --------------------------------------------------------------
 
@@ -304,6 +510,21 @@ class Transaction:
         self._db.execute("DELETE FROM local WHERE id = ?", (id,))
         return True
 
+    def overwrite_local(self, id: str, rev: int, body: str | None) -> str:
+        """Write `_local/{id}` whatever is there, as CouchDB's API does; None deletes it.
+
+        The new revision follows on `rev`, the number that the client believes in.
+        """
+        if body is None:
+            self._db.execute("DELETE FROM local WHERE id = ?", (id,))
+            return "0-0"
+        self._db.execute(
+            "INSERT INTO local (id, rev, body) VALUES (?1, ?2, ?3) "
+            "ON CONFLICT (id) DO UPDATE SET rev = ?2, body = ?3",
+            (id, rev + 1, body),
+        )
+        return f"0-{rev + 1}"
+
     def _check_local(self, id: str, rev: str | None) -> int:
         row = self._db.execute("SELECT rev FROM local WHERE id = ?", (id,)).fetchone()
         current = row[0] if row else 0
@@ -317,6 +538,11 @@ _CONFLICT = Rev(0, "")
 
 def _marked(tree: RevTree, leaves: Iterable[Rev]) -> dict[Rev, bool]:
     return {leaf: tree.is_deleted(leaf) for leaf in leaves}
+
+
+def _stands_for(stub: Attachment, known: Attachment) -> bool:
+    """CouchDB wants the `revpos` of a stub to be the attachment's, if there is one."""
+    return stub.name == known.name and stub.revpos in (0, known.revpos)
 
 
 def _parent_for(edit: Edit, document: _Document | None) -> Rev | None:

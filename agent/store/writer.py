@@ -49,7 +49,8 @@ class Writer:
         self._db = connection
         self._path = path
         self._wal = path.with_name(path.name + "-wal")
-        self._revs_limit = revs_limit
+        self.revs_limit = revs_limit
+        self._shrink = False
         self._committed = committed
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
@@ -67,6 +68,17 @@ class Writer:
             self._queue.put((operation, future))
             # Shielded: a cancelled caller must not make the writer's answer an error.
             return await asyncio.shield(future)
+
+    async def shrink(self) -> None:
+        """Write the WAL into the file, which then has the size that its pages need.
+
+        A reader that is in the way puts it off until the WAL has grown again.
+        """
+
+        def operation(_: Transaction) -> None:
+            self._shrink = True
+
+        await self.run(operation)
 
     async def close(self) -> None:
         """Finish what was accepted, then close the connection."""
@@ -101,7 +113,7 @@ class Writer:
         try:
             with explained(self._path):
                 self._db.execute("BEGIN IMMEDIATE")
-                transaction = Transaction(self._db, revs_limit=self._revs_limit)
+                transaction = Transaction(self._db, revs_limit=self.revs_limit)
                 for operation, future in items:
                     outcomes.append((future, *self._attempt(operation, transaction)))
                 transaction.finish()
@@ -112,6 +124,9 @@ class Writer:
                 with contextlib.suppress(sqlite3.Error):  # the next BEGIN says what is wrong
                     self._db.execute("ROLLBACK")
             outcomes = [(future, None, error) for _, future in items]
+        if self._shrink:
+            self._shrink = False
+            self._checkpoint()  # before the answers: who asked for it sees the file shrunk
         self._loop.call_soon_threadsafe(self._deliver, outcomes, update_seq)
         self._truncate_wal()
 

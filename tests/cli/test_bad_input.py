@@ -443,17 +443,18 @@ def test_a_running_agent_keeps_running_with_the_rest(
         def serial(name: str, port: object) -> str:
             return agents.table("device", name=name, port=str(port), adapter="json-lines")
 
-        def remote(name: str, url: str) -> str:
-            login = {"user": "anna", "password": SECRET}
-            return agents.table("remote", name=name, url=url, retry_cap=1, create=True, **login)
+        login = {"user": "anna", "password": SECRET}
+
+        def remote(name: str, url: str, **more: str) -> str:
+            return agents.table("remote", name=name, url=url, retry_cap=1, create=True, **more)
 
         config = agents.gateway_config(
             tmp_path / "gateway.toml",
             serial("absent", tmp_path / "absent"),
             serial("busy", busy),
             serial("good", good),
-            remote("away", refused),
-            remote("guarded", f"{guarded}/secret"),
+            remote("away", refused, **login),
+            remote("guarded", f"{guarded}/secret", **login),
             remote("hub", f"{hub_url}/the-rest"),
         )
         with agents.gateway(config, "--log-level", "debug") as gateway:
@@ -474,6 +475,7 @@ def test_a_running_agent_keeps_running_with_the_rest(
             when_true(told)
             for number in range(5):
                 os.write(device, b'\n{"seq": %d, "temperature": 20}\n' % number)
+            when_true(lambda: "the-rest" in request("GET", f"{hub_url}/_all_dbs"))
             when_true(lambda: request("GET", f"{hub_url}/the-rest")["doc_count"] >= 4)
             request("PUT", f"{hub_url}/the-rest/setpoint", {"value": 21})
             when_true(lambda: query(tmp_path / "gateway/edge.sqlite", SETPOINT))

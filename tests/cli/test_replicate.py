@@ -83,9 +83,22 @@ def test_hub_to_hub(hub_url: str) -> None:
     assert request("GET", f"{hub_url}/two/doc") == request("GET", f"{hub_url}/one/doc")
 
 
-def test_a_password_may_come_from_a_file(tmp_path: Path, hub_url: str) -> None:
-    source = make_store(tmp_path / "a.sqlite", documents(3))
+def test_a_password_may_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("hunter2\n")
+    config = tmp_path / "hub.toml"
+    config.write_text('[server]\nlisten = "127.0.0.1:0"\n')
+    added = edge_agent(
+        "user", "add", "anna", "--role", "_admin", "--config", config,
+        "--password-file", tmp_path / "password",
+    )  # fmt: skip
+    assert added.status == 0, added
+    arguments = ("hub", "--data", tmp_path / "hub", "--config", config)
+    with AgentProcess(*arguments, log=tmp_path / "hub.log") as hub:
+        _copy_with_password(tmp_path, hub.wait_until_ready())
+
+
+def _copy_with_password(tmp_path: Path, hub_url: str) -> None:
+    source = make_store(tmp_path / "a.sqlite", documents(3))
     url = f"{hub_url.replace('//', '//anna@')}/password-file"
     result = edge_agent(
         "replicate",
@@ -96,7 +109,10 @@ def test_a_password_may_come_from_a_file(tmp_path: Path, hub_url: str) -> None:
         url,
     )
     assert (result.status, result.stderr) == (0, "")
-    assert request("GET", f"{hub_url}/password-file")["doc_count"] == 3
+    target = tmp_path / "back.sqlite"
+    back = ("replicate", "--create-target", "--source-password-file", tmp_path / "password")
+    assert edge_agent(*back, url, target).status == 0
+    assert query(target, "SELECT count(*) FROM docs") == [(3,)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

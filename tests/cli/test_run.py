@@ -51,7 +51,9 @@ def test_a_client_that_goes_away_is_no_error(tmp_path: Path) -> None:
         host, port = url.removeprefix("http://").split(":")
         for _ in range(3):
             with socket.create_connection((host, int(port))) as client:
-                client.sendall(b"GET /db/_changes?feed=continuous HTTP/1.1\r\nHost: x\r\n\r\n")
+                client.sendall(
+                    b"GET /db/_changes?feed=continuous HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                )
                 received = b""
                 while b'"doc"' not in received:
                     received += client.recv(65536)

@@ -96,7 +96,14 @@ def test_the_history_counts_where_rev_says_something_else() -> None:
     [
         ({"_secret": 1}, "Bad special document member: _secret"),
         ({"_deleted": "yes"}, "Bad special document member: _deleted"),
-        ({"_attachments": {"a.png": {"stub": True}}}, "Attachments are not supported yet"),
+        ({"_attachments": 1}, "Bad special document member: _attachments"),
+        ({"_attachments": {"a": {"follows": True}}}, "a cannot follow a document in JSON"),
+        ({"_attachments": {"_a": {"data": ""}}}, "Attachment name '_a' starts with prohibited"),
+        ({"_attachments": {"": {"data": ""}}}, "Attachment name must not be empty"),
+        ({"_attachments": {"a": {"data": "*"}}}, "Invalid attachment data for a"),
+        ({"_attachments": {"a": {}}}, "Invalid attachment data for a"),
+        ({"_attachments": {"a": 1}}, "Invalid attachment a"),
+        ({"_attachments": {"a": {"stub": True, "length": -1}}}, "Invalid length of attachment a"),
         ({"_id": 5}, "Document id must be a string"),
         ({"_id": None}, "Document id must be a string"),
         ({"_id": ""}, "Document id must not be empty"),
@@ -120,3 +127,10 @@ def test_the_history_counts_where_rev_says_something_else() -> None:
 def test_what_cannot_be_taken_is_refused(members: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=re.escape(reason)):
         revision_from_doc({"_id": "x", "_rev": "1-a", **members})
+
+
+def test_what_a_replicator_notes_is_kept_like_other_members() -> None:
+    doc = {"_id": "r", "_rev": "1-a", "source": "one", "_replication_state": "completed"}
+    revision = revision_from_doc(doc)
+    assert revision.body == '{"source":"one","_replication_state":"completed"}'
+    assert msgspec.json.decode(document_text(revision, revisions=False)) == doc

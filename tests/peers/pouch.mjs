@@ -7,10 +7,12 @@
 
 import PouchDB from "pouchdb";
 import memoryAdapter from "pouchdb-adapter-memory";
+import find from "pouchdb-find";
 import replicationId from "pouchdb-generate-replication-id";
 import readline from "node:readline";
 
 PouchDB.plugin(memoryAdapter);
+PouchDB.plugin(find.default ?? find);
 const generateReplicationId = replicationId.default ?? replicationId;
 
 const databases = new Map();

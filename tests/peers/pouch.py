@@ -209,6 +209,22 @@ class PouchDatabase:
     async def get_attachment(self, document_id: str, name: str, **options: Any) -> bytes:
         return base64.b64decode(await self._call("getAttachment", document_id, name, options))
 
+    async def create_index(self, *fields: str, **options: Any) -> Json:
+        return await self._object("createIndex", {**options, "index": {"fields": fields}})
+
+    async def indexes(self) -> list[Json]:
+        found: list[Json] = (await self._object("getIndexes"))["indexes"]
+        return found
+
+    async def delete_index(self, index: Json) -> Json:
+        return await self._object("deleteIndex", index)
+
+    async def find(self, selector: Json, **options: Any) -> Json:
+        return await self._object("find", {**options, "selector": selector})
+
+    async def explain(self, selector: Json, **options: Any) -> Json:
+        return await self._object("explain", {**options, "selector": selector})
+
     async def compact(self) -> Json:
         return await self._object("compact")
 

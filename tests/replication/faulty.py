@@ -9,7 +9,7 @@ from typing import Any
 from agent.documents.revision import Revision
 from agent.errors import ConnectError, TooLargeError
 from agent.peers.local import LocalPeer
-from agent.peers.peer import ChangeBatch, PeerInfo, Seq, WriteResult
+from agent.peers.peer import ChangeBatch, Contents, PeerInfo, Seq, WriteResult
 from agent.store.store import Store
 
 
@@ -36,10 +36,8 @@ class FaultyPeer(LocalPeer):
         self._maybe_fail()
         return await super().info()
 
-    async def changes(
-        self, since: Seq, *, follow: bool, limit: int
-    ) -> AsyncGenerator[ChangeBatch, None]:
-        async for batch in super().changes(since, follow=follow, limit=limit):
+    async def changes(self, since: Seq, **options: Any) -> AsyncGenerator[ChangeBatch, None]:
+        async for batch in super().changes(since, **options):
             self._maybe_fail()
             yield batch
 
@@ -55,11 +53,13 @@ class FaultyPeer(LocalPeer):
             raise TooLargeError("the answer is too large")
         return await super().fetch(wanted)
 
-    async def store(self, revisions: Sequence[Revision]) -> Sequence[WriteResult]:
+    async def store(
+        self, revisions: Sequence[Revision], contents: Contents | None = None
+    ) -> Sequence[WriteResult]:
         self._maybe_fail()
         if self.most_revisions is not None and len(revisions) > self.most_revisions:
             raise TooLargeError("the request is too large")
-        results = await super().store(revisions)
+        results = await super().store(revisions, contents)
         self._maybe_fail()
         return results
 

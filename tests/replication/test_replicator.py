@@ -178,7 +178,7 @@ async def test_what_is_refused_for_good_is_passed_over_visibly(
     a, b = stores
 
     class Refusing(LocalPeer):
-        async def store(self, revisions: Any) -> Any:
+        async def store(self, revisions: Any, contents: Any = None) -> Any:
             wanted = [item for item in revisions if item.id != "r000003"]
             await super().store(wanted)
             return [
@@ -231,7 +231,7 @@ async def test_large_documents_are_fetched_few_at_a_time(stores: tuple[Store, St
     sizes: list[int] = []
 
     class Watching(LocalPeer):
-        async def store(self, revisions: Any) -> Any:
+        async def store(self, revisions: Any, contents: Any = None) -> Any:
             sizes.append(sum(len(item.body) for item in revisions))
             return await super().store(revisions)
 

@@ -101,7 +101,9 @@ async def running(folder: Path, *, port: int = 0, **options: Any) -> AsyncIterat
     """A server over the databases in a folder; the options are those of `make_app`."""
     databases = Databases(folder)
     server = await serve(make_app(databases, **options), "127.0.0.1", port)
-    async with aiohttp.ClientSession() as session:
+    # As CouchDB's clients do; without it, some answers are multipart.
+    accept = {"Accept": "application/json"}
+    async with aiohttp.ClientSession(headers=accept) as session:
         try:
             yield Api(server, databases, session)
         finally:

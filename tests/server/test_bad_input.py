@@ -192,7 +192,7 @@ async def test_bodies_that_are_too_large(tmp_path: Path) -> None:
 
 
 async def test_a_body_that_is_cut_off_writes_nothing(api: Api) -> None:
-    head = "PUT /db/a HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+    head = "PUT /db/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
     reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
     writer.write(head.encode() + b'{"v":1}')
     writer.write_eof()
@@ -209,12 +209,12 @@ async def test_what_is_no_http_is_400(api: Api) -> None:
 
 
 async def test_what_is_no_path_is_404(api: Api) -> None:
-    answer = await api.raw(b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await api.raw(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert answer.split(b" ")[1] == b"404"
     assert answer.endswith(b'{"error":"not_found","reason":"Not Found"}\n')
 
 
 async def test_dots_are_no_way_out_of_a_database(api: Api) -> None:
-    answer = await api.raw(b"GET /db/.. HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    answer = await api.raw(b"GET /db/.. HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
     assert b" 404 " in answer
     assert b'"missing"' in answer

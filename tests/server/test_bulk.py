@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
+from agent.server import bulk
 from tests.server.api import Api
 
 # --- _bulk_docs ------------------------------------------------------------------------
@@ -55,19 +57,15 @@ async def test_grafting_is_idempotent_and_order_does_not_matter(api: Api) -> Non
     assert (await api.get("/db")).json["doc_count"] == 1
 
 
-async def test_only_a_document_with_attachments_fails(api: Api) -> None:
-    with_attachments = {"_id": "b", "_rev": "1-b", "_attachments": {"f": {"stub": True}}}
-    docs = [{"_id": "a", "_rev": "1-a"}, with_attachments, {"_id": "c", "_rev": "1-c"}]
-    answer = await api.post("/db/_bulk_docs", {"docs": docs, "new_edits": False})
-    [failed] = answer.json
-    assert answer.status == 201
-    assert (failed["id"], failed["rev"], failed["error"]) == ("b", "1-b", "not_implemented")
-    del with_attachments["_rev"]
-    results = (await api.post("/db/_bulk_docs", {"docs": [with_attachments, {"_id": "d"}]})).json
-    assert results[0]["error"] == "not_implemented"
-    assert results[1]["ok"] is True
-    rows = (await api.get("/db/_all_docs")).json["rows"]
-    assert [row["id"] for row in rows] == ["a", "c", "d"]
+@pytest.mark.parametrize("new_edits", [True, False])
+async def test_a_stub_for_nothing_fails_the_request(api: Api, new_edits: bool) -> None:
+    stub = {"_id": "b", "_attachments": {"f": {"stub": True}}}
+    docs = [{"_id": "a"}, stub, {"_id": "c"}]
+    if not new_edits:
+        docs = [{**doc, "_rev": "1-a"} for doc in docs]
+    answer = await api.post("/db/_bulk_docs", {"docs": docs, "new_edits": new_edits})
+    assert answer.error == (412, "missing_stub", "Invalid attachment stub in b for f")
+    assert (await api.get("/db/_all_docs")).json["rows"] == []
 
 
 @pytest.mark.parametrize("new_edits", [True, False])
@@ -255,6 +253,12 @@ async def test_revs_diff_names_only_what_is_missing(api: Api) -> None:
     missing = {"a": ["2-z"], "c": ["1-c", "2-c"]}
     diff = (await api.post("/db/_revs_diff", asked)).json
     assert diff == {id: {"missing": revs} for id, revs in missing.items()}
+    newer = {"a": ["4-z", "9-y"], "b": ["1-c"], "new": ["4-z"]}
+    assert (await api.post("/db/_revs_diff", newer)).json == {
+        "a": {"missing": ["4-z", "9-y"], "possible_ancestors": ["3-a"]},
+        "b": {"missing": ["1-c"]},
+        "new": {"missing": ["4-z"]},
+    }
     answer = (await api.post("/db/_missing_revs", asked)).json
     assert answer == {"missing_revs": missing}
     assert (await api.post("/db/_revs_diff", {})).json == {}
@@ -267,3 +271,36 @@ async def test_revs_diff_names_only_what_is_missing(api: Api) -> None:
 async def test_bad_revs_diff(api: Api, path: str, body: Any) -> None:
     await api.write("a")
     assert (await api.post(f"/db/{path}", body)).error[:2] == (400, "bad_request")
+
+
+@pytest.mark.parametrize(("count", "aside"), [(10, False), (2000, True)])
+@pytest.mark.parametrize("new_edits", [True, False])
+async def test_large_requests_are_parsed_aside(
+    api: Api, monkeypatch: pytest.MonkeyPatch, count: int, aside: bool, new_edits: bool
+) -> None:
+    """Not in the event loop, where sensors and feeds would wait for it."""
+    threads = []
+    parse = bulk._document
+
+    def watched(*arguments: Any) -> Any:
+        threads.append(threading.current_thread() is not threading.main_thread())
+        return parse(*arguments)
+
+    monkeypatch.setattr(bulk, "_document", watched)
+    docs = [{"_id": f"d{n}", "_rev": "1-a", "text": "x" * 200} for n in range(count)]
+    if new_edits:
+        docs = [{"_id": doc["_id"], "text": doc["text"]} for doc in docs]
+    response = await api.post("/db/_bulk_docs", {"docs": docs, "new_edits": new_edits})
+    assert response.status == 201
+    assert set(threads) == {aside}
+    assert (await api.get("/db")).json["doc_count"] == count
+
+
+async def test_bulk_get_of_large_documents(api: Api) -> None:
+    """Together they exceed what is read at once."""
+    ids = [f"big{n}" for n in range(24)]
+    for id in ids:
+        await api.write(id, text="x" * 1_000_000)
+    response = await api.post("/db/_bulk_get", {"docs": [{"id": id} for id in ids]})
+    assert [entry["id"] for entry in response.json["results"]] == ids
+    assert all(entry["docs"][0]["ok"]["text"] for entry in response.json["results"])

@@ -130,6 +130,45 @@ async def test_filter_by_ids(api: Api) -> None:
     assert (answer.json["last_seq"], answer.json["pending"]) == (2, 2)
 
 
+async def test_filter_by_ids_in_the_query(api: Api) -> None:
+    for id in ("a", "b", "c"):
+        await api.write(id)
+    path = "?filter=_doc_ids&doc_ids=%5B%22c%22,%22a%22%5D"
+    body = await changes(api, path)
+    assert [row["id"] for row in body["results"]] == ["a", "c"]
+    body = await changes(api, path + "&descending=true&limit=1")
+    assert [row["id"] for row in body["results"]] == ["c"]
+    body = await changes(api, path + "&since=1")
+    assert ([row["id"] for row in body["results"]], body["last_seq"]) == (["c"], 3)
+
+
+async def test_a_few_ids_are_found_among_many(api: Api) -> None:
+    docs = [{"_id": str(number)} for number in range(2100)]
+    await api.post("/db/_bulk_docs", {"docs": docs})
+    ids = [str(number) for number in range(0, 2100, 21)]
+    for some in (ids, [*ids, "1"]):  # a hundred are looked up, for more the feed is read
+        answer = await api.post("/db/_changes?filter=_doc_ids", {"doc_ids": some})
+        rows = answer.json["results"]
+        assert [row["id"] for row in rows] == sorted(some, key=int)
+        assert answer.json["last_seq"] == 2100
+
+
+async def test_seq_interval(api: Api) -> None:
+    for id in ("a", "b", "c", "d", "e"):
+        await api.write(id)
+    body = await changes(api, "?seq_interval=2")
+    assert [row["seq"] for row in body["results"]] == [None, 2, None, 4, None]
+    assert body["last_seq"] == 5
+    body = await changes(api, "?seq_interval=x")
+    assert [row["seq"] for row in body["results"]] == [1, 2, 3, 4, 5]
+
+
+async def test_last_event_id_is_another_word_for_since(api: Api) -> None:
+    await api.write("a")
+    await api.write("b")
+    assert [row["id"] for row in (await changes(api, "?last-event-id=1"))["results"]] == ["b"]
+
+
 async def test_filter_of_design_documents(api: Api) -> None:
     await api.write("a")
     await api.write("_design/d")
@@ -139,9 +178,20 @@ async def test_filter_of_design_documents(api: Api) -> None:
 
 @pytest.mark.parametrize(
     ("name", "status"),
-    [("d/f", 501), ("_selector", 501), ("_view", 501), ("nope", 400), ("_doc_ids", 400)],
+    [
+        ("d/f", 501),
+        ("d/none", 404),
+        ("e/f", 404),
+        ("_view", 400),
+        ("_view&view=x", 400),
+        ("_view&view=d/v", 501),
+        ("_view&view=d/none", 404),
+        ("nope", 400),
+        ("_doc_ids", 400),
+    ],
 )
 async def test_other_filters(api: Api, name: str, status: int) -> None:
+    await api.write("_design/d", filters={"f": "function(){}"}, views={"v": {"map": ""}})
     assert (await api.post(f"/db/_changes?filter={name}", {})).error[0] == status
 
 
@@ -154,7 +204,6 @@ async def test_post_without_a_body(api: Api) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        "feed=eventsource",
         "feed=x",
         "limit=x",
         "limit=-1",

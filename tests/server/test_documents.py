@@ -314,32 +314,3 @@ async def test_a_replicated_document_needs_a_revision(api: Api) -> None:
         "bad_request",
         "When `new_edits: false`, the document needs `_rev` or `_revisions` specified",
     )
-
-
-# --- attachments -----------------------------------------------------------------------
-
-ATTACHMENTS = {"a.txt": {"content_type": "text/plain", "data": "YQ=="}}
-
-
-@pytest.mark.parametrize("query", ["", "?new_edits=false"])
-async def test_a_document_with_attachments_is_not_stored_without_them(api: Api, query: str) -> None:
-    answer = await api.put(f"/db/a{query}", {"_rev": "1-a", "_attachments": ATTACHMENTS})
-    assert answer.error[:2] == (501, "not_implemented")
-    assert (await api.get("/db/a")).error == MISSING
-
-
-async def test_no_attachments_are_no_reason_to_refuse(api: Api) -> None:
-    assert (await api.put("/db/a", {"_attachments": {}})).status == 201
-
-
-async def test_multipart_and_single_attachments_are_refused(api: Api) -> None:
-    answer = await api.request(
-        "PUT",
-        "/db/a?new_edits=false",
-        data=b"--x--",
-        headers={"Content-Type": 'multipart/related; boundary="x"'},
-    )
-    assert answer.error[:2] == (501, "not_implemented")
-    answer = await api.request("PUT", "/db/a/file.txt", data=b"x")
-    assert answer.error[:2] == (501, "not_implemented")
-    assert (await api.get("/db/a")).error == MISSING

@@ -23,9 +23,9 @@ async def longpoll(api: Api, query: str = "") -> Any:
 
 async def lines(answer: Any) -> list[str]:
     """The lines that are left until the end."""
-    text = (await answer.content.read()).decode()
+    text: str = (await answer.content.read()).decode()
     assert text.endswith("\n")
-    return text.splitlines()
+    return text.lstrip("\n").splitlines()
 
 
 async def test_longpoll_answers_at_once_when_there_is_something(api: Api) -> None:
@@ -167,3 +167,92 @@ async def test_a_client_that_leaves_ends_its_feed(api: Api) -> None:
             return
         await asyncio.sleep(0.05)
     pytest.fail("the feed goes on")
+
+
+# --- eventsource -----------------------------------------------------------------------
+
+
+async def event(answer: Any) -> list[str]:
+    """The lines of the next event."""
+    found: list[str] = []
+    while True:
+        line = (await asyncio.wait_for(answer.content.readline(), 5)).decode()
+        if line != "\n":
+            found.append(line.rstrip("\n"))
+        elif found:
+            return found
+
+
+async def test_eventsource(api: Api) -> None:
+    await api.write("a")
+    async with api.open("GET", "/db/_changes?feed=eventsource&heartbeat=5000") as answer:
+        assert answer.content_type == "text/event-stream"
+        for seq, id in enumerate("abc", 1):
+            if id != "a":
+                await api.write(id)
+            data, number = await event(answer)
+            assert json.loads(data.removeprefix("data: "))["id"] == id
+            assert number == f"id: {seq}"
+
+
+async def test_heartbeats_of_an_eventsource_are_events(api: Api) -> None:
+    async with api.open("GET", "/db/_changes?feed=eventsource&heartbeat=30") as answer:
+        for _ in range(3):
+            assert await event(answer) == ["event: heartbeat", "data: "]
+
+
+async def test_an_eventsource_goes_on_from_its_last_event(api: Api) -> None:
+    for id in "abc":
+        await api.write(id)
+    path = "/db/_changes?feed=eventsource&since=0&timeout=50"
+    async with api.open("GET", path, headers={"Last-Event-ID": "2"}) as answer:
+        text = (await answer.content.read()).decode()
+    assert text.startswith('data: {"seq":3,"id":"c"')
+    assert text.endswith("\nid: 3\n\n")
+    assert "last_seq" not in text
+
+
+# --- many ------------------------------------------------------------------------------
+
+
+async def test_followers_share_one_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = await api.databases.get("db")
+    reads = 0
+    changes = store._reader.changes
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return changes(*args, **options)
+
+    monkeypatch.setattr(store._reader, "changes", counted)
+
+    async def follow(query: str) -> Any:
+        path = f"/db/_changes?feed=continuous&since=now&limit=1{query}"
+        async with api.open("GET", path) as answer:
+            return json.loads((await lines(answer))[0])
+
+    plain = [asyncio.ensure_future(follow("")) for _ in range(40)]
+    whole = [asyncio.ensure_future(follow("&include_docs=true")) for _ in range(40)]
+    while len(store._waiting) < 80:
+        await asyncio.sleep(0.01)
+    reads = 0
+    await api.write("a", v=1)
+    rows = await asyncio.wait_for(asyncio.gather(*plain), 10)
+    docs = await asyncio.wait_for(asyncio.gather(*whole), 10)
+    assert reads == 2  # one with bodies, one without
+    assert all(row == rows[0] and "doc" not in row for row in rows)
+    assert all(row["doc"]["v"] == 1 for row in docs)
+
+
+async def test_a_follower_that_leaves_takes_nothing_from_the_others(api: Api) -> None:
+    feeds = [asyncio.ensure_future(longpoll(api, "since=now")) for _ in range(6)]
+    store = await api.databases.get("db")
+    while len(store._waiting) < 6:
+        await asyncio.sleep(0.01)
+    write = asyncio.ensure_future(api.write("a"))
+    for feed in feeds[:3]:
+        feed.cancel()
+    await write
+    answers = await asyncio.wait_for(asyncio.gather(*feeds[3:]), 5)
+    assert [[row["id"] for row in answer["results"]] for answer in answers] == [["a"]] * 3

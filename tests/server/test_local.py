@@ -34,19 +34,28 @@ async def test_life_of_a_local_document(api: Api, path: str) -> None:
     assert (await api.delete(path)).error == (404, "not_found", "missing")
 
 
-@pytest.mark.parametrize("rev", [None, "0-2", "1-abc", "0-0"])
-async def test_a_write_must_name_the_current_revision(api: Api, rev: str | None) -> None:
+@pytest.mark.parametrize(
+    ("rev", "new"), [(None, "0-1"), ("0-1", "0-2"), ("0-7", "0-8"), ("0-0", "0-1")]
+)
+async def test_the_last_write_stays_and_revisions_only_count(
+    api: Api, rev: str | None, new: str
+) -> None:
     await api.put("/db/_local/x", {"a": 1})
     doc: dict[str, Any] = {"a": 2} if rev is None else {"a": 2, "_rev": rev}
-    conflict = (409, "conflict", "Document update conflict.")
-    assert (await api.put("/db/_local/x", doc)).error == conflict
-    query = "" if rev is None else f"?rev={rev}"
-    assert (await api.delete(f"/db/_local/x{query}")).error == conflict
+    answer = await api.put("/db/_local/x", doc)
+    assert (answer.status, answer.json["rev"]) == (201, new)
+    assert (await api.get("/db/_local/x")).json == {"_id": "_local/x", "_rev": new, "a": 2}
+    assert (await api.delete("/db/_local/x?rev=0-99")).json["rev"] == "0-0"
+    assert (await api.get("/db/_local/x")).status == 404
+
+
+@pytest.mark.parametrize("rev", ["1-abc", "0-a", "0-", "x", "0-" + "9" * 30])
+async def test_a_revision_must_be_that_of_a_local_document(api: Api, rev: str) -> None:
+    await api.put("/db/_local/x", {"a": 1})
+    error = (400, "bad_request", "Invalid rev format")
+    assert (await api.put("/db/_local/x", {"_rev": rev})).error == error
+    assert (await api.delete(f"/db/_local/x?rev={rev}")).error == error
     assert (await api.get("/db/_local/x")).json["a"] == 1
-
-
-async def test_a_revision_that_was_never_written_is_a_conflict(api: Api) -> None:
-    assert (await api.put("/db/_local/x", {"_rev": "0-1"})).status == 409
 
 
 async def test_the_revision_may_be_in_the_query_or_in_if_match(api: Api) -> None:
@@ -85,9 +94,9 @@ async def test_in_bulk_and_by_post(api: Api) -> None:
     results = (await api.post("/db/_bulk_docs", {"docs": docs})).json
     assert results[0] == {"ok": True, "id": "_local/x", "rev": "0-1"}
     assert results[1]["ok"] is True
-    assert results[2]["error"] == "conflict"
+    assert results[2] == {"ok": True, "id": "_local/x", "rev": "0-1"}
     assert (await api.post("/db", {"_id": "_local/z"})).json["rev"] == "0-1"
-    assert (await api.get("/db/_local/x")).json["a"] == 1
+    assert (await api.get("/db/_local/x")).json["a"] == 2
 
 
 @pytest.mark.parametrize("path", ["/db/_local", "/db/_local/", "/db/_local%2F"])
@@ -99,7 +108,7 @@ async def test_a_name_is_needed(api: Api, path: str) -> None:
 async def test_attachments_are_refused(api: Api) -> None:
     assert (await api.get("/db/_local/x/file")).status == 400
     doc = {"_attachments": {"a": {"content_type": "text/plain", "data": ""}}}
-    assert (await api.put("/db/_local/x", doc)).error[:2] == (501, "not_implemented")
+    assert (await api.put("/db/_local/x", doc)).error[:2] == (400, "bad_request")
     assert (await api.get("/db/_local/x")).status == 404
 
 

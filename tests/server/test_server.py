@@ -38,17 +38,6 @@ async def test_all_dbs_are_sorted(server: Api) -> None:
     assert (await server.get("/_all_dbs")).json == ["a/x", "b", "c"]
 
 
-async def test_session_is_that_of_an_administrator(server: Api) -> None:
-    body = (await server.get("/_session")).json
-    assert body["ok"] is True
-    assert body["userCtx"] == {"name": None, "roles": ["_admin"]}
-
-
-async def test_login_is_not_found_so_that_clients_use_basic_authentication(server: Api) -> None:
-    answer = await server.post("/_session", {"name": "a", "password": "b"})
-    assert answer.error == (404, "not_found", "missing")
-
-
 async def test_uuids(server: Api) -> None:
     [one] = (await server.get("/_uuids")).json["uuids"]
     assert len(one) == 32
@@ -75,7 +64,7 @@ async def test_without_a_status_there_is_none(server: Api) -> None:
     [
         ("POST", "/", "GET, HEAD"),
         ("PATCH", "/db", "DELETE, GET, HEAD, POST, PUT"),
-        ("POST", "/db/doc", "DELETE, GET, HEAD, PUT"),
+        ("POST", "/db/doc", "COPY, DELETE, GET, HEAD, PUT"),
         ("GET", "/db/_bulk_docs", "POST"),
         ("HEAD", "/db/_bulk_get", "POST"),
         ("PUT", "/db/_changes", "GET, HEAD, POST"),

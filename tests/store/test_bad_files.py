@@ -83,7 +83,7 @@ async def test_a_damaged_file(path: Path) -> None:
 
 async def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
     message = await refusal(tmp_path)
-    assert message.endswith("check the path and its permissions")
+    assert message == "a folder; name the file of a store in it"
 
 
 async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

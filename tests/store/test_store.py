@@ -379,6 +379,7 @@ async def test_databases_by_name(tmp_path: Path) -> None:
     await databases.close()
     assert store.closed
     assert other.closed
+    databases = Databases(tmp_path / "made" / "here")
     with pytest.raises(StoreExistsError):
         await databases.create("b")
     assert (await databases.get("b")).uuid == other.uuid
@@ -389,6 +390,7 @@ async def test_many_ask_for_a_database_at_once(tmp_path: Path) -> None:
     databases = Databases(tmp_path)
     await databases.create("a")
     await databases.close()
+    databases = Databases(tmp_path)
     stores = await asyncio.gather(*(databases.get("a") for _ in range(10)))
     assert len(set(map(id, stores))) == 1
     await databases.close()

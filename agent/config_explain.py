@@ -1,0 +1,98 @@
+"""What is wrong with a configuration file, in terms of the file.
+
+The texts come from the types: the description and the example of a key's `msgspec.Meta`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+_SECRETS = frozenset({"password", "password_hash"})
+
+
+def explain(message: str, raw: dict[str, Any], root: type[Struct]) -> str:
+    """msgspec's message in terms of the file: the key, what was expected, an example."""
+    problem, _, place = message.partition(" - at `$")
+    keys = re.findall(r"\.([^.\[\]`]+)|\[(\d+)\]", place)
+    steps = [int(index) if index else name for name, index in keys]
+    unknown = re.search(r"unknown field `(.*)`", problem)
+    if unknown:
+        return _unknown(steps, unknown[1], root)
+    missing = re.search(r"missing required field `(.*)`", problem)
+    if missing:
+        steps.append(missing[1])
+        return f"{_shown(steps)} is missing; expected {hint(steps, root)}"
+    # Never the value of a secret, nor a table that has one in it.
+    value = _value_at(raw, steps)
+    shown = re.sub(r"(//)?[^'\"]*@", r"\1***@", repr(value))
+    given = "" if steps[-1] in _SECRETS or isinstance(value, dict | list) else f" = {shown}"
+    return f"{_shown(steps)}{given} is not allowed; expected {hint(steps, root)}"
+
+
+def _unknown(steps: list[str | int], key: str, root: type[Struct]) -> str:
+    struct = _type_at(steps, root)
+    fields = [field.name for field in msgspec.structs.fields(struct)] if struct else []
+    shown = _shown([*steps, key])
+    close = difflib.get_close_matches(key, fields, n=1, cutoff=0.6)
+    if close:
+        expected = hint([*steps, close[0]], root)
+        return f"{shown}: unknown key; did you mean {close[0]}? Expected {expected}"
+    return f"{shown}: unknown key; expected one of: {', '.join(fields)}"
+
+
+def _shown(steps: list[str | int]) -> str:
+    """A place in the file as people count: `remote.url (in the 1st [[remote]])`."""
+    names = ".".join(step for step in steps if isinstance(step, str))
+    numbers = [step for step in steps if isinstance(step, int)]
+    if not numbers or not isinstance(steps[1], int):
+        return names
+    return f"{names} (in [[{steps[0]}]] number {numbers[0] + 1})"
+
+
+def _value_at(raw: Any, steps: list[str | int]) -> Any:
+    for step in steps:
+        raw = raw[step]
+    return raw
+
+
+def hint(steps: list[str | int], root: type[Struct]) -> str:
+    """What belongs at a place in the file, with an example."""
+    found = _type_at(steps, root)
+    key = next(step for step in reversed(steps) if isinstance(step, str))
+    meta = _meta(found)
+    if meta is not None and meta.examples:
+        example = msgspec.json.encode(meta.examples[0]).decode()
+        return f"{meta.description}, for example {key} = {example}"
+    if isinstance(found, type) and issubclass(found, Struct):
+        return f"a table [{key}]" if len(steps) == 1 else f"a table [[{steps[0]}]]"
+    if get_origin(found) is list:
+        return f"tables that begin with [[{key}]]"
+    return str(key)
+
+
+def _type_at(steps: list[str | int], root: type[Struct]) -> Any:
+    """The annotation at a place in the file; None where there is none."""
+    found: Any = root
+    for step in steps:
+        if isinstance(step, int):
+            found = get_args(found)[0] if get_origin(found) is list else found
+        elif isinstance(found, type) and issubclass(found, Struct):
+            found = get_type_hints(found, include_extras=True).get(step)
+        else:
+            return None
+    return found
+
+
+def _meta(annotation: Any) -> Meta | None:
+    if get_origin(annotation) is Annotated:
+        return next((item for item in get_args(annotation) if isinstance(item, Meta)), None)
+    for part in get_args(annotation):
+        meta = _meta(part)
+        if meta is not None:
+            return meta
+    return None

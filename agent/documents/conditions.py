@@ -1,0 +1,253 @@
+"""The conditions that a selector puts on single values, and how they compose; see `selector`.
+
+Source: CouchDB documentation, "API Reference > Databases > /{db}/_find > Selector Syntax".
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import msgspec
+
+from agent.documents.collation import sort_key
+from agent.documents.fields import Absent, field_value
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """`$lt`, `$lte`, `$eq`, `$ne`, `$gte`, `$gt`: any two values compare, by CouchDB's order."""
+
+    operator: str
+    argument: Any
+    key: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", sort_key(self.argument))
+
+    def holds(self, value: Any) -> bool:
+        return _ordered(self.operator, sort_key(value), self.key)
+
+    def holds_raw(self, id: Any) -> bool:
+        """For `_id`: by code points, and any string is above whatever is none."""
+        if not isinstance(self.argument, str):
+            return self.operator in ("$gt", "$gte", "$ne")
+        return _ordered(self.operator, id, self.argument)
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    """`$in`, and with `negated` `$nin`: an array has any of its elements compared."""
+
+    arguments: list[Any]
+    negated: bool
+    keys: frozenset[bytes] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", frozenset(map(sort_key, self.arguments)))
+
+    def holds(self, value: Any) -> bool:
+        values = value if isinstance(value, list) else [value]
+        return any(sort_key(each) in self.keys for each in values) != self.negated
+
+
+@dataclass(frozen=True, slots=True)
+class Exists:
+    expected: bool
+
+    def holds(self, value: Any) -> bool:
+        return self.expected
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    name: str
+
+    def holds(self, value: Any) -> bool:
+        return type_name(value) == self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Mod:
+    divisor: int
+    remainder: int
+
+    def holds(self, value: Any) -> bool:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return False
+        rest = abs(value) % abs(self.divisor)  # as in Erlang and C: with the dividend's sign
+        return (rest if value >= 0 else -rest) == self.remainder
+
+
+@dataclass(frozen=True, slots=True)
+class Regex:
+    """`$regex`: Python's dialect, which for what selectors ask is CouchDB's (PCRE)."""
+
+    pattern: str
+    compiled: re.Pattern[str] = field(repr=False, compare=False)
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, str) and self.compiled.search(value) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class BeginsWith:
+    prefix: str
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, str) and value.startswith(self.prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    length: int
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, list) and len(value) == self.length
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """`$all`: an array that has all of them, or that is the one array among the arguments."""
+
+    arguments: list[Any]
+
+    def holds(self, value: Any) -> bool:
+        if not isinstance(value, list) or not self.arguments:
+            return False
+        there = {_encode(each) for each in value}
+        if all(_encode(argument) in there for argument in self.arguments):
+            return True
+        only = self.arguments[0]
+        return (
+            len(self.arguments) == 1 and isinstance(only, list) and _encode(only) == _encode(value)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ElemMatch:
+    """`$elemMatch` (any element), or with `every` `$allMatch` (all of them, and at least one)."""
+
+    inner: Node
+    every: bool
+
+    def holds(self, value: Any) -> bool:
+        if not isinstance(value, list) or not value:
+            return False
+        quantifier = all if self.every else any
+        return quantifier(self.inner.matches(element) for element in value)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyMapMatch:
+    """`$keyMapMatch`: any name of a member."""
+
+    inner: Node
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, Mapping) and any(self.inner.matches(name) for name in value)
+
+
+Condition: TypeAlias = (
+    Compare | In | Exists | Type | Mod | Regex | BeginsWith | Size | All | ElemMatch | KeyMapMatch
+)
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """A condition on a field, or on the value itself where the path is empty.
+
+    A field without a value fulfils nothing but `$exists: false`, whether `negated` or not.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    condition: Condition
+    negated: bool = False
+
+    def matches(self, value: Any) -> bool:
+        found = field_value(value, self.path)
+        if isinstance(found, Absent):
+            return (
+                found is Absent.NOT_FOUND
+                and isinstance(self.condition, Exists)
+                and not self.condition.expected
+                and not self.negated
+            )
+        if self.path == ("_id",) and isinstance(self.condition, Compare):
+            return self.condition.holds_raw(found) != self.negated
+        return self.condition.holds(found) != self.negated
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    parts: tuple[Node, ...]
+
+    def matches(self, value: Any) -> bool:
+        return all(part.matches(value) for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """Without parts it holds, as CouchDB has it."""
+
+    parts: tuple[Node, ...]
+
+    def matches(self, value: Any) -> bool:
+        return not self.parts or any(part.matches(value) for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """Only within `$elemMatch` and the like; elsewhere negations are moved to the conditions."""
+
+    part: Node
+
+    def matches(self, value: Any) -> bool:
+        return not self.part.matches(value)
+
+
+Node: TypeAlias = At | And | Or | Not
+
+
+def type_name(value: Any) -> str:
+    """The name that `$type` has for a value."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+        case list():
+            return "array"
+    return "object"
+
+
+def is_plain_number(value: Any) -> bool:
+    """Whether any number in a document compares with this one the same way as a double."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and abs(value) < 2**53
+
+
+def _ordered(operator: str, value: Any, argument: Any) -> bool:
+    match operator:
+        case "$eq":
+            return bool(value == argument)
+        case "$ne":
+            return bool(value != argument)
+        case "$lt":
+            return bool(value < argument)
+        case "$lte":
+            return bool(value <= argument)
+        case "$gt":
+            return bool(value > argument)
+    return bool(value >= argument)

@@ -1,0 +1,45 @@
+"""Compaction: old bodies go, and the file shrinks.
+
+The rule is simple and CouchDB's: what is no leaf of its document's tree loses its body; the tree
+remembers the revision. Live leaves, conflicts and tombstones stay.
+
+It works in small steps, each a write like any other: writers and readers go on in between.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from agent.store.transaction import Transaction
+from agent.store.writer import Writer
+
+_ROWS = 1000
+_PAGES = 500
+"""In one step: some milliseconds, and 2 MB of the WAL."""
+
+
+async def compact(writer: Writer) -> None:
+    """Compact a store through its writer. Raises StoreWriteError.
+
+    Cancelled or failed, it leaves a sound store that is compacted in part.
+    """
+    after: int | None = 0
+    while after is not None:
+        after = await writer.run(partial(_drop_old_bodies, after=after))
+    await writer.run(_remove_unreferenced)
+    unused, left = None, await writer.run(_release_pages)
+    while left and left != unused:  # a file may be unable to give pages back
+        unused, left = left, await writer.run(_release_pages)
+    await writer.shrink()
+
+
+def _drop_old_bodies(transaction: Transaction, *, after: int) -> int | None:
+    return transaction.drop_old_bodies(after, _ROWS)
+
+
+def _remove_unreferenced(transaction: Transaction) -> int:
+    return transaction.blobs.remove_unreferenced()
+
+
+def _release_pages(transaction: Transaction) -> int:
+    return transaction.release_pages(_PAGES)

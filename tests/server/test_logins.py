@@ -1,0 +1,148 @@
+"""Passwords are checked once for many requests, and slowly for who guesses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from agent.errors import RequestError
+from agent.server import logins as module
+from agent.server.logins import Logins
+from agent.server.passwords import PasswordHash
+from tests.server.accounts import quick_hash
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    seen: list[str] = []
+    matches = PasswordHash.matches
+
+    def watched(self: PasswordHash, password: str) -> bool:
+        seen.append(password)
+        return matches(self, password)
+
+    monkeypatch.setattr(PasswordHash, "matches", watched)
+    return seen
+
+
+def logins(**options: Any) -> Logins:
+    names = ("anna", "mia")
+    hashes = {name: PasswordHash.parse(quick_hash(f"{name}'s")) for name in names}
+    return Logins(hashes, nobody=PasswordHash.parse(quick_hash("nobody's")), **options)
+
+
+async def seconds(check: Any) -> float:
+    start = time.monotonic()
+    await check
+    return time.monotonic() - start
+
+
+async def test_a_password_that_was_right_is_not_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = counted(monkeypatch)
+    checker = logins()
+    for _ in range(3):
+        assert await checker.check("anna", "anna's", "192.0.2.1")
+    together = [checker.check("mia", "mia's", "192.0.2.1") for _ in range(5)]
+    assert all(await asyncio.gather(*together))
+    assert seen == ["anna's", "mia's"]
+    monkeypatch.setattr(module, "_REMEMBERED", -1.0)
+    checker = logins()
+    for _ in range(2):
+        assert await checker.check("anna", "anna's", None)
+    assert len(seen) == 4
+
+
+async def test_a_wrong_password_is_never_remembered_as_right() -> None:
+    checker = logins(first_delay=0.0)
+    assert await checker.check("anna", "anna's", None)
+    for name, password in (("anna", "x"), ("mia", "anna's"), ("ann", "a:anna's"), ("anna", "")):
+        for _ in range(2):
+            assert not await checker.check(name, password, None)
+
+
+async def test_a_name_that_nobody_has_costs_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = counted(monkeypatch)
+    assert not await logins().check("nobody", "x", None)
+    assert seen == ["x"]
+
+
+async def test_each_failure_delays_the_next_try_for_longer() -> None:
+    checker = logins(first_delay=0.1)
+    times = [await seconds(checker.check("anna", "x", "192.0.2.1")) for _ in range(4)]
+    assert times[0] < 0.1 <= times[1] + 0.02
+    assert times[2] >= 0.18
+    assert times[3] >= 0.38
+    # That user elsewhere, and others at that address, do not wait.
+    assert await seconds(checker.check("anna", "anna's", "192.0.2.2")) < 0.1
+    assert await seconds(checker.check("mia", "mia's", "192.0.2.1")) < 0.1
+
+
+async def test_tries_at_the_same_time_are_delayed_one_after_the_other() -> None:
+    checker = logins(first_delay=0.1)
+    tries = [checker.check("anna", f"guess {number}", "192.0.2.1") for number in range(4)]
+    assert await seconds(asyncio.gather(*tries)) >= 0.1 + 0.2 + 0.4 - 0.05
+
+
+async def test_who_is_logged_in_does_not_notice() -> None:
+    checker = logins(first_delay=5.0)
+    assert await checker.check("anna", "anna's", "192.0.2.1")
+    assert not await checker.check("anna", "x", "192.0.2.1")
+    assert await seconds(checker.check("anna", "anna's", "192.0.2.1")) < 1.0
+
+
+async def test_a_success_and_time_forgive(monkeypatch: pytest.MonkeyPatch) -> None:
+    checker = logins(first_delay=0.05)
+    for _ in range(2):
+        await checker.check("anna", "x", None)
+    assert await checker.check("anna", "anna's", None)
+    assert await seconds(checker.check("anna", "x", None)) < 0.05
+    monkeypatch.setattr(module, "_FORGIVEN", 0.0)
+    assert await seconds(checker.check("anna", "x", None)) < 0.05
+
+
+async def test_one_address_does_not_fill_the_queue() -> None:
+    checker = logins(first_delay=10.0)
+    await checker.check("anna", "x", "192.0.2.1")
+    waiting = [asyncio.create_task(checker.check("anna", "x", "192.0.2.1")) for _ in range(8)]
+    await asyncio.sleep(0.01)
+    with pytest.raises(RequestError) as caught:
+        await checker.check("mia", "mia's", "192.0.2.1")
+    assert caught.value.status == 429
+    assert await checker.check("mia", "mia's", "192.0.2.2")
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert await checker.check("mia", "mia's", "192.0.2.1")
+
+
+async def test_an_ipv6_network_is_one_address() -> None:
+    checker = logins(first_delay=0.2)
+    await checker.check("anna", "x", "2001:db8::1")
+    assert await seconds(checker.check("anna", "x", "2001:db8::ffff:2")) >= 0.18
+    assert await seconds(checker.check("anna", "x", "2001:db8:0:1::1")) < 0.15
+
+
+async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_FAILURES", 10)
+    monkeypatch.setattr(module, "_MOST_REMEMBERED", 1)
+    checker = logins()
+    for number in range(30):
+        await checker.check(f"guess {number}", "x", "192.0.2.1")
+    assert len(checker._failures) == 10
+    assert await checker.check("anna", "anna's", None)
+    assert await checker.check("mia", "mia's", None)
+    assert len(checker._right) == 1
+    assert not checker._waiting
+
+
+async def test_nothing_that_was_typed_is_kept() -> None:
+    checker = logins(first_delay=0.0)
+    await checker.check("anna", "anna's", None)
+    await checker.check("anna", "hunter2", None)
+    kept = repr([vars(checker), [vars(type(checker))]])
+    assert "anna's" not in kept
+    assert "hunter2" not in kept
