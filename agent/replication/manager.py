@@ -71,6 +71,7 @@ class Manager:
             for peer in (job.replicator.source, job.replicator.target)
         )
         replication = Replication(job, source=source, target=target, name=job.name)
+        # Its connections are those of the remote, which both directions share.
         self._start(replication, lambda: _run(job))
 
     def start(
@@ -86,7 +87,7 @@ class Manager:
         replication = _described(job, spec, database=database, doc_id=doc_id)
 
         async def run() -> None:
-            await _run(job)
+            await _run_and_close(job)
             await ended(replication)
 
         self._start(replication, run)
@@ -114,10 +115,10 @@ class Manager:
         if running is not None:
             replication = running
         elif spec.continuous:
-            self._start(replication, lambda: _run(job))
+            self._start(replication, lambda: _run_and_close(job))
         else:
             # Not supervised: whatever it raises is for the request that waits for it.
-            self._add(replication, asyncio.create_task(_run(job)))
+            self._add(replication, asyncio.create_task(_run_and_close(job)))
         if spec.continuous:
             return {"ok": True, "_local_id": replication.id}
         return await self._result(replication, spec)
@@ -203,17 +204,20 @@ class Manager:
 
 
 async def _run(job: Job) -> None:
-    """Run a job and close its connections. A continuous one ends only when it is cancelled."""
-    replicator = job.replicator
-    try:
+    """Run a job. A continuous one ends only when it is cancelled."""
+    await job.run()
+    while job.replicator.continuous:
+        # The feed of a database of this process ends when that is closed, being deleted.
+        await asyncio.sleep(_REOPEN)
         await job.run()
-        while replicator.continuous:
-            # The feed of a database of this process ends when that is closed, being deleted.
-            await asyncio.sleep(_REOPEN)
-            await job.run()
+
+
+async def _run_and_close(job: Job) -> None:
+    try:
+        await _run(job)
     finally:
-        await replicator.source.close()
-        await replicator.target.close()
+        await job.replicator.source.close()
+        await job.replicator.target.close()
 
 
 def _described(
