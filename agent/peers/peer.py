@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+import msgspec
+
 from agent.documents.attachment import Attachment
 from agent.documents.revision import Revision
 
@@ -30,8 +32,7 @@ class PeerInfo:
     server: str
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """A line of a changes feed, with all leaf revisions (style=all_docs)."""
 
     seq: Seq
@@ -52,8 +53,7 @@ class ChangeBatch:
     pending: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WriteResult:
+class WriteResult(msgspec.Struct, frozen=True):
     """What became of one revision. `error` is CouchDB's word, None when it was stored."""
 
     id: str
