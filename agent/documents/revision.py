@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -84,7 +84,7 @@ def new_hash(
     *,
     parent: Rev | None,
     deleted: bool,
-    attachments: Iterable[Attachment] = (),
+    attachments: Collection[Attachment] = (),
 ) -> str:
     """The hash of a new revision: 32 hex digits, the same wherever the same edit is made.
 
@@ -94,8 +94,10 @@ def new_hash(
     last one an array of `[name, content type, digest]` in the order of the names.
     """
     head = f'[{"true" if deleted else "false"},"{parent or ""}",'.encode()
-    told = sorted([item.name, item.content_type, item.digest] for item in attachments)
-    tail = b"," + _sorted_json.encode(told) + b"]" if told else b"]"
+    tail = b"]"
+    if attachments:
+        told = sorted([item.name, item.content_type, item.digest] for item in attachments)
+        tail = b"," + _sorted_json.encode(told) + b"]"
     return hashlib.blake2b(head + canonical_body + tail, digest_size=16).hexdigest()
 
 

@@ -128,6 +128,8 @@ class Transaction:
         A stub stands for what the nearest known ancestor has under this name, or else any revision
         of the document with the same digest. Raises MissingStubError.
         """
+        if self._all_fresh(revisions):
+            return [True] * len(revisions)
         known = self._load({revision.id for revision in revisions})
         fresh: dict[str, Revision] = {}
         results = []
@@ -216,13 +218,32 @@ class Transaction:
                 found[id] = _Document(id, seq, rev, bool(deleted), body, tree, leaves, {})
         return found
 
-    def _insert_fresh(self, revisions: Iterable[Revision]) -> None:
+    def _all_fresh(self, revisions: Sequence[Revision]) -> bool:
+        """Insert them without looking their ids up, and take it back unless all were new."""
+        if len({revision.id for revision in revisions}) < len(revisions):
+            return False
+        for revision in revisions:
+            if len(revision.path) > 1 or revision.attachments:
+                return False
+        state = self.checkpoint()
+        self._db.execute("SAVEPOINT fresh")
+        inserted = self._insert_fresh(revisions)
+        if inserted < len(revisions):
+            self._db.execute("ROLLBACK TO fresh")
+            self.restore(state)
+        self._db.execute("RELEASE fresh")
+        return inserted == len(revisions)
+
+    def _insert_fresh(self, revisions: Iterable[Revision]) -> int:
+        """One row each; returns how many there were, as documents that exist are left alone."""
         rows = []
         seq = self.update_seq
         deleted = 0
         for revision in revisions:
             seq += 1
             deleted += revision.deleted
+            if revision.id.startswith(PREFIX):
+                self._designs_changed = True
             rows.append(
                 (
                     seq,
@@ -234,15 +255,15 @@ class Transaction:
                     self._attachments(revision, None) if revision.attachments else None,
                 )
             )
-        self._db.executemany(
+        inserted = self._db.executemany(
             "INSERT INTO docs (seq, id, gen, hash, deleted, conflicts, body, attachments) "
-            "VALUES (?, ?, ?, ?, ?, 0, ?, ?)",
+            "VALUES (?, ?, ?, ?, ?, 0, ?, ?) ON CONFLICT (id) DO NOTHING",
             rows,
-        )
+        ).rowcount
         self.update_seq = seq
-        self._designs_changed |= any(row[1].startswith(PREFIX) for row in rows)
         self._tombstones += deleted
         self._live += len(rows) - deleted
+        return max(inserted, 0)  # -1 without rows
 
     def _save(self, document: _Document) -> None:
         self._designs_changed |= document.id.startswith(PREFIX)
