@@ -193,14 +193,19 @@ class HttpClient:
                 with connection_failures(self.where):
                     raise await self._refusal(method, path, response)
 
-            async def read() -> bytes:
-                with connection_failures(self.where):
-                    return await response.content.readany()
-
             try:
-                yield read
+                yield self._reader(response)
             finally:
                 response.close()
+
+    def _reader(self, response: aiohttp.ClientResponse) -> Callable[[], Awaitable[bytes]]:
+        """Waits for the next bytes of an answer, b"" at the end."""
+
+        async def read() -> bytes:
+            with connection_failures(self.where):
+                return await response.content.readany()
+
+        return read
 
     @asynccontextmanager
     async def download(
@@ -228,12 +233,8 @@ class HttpClient:
                     status=response.status,
                 )
 
-            async def read() -> bytes:
-                with connection_failures(self.where):
-                    return await response.content.readany()
-
             try:
-                yield read
+                yield self._reader(response)
             finally:
                 if not response.content.at_eof():
                     response.close()
