@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 from typing import Any
@@ -57,6 +58,10 @@ def main(log_level: str) -> None:
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    # What was imported stays, so no collection need walk it. Of what is made later reference counts
+    # free nearly everything: looking for cycles at each 700 objects takes a sixth of a replication.
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Replication Protocol > Upload Batch of Changed Documents"; the refusals are word
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -35,7 +35,7 @@ _OWN = frozenset(
         "_replication_stats",
     }
 )
-_READ = frozenset({"_id", "_rev", "_revisions", "_deleted", "_attachments"})
+_READ = ("_id", "_rev", "_revisions", "_deleted", "_attachments")
 
 DEEPEST = 500
 """How deep a document's arrays and objects may be nested.
@@ -75,18 +75,27 @@ def own_members(doc: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
 
     Raises RefusedDocumentError: doc_validation for an unknown underscore member or a bad one.
     """
-    body: dict[str, Any] = {}
-    for name, value in doc.items():
-        if not name.startswith("_") or name in _OWN:
-            body[name] = value
-        elif name not in _READ and name not in _IGNORED:
-            raise _bad_member(name)
+    body = dict(doc)
+    for name in _READ:
+        body.pop(name, None)
+    if "\n_" in "\n" + "\n".join(body):  # one search: few documents have others
+        body = _checked_members(body)
     deleted = doc.get("_deleted", False)
     if not isinstance(deleted, bool):
         raise _bad_member("_deleted")
-    if not isinstance(doc.get("_attachments", {}), Mapping):
+    if not isinstance(doc.get("_attachments", {}), dict):
         raise _bad_member("_attachments")
     return body, deleted
+
+
+def _checked_members(members: Mapping[str, Any]) -> dict[str, Any]:
+    body = {}
+    for name, value in members.items():
+        if not name.startswith("_") or name in _OWN:
+            body[name] = value
+        elif name not in _IGNORED:
+            raise _bad_member(name)
+    return body
 
 
 def attachments_of(doc: Mapping[str, Any]) -> tuple[Attachment, ...]:
@@ -135,17 +144,28 @@ def checked_id(id: Any) -> str:
     return id
 
 
+class _History(msgspec.Struct):
+    start: int
+    ids: tuple[str, ...]
+
+
+class _Head(msgspec.Struct, omit_defaults=True):
+    id: str = msgspec.field(name="_id")
+    rev: str = msgspec.field(name="_rev")
+    deleted: bool = msgspec.field(name="_deleted", default=False)
+    revisions: _History | None = msgspec.field(name="_revisions", default=None)
+
+
 def document_text(revision: Revision, *, revisions: bool, encoding_info: bool = False) -> str:
     """The JSON text of the whole document, the underscore members first.
 
     `revisions` asks for `_revisions`, `encoding_info` for the encodings of attachments. The body is
     spliced in as it is, without decoding it. Content of attachments that is in memory is inline.
     """
-    head = f'{{"_id":{_json(revision.id)},"_rev":{_json(str(revision.rev))}'
-    if revision.deleted:
-        head += ',"_deleted":true'
-    if revisions:
-        head += f',"_revisions":{{"start":{revision.generation},"ids":{_json(revision.path)}}}'
+    generation, path = revision.generation, revision.path
+    history = _History(generation, path) if revisions else None
+    told = _Head(revision.id, f"{generation}-{path[0]}", revision.deleted, history)
+    head = _encoder.encode(told).decode()[:-1]
     if revision.attachments:
         text = attachments_text(revision.attachments, encoding_info=encoding_info)
         head += f',"_attachments":{text}'
@@ -156,12 +176,12 @@ def document_text(revision: Revision, *, revisions: bool, encoding_info: bool = 
 def _history(doc: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     history = doc.get("_revisions")
     if history is not None:
-        if not isinstance(history, Mapping):
+        if not isinstance(history, dict):
             raise _bad_member("_revisions")
         start, ids = history.get("start"), history.get("ids")
         if not isinstance(start, int) or isinstance(start, bool):
             raise RefusedDocumentError("doc_validation", "_revisions.start isn't an integer.")
-        if not isinstance(ids, Sequence) or isinstance(ids, str):
+        if not isinstance(ids, list):
             raise RefusedDocumentError("doc_validation", "_revisions.ids isn't a array.")
         if not all(isinstance(hash, str) and hash for hash in ids):
             raise RefusedDocumentError("doc_validation", "RevId isn't a string")
@@ -192,7 +212,3 @@ def _too_deep() -> RefusedDocumentError:
     return RefusedDocumentError(
         "bad_request", f"The document is nested deeper than {DEEPEST} levels"
     )
-
-
-def _json(value: str | tuple[str, ...]) -> str:
-    return _encoder.encode(value).decode()

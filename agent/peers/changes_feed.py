@@ -244,7 +244,7 @@ def _parse(line: bytes, where: str) -> _Row:
 def _change(row: _Row, where: str) -> Change:
     if row.id is None:
         raise _nonsense(where, msgspec.json.encode(row))
-    return Change(row.seq, row.id, tuple(leaf.rev for leaf in row.changes), row.deleted)
+    return Change(row.seq, row.id, tuple([leaf.rev for leaf in row.changes]), row.deleted)
 
 
 def _nonsense(where: str, line: bytes) -> NotCouchDBError:

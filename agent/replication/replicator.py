@@ -38,7 +38,7 @@ CHECKPOINT_INTERVAL = 10.0
 """Seconds."""
 
 _PIECE_BYTES = 2 * 1024 * 1024
-"""Aimed at for one fetch. The queues and stages hold four such pieces at most."""
+"""Aimed at for one fetch. Three may be under way while a fourth is stored."""
 
 _FIRST_PIECE = 100
 """Revisions in the first fetch, when nothing is known yet about their size."""
@@ -67,11 +67,15 @@ _REFUSED_FOR_GOOD = frozenset(
 _Wanted = Sequence[tuple[str, Sequence[str]]]
 
 
+_Fetched = tuple[Sequence[Revision], _Wanted]
+"""The first of what was wanted, and what is left over."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Revisions on their way. `batch` is set on the last piece of a batch of changes."""
+    """Revisions that are being fetched. `batch` is set on the last piece of a batch of changes."""
 
-    revisions: Sequence[Revision]
+    fetching: asyncio.Task[_Fetched] | None
     batch: ChangeBatch | None
 
 
@@ -175,7 +179,7 @@ class Replicator:
             async with asyncio.TaskGroup() as stages:
                 stages.create_task(self._read_changes(batches))
                 stages.create_task(self._find_missing(batches, wanted))
-                stages.create_task(self._fetch(wanted, pieces))
+                stages.create_task(self._fetch(wanted, pieces, stages))
                 storing = stages.create_task(self._store(pieces))
                 if self.continuous:
                     watch = stages.create_task(self._watch())
@@ -227,18 +231,24 @@ class Replicator:
         self,
         wanted: asyncio.Queue[tuple[ChangeBatch, _Wanted] | None],
         out: asyncio.Queue[_Piece | None],
+        stages: asyncio.TaskGroup,
     ) -> None:
+        """Starts the fetches; `_store` waits for them in their order.
+
+        Up to three are under way, so that neither side waits while the other is at work.
+        """
         while (item := await wanted.get()) is not None:
             batch, rest = item
+            if not rest:
+                await out.put(_Piece(None, batch))
             while rest:
-                revisions, rest = await self._fetch_piece(rest)
-                await out.put(_Piece(revisions, None if rest else batch))
-            if not item[1]:
-                await out.put(_Piece((), batch))
+                now, rest = rest[: self._piece_size], rest[self._piece_size :]
+                fetching = stages.create_task(self._fetch_piece(now))
+                await out.put(_Piece(fetching, None if rest else batch))
         await out.put(None)
 
-    async def _fetch_piece(self, wanted: _Wanted) -> tuple[Sequence[Revision], _Wanted]:
-        """The first of what is wanted, about `_PIECE_BYTES` of it, and what is left over."""
+    async def _fetch_piece(self, wanted: _Wanted) -> _Fetched:
+        """All that is wanted, or less of it where that would be more than `_PIECE_BYTES`."""
         while True:
             now, rest = wanted[: self._piece_size], wanted[self._piece_size :]
             try:
@@ -268,12 +278,18 @@ class Replicator:
 
     async def _store(self, pieces: asyncio.Queue[_Piece | None]) -> None:
         while (piece := await pieces.get()) is not None:
-            if piece.revisions:
-                await self._store_piece(piece.revisions)
+            if piece.fetching is not None:
+                revisions, rest = await piece.fetching
+                await self._store_piece(revisions)
+                while rest:
+                    revisions, rest = await self._fetch_piece(rest)
+                    await self._store_piece(revisions)
             if piece.batch is not None:
                 await self._confirm(piece.batch)
 
     async def _store_piece(self, revisions: Sequence[Revision]) -> None:
+        if not revisions:
+            return
         try:
             results = await self.target.store(revisions, self.source.attachment)
         except TooLargeError as error:

@@ -30,6 +30,7 @@ from agent.server.edits import (
     parsed,
     revision_of_doc,
 )
+from agent.server.render import rendered
 from agent.store.reader import MissingRevs, StoredDocument
 from agent.store.store import Store
 from agent.store.transaction import Edit
@@ -223,8 +224,7 @@ async def bulk_get(call: DatabaseCall) -> web.StreamResponse:
         async for entry in _looked_up(
             call.store, asked[start : start + _GET_AT_ONCE], newest=newest
         ):
-            await stream.write(separator)
-            await entry.write(stream, call.store, show, revisions=with_revisions)
+            await entry.write(stream, call.store, show, separator, revisions=with_revisions)
             separator = ","
     await stream.write("]}\n" if asked else '{"results":[]}\n')
     return await stream.finish()
@@ -261,36 +261,43 @@ class _Entry:
             self.revs = [] if self.rev is None else [str(self.rev)]
             self.found = dict.fromkeys(self.revs)
             return []
-        if self.rev is None:
+        winner = str(document.rev)
+        if self.rev == document.rev:
+            self.revs = [winner]
+        elif self.rev is None:
             self.revs = [str(leaf) for leaf in document.leaves()]
-        elif newest and self.rev != document.rev:
+        elif newest:
             self.revs = latest(document, [self.rev])
         else:
             self.revs = [str(self.rev)]
-        winner = str(document.rev)
         if winner in self.revs:
             self.found[winner] = document.revision()
         return [rev for rev in self.revs if rev != winner]
 
-    async def write(self, stream: Stream, store: Store, show: Show, *, revisions: bool) -> None:
+    async def write(
+        self, stream: Stream, store: Store, show: Show, separator: str, *, revisions: bool
+    ) -> None:
         id = json_text(self.id)
         if self.error is not None:
-            await stream.write(f'{{"id":{id},"docs":[{{"error":{json_text(self.error)}}}]}}')
+            error = json_text(self.error)
+            await stream.write(f'{separator}{{"id":{id},"docs":[{{"error":{error}}}]}}')
             return
-        separator = f'{{"id":{id},"docs":['
+        text = f'{separator}{{"id":{id},"docs":['
+        between = ""
         for rev in self.revs or ["undefined"]:
             revision = self.found.get(rev)
             if revision is None:
-                await stream.write(
-                    f'{separator}{{"error":{{"id":{id},"rev":{json_text(rev)},'
-                    '"error":"not_found","reason":"missing"}}'
-                )
-            else:
-                await stream.write(f'{separator}{{"ok":')
+                error = f'"id":{id},"rev":{json_text(rev)},"error":"not_found","reason":"missing"'
+                text += f'{between}{{"error":{{{error}}}}}'
+            elif show.data and revision.attachments:
+                await stream.write(f'{text}{between}{{"ok":')
                 await write_document(stream, store, revision, show, revisions=revisions)
-                await stream.write("}")
-            separator = ","
-        await stream.write("]}")
+                text = "}"
+            else:
+                doc = rendered(revision, revisions=revisions, encoding_info=show.encoding_info)
+                text += f'{between}{{"ok":{doc}}}'
+            between = ","
+        await stream.write(text + "]}")
 
 
 async def _looked_up(

@@ -10,7 +10,6 @@ written. They share one read of it (`Store.recent_changes`) and the text of its 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from time import monotonic
 
 from aiohttp import web
@@ -74,6 +73,7 @@ class _Feed:
         "_ids",
         "_last_row",
         "_left",
+        "_looks",
         "_options",
         "_pending",
         "_sent",
@@ -94,6 +94,13 @@ class _Feed:
         self._sent = 0
         self._pending = 0
         self._at_end = False
+        self._looks = (
+            self._events,
+            options.all_leaves,
+            options.include_docs,
+            options.conflicts,
+            options.show,
+        )
         self._last_row = monotonic()
         ids = options.filter.ids if options.filter is not None else None
         self._ids = ids if ids is not None and len(ids) <= _LOOKED_UP else None
@@ -132,11 +139,12 @@ class _Feed:
         """The rows of the next page; sets `_at_end` when there are no more for now, or allowed."""
         options = self._options
         page, complete = await self._page()
+        texts = page.rendered.setdefault(self._looks, {})
         rows = []
         for document in page.documents:
             leaves = None if options.filter is None else await self._passing(document)
             if leaves is None or leaves:
-                rows.append(await self._row(page, document, leaves))
+                rows.append(await self._row(texts, document, leaves))
                 if len(rows) == self._left:
                     self._seq = document.seq
                     break
@@ -199,43 +207,35 @@ class _Feed:
         return leaves
 
     async def _row(
-        self, page: ChangesPage, document: StoredDocument, leaves: Sequence[Rev] | None
-    ) -> str:
-        options = self._options
-        if options.include_docs and options.show.data and document.encoded_attachments:
-            revision = await with_contents(self._store, document.revision(), options.show)
-            return self._text(replace(page, rendered={}), document, leaves, revision)
-        if leaves is not None:
-            page = replace(page, rendered={})
-        return self._text(page, document, leaves)
-
-    def _text(
         self,
-        page: ChangesPage,
+        texts: dict[tuple[int, bool], str],
         document: StoredDocument,
         leaves: Sequence[Rev] | None,
-        revision: Revision | None = None,
     ) -> str:
-        """A row as the feed has it; those who share the page share the text."""
+        """A row as the feed has it; those who share the page and its looks share the text."""
         options = self._options
         self._sent += 1
         seq = document.seq if self._sent % options.seq_interval == 0 else None
-        key = (
-            document.seq,
-            seq,
-            self._events,
-            options.all_leaves,
-            options.include_docs,
-            options.conflicts,
-            options.show,
-        )
-        text: str | None = page.rendered.get(key)
+        if options.include_docs and options.show.data and document.encoded_attachments:
+            revision = await with_contents(self._store, document.revision(), options.show)
+            return self._text(document, seq, leaves, revision)
+        if leaves is not None:
+            return self._text(document, seq, leaves)
+        key = (document.seq, seq is None)
+        text = texts.get(key)
         if text is None:
-            text = _row(document, options, seq, leaves, revision)
-            if self._events:
-                text = f"data: {text}\nid: {json_text(seq)}\n\n"
-            page.rendered[key] = text
+            text = texts[key] = self._text(document, seq)
         return text
+
+    def _text(
+        self,
+        document: StoredDocument,
+        seq: int | None,
+        leaves: Sequence[Rev] | None = None,
+        revision: Revision | None = None,
+    ) -> str:
+        text = _row(document, self._options, seq, leaves, revision)
+        return f"data: {text}\nid: {json_text(seq)}\n\n" if self._events else text
 
     async def _more(self) -> bool:
         """Wait until there is a change; False when the feed is to end."""

@@ -26,15 +26,14 @@ from agent.store.schema import PURGE_SEQ, SEQ_FLOOR, SETTING
 _T = TypeVar("_T")
 
 _LOOKUP = 500
-_COUNTED_PENDING = 10_000
+_COUNTED_PENDING = 2_000
 _MOST_AT_ONCE = 16 * 1024 * 1024
 _COLUMNS = "seq, id, gen, hash, deleted, conflicts, body, tree, attachments"
 _NO_BODY = _COLUMNS.replace("body", "''")
 _LARGEST = 2**63 - 1  # of SQLite's integers
 
 
-@dataclass(frozen=True, slots=True)
-class StoredDocument:
+class StoredDocument(msgspec.Struct, frozen=True):
     """A row of `docs`: a document as its winning revision shows it."""
 
     seq: int
@@ -88,7 +87,7 @@ class StoreInfo:
 
 @dataclass(frozen=True, slots=True)
 class ChangesPage:
-    """`pending`: changes after this page; an upper bound once it exceeds 10,000.
+    """`pending`: changes after this page; an upper bound once it exceeds 2,000.
 
     `rendered` belongs to those who share the page: what one made of it the others may use.
     """
@@ -251,7 +250,7 @@ class Reader:
         return ChangesPage(documents, last, pending)
 
     def pending(self, since: int) -> int:
-        """How many changes there are after `since`; an upper bound from 10,000 on."""
+        """How many changes there are after `since`; an upper bound from 2,000 on."""
         with self._connection() as db:
             return _pending(db, since)
 

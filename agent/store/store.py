@@ -286,7 +286,7 @@ class Store:
         return await asyncio.shield(page)  # one of them may be cancelled; the others wait on
 
     async def pending(self, since: int) -> int:
-        """How many changes there are after `since`; an upper bound from 10,000 on."""
+        """How many changes there are after `since`; an upper bound from 2,000 on."""
         return await asyncio.to_thread(self._reader.pending, since)
 
     async def indexes(self) -> list[MangoIndex]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.documents.revision import Rev
@@ -86,17 +86,17 @@ async def test_lists_without_bodies(store: Store) -> None:
     await store.graft([reading(1), revision("x", "b", "a", body='{"n":1}')])
     whole = (await store.changes(0, limit=9)).documents
     bare = (await store.changes(0, limit=9, bodies=False)).documents
-    assert bare == [dataclasses.replace(each, body="") for each in whole]
+    assert bare == [msgspec.structs.replace(each, body="") for each in whole]
     assert await store.all_docs(limit=9, bodies=False) == bare
     assert "" not in {each.body for each in whole}
 
 
 async def test_many_pending_changes_are_an_upper_bound(store: Store) -> None:
-    await store.graft([reading(number) for number in range(10_500)])
-    await put(store, reading(10_499).id, reading(10_499).rev)
+    await store.graft([reading(number) for number in range(2_500)])
+    await put(store, reading(2_499).id, reading(2_499).rev)
     page = await store.changes(0, limit=1)
-    assert 10_499 <= page.pending <= 10_500
-    assert (await store.changes(600, limit=1)).pending == 9_899
+    assert 2_499 <= page.pending <= 2_500
+    assert (await store.changes(600, limit=1)).pending == 1_899
 
 
 async def test_wait_returns_at_the_next_change(store: Store) -> None:
