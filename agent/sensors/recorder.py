@@ -189,7 +189,7 @@ class Recorder:
 
         def operation(transaction: Transaction) -> str:
             transaction.graft(revisions)
-            return transaction.put_local(self._local_id, self._local_rev, state)
+            return transaction.locals.put(self._local_id, self._local_rev, state)
 
         return await self._store.write(operation)
 

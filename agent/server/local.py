@@ -74,7 +74,7 @@ async def write(store: Store, id: str, doc: Mapping[str, Any], rev: str | None) 
         raise RequestError(400, "bad_request", "Invalid rev format")
     name, last = _name(id), int(number)
     text = None if deleted else parsed(body_text, body)
-    return await store.write(lambda transaction: transaction.overwrite_local(name, last, text))
+    return await store.write(lambda transaction: transaction.locals.overwrite(name, last, text))
 
 
 def _name(id: str) -> str:

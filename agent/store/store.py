@@ -134,11 +134,11 @@ class Store:
 
     async def put_local(self, id: str, rev: str | None, body: str) -> str:
         """Write `_local/{id}` (body: JSON text); returns its new revision. Raises ConflictError."""
-        return await self._writer.run(lambda transaction: transaction.put_local(id, rev, body))
+        return await self._writer.run(lambda transaction: transaction.locals.put(id, rev, body))
 
     async def delete_local(self, id: str, rev: str | None) -> bool:
         """Delete `_local/{id}`; False when there is none. Raises ConflictError."""
-        return await self._writer.run(lambda transaction: transaction.delete_local(id, rev))
+        return await self._writer.run(lambda transaction: transaction.locals.delete(id, rev))
 
     def setting(self, name: str) -> Any:
         """A setting of this database (JSON), None where it was never set. From memory."""

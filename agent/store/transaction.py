@@ -9,18 +9,17 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from agent.documents.attachment import (
     Absent,
     Attachment,
-    attachments_from_store,
     stored_text,
 )
 from agent.documents.revision import Rev, Revision, new_hash
-from agent.documents.tree import DEFAULT_REVS_LIMIT, RevTree
-from agent.errors import ConflictError
+from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.store.blobs import Blobs, settled
+from agent.store.document_rows import Document, DocumentRows, marked
+from agent.store.locals import Locals
 from agent.store.mango_index import PREFIX, synchronise
 from agent.store.schema import PURGE_SEQ, SEQ_FLOOR, SETTING
 
@@ -42,47 +41,6 @@ class Edit:
     attachments: tuple[Attachment, ...] = ()
 
 
-class _Body(NamedTuple):
-    """What is stored of a revision: the texts of its body and of its attachments."""
-
-    text: str
-    attachments: str | None
-
-
-_EMPTY = _Body("{}", None)
-
-
-@dataclass(slots=True)
-class _Document:
-    """A document while a transaction works on it."""
-
-    id: str
-    seq: int  # 0: not stored yet
-    winner: Rev
-    deleted: bool
-    body: _Body
-    tree: RevTree
-    old_leaves: dict[Rev, bool]  # and whether it is a tombstone
-    bodies: dict[Rev, _Body]  # of revisions that this transaction brought
-    changed: bool = False
-
-    @classmethod
-    def new(cls, revision: Revision, attachments: str | None) -> _Document:
-        document = cls(revision.id, 0, revision.rev, False, _EMPTY, RevTree.of(revision), {}, {})
-        document.bodies[revision.rev] = _Body(revision.body, attachments)
-        document.changed = True
-        return document
-
-    def merge(self, revision: Revision, attachments: str | None) -> bool:
-        """True when the revision was not known."""
-        new = revision.rev not in self.tree
-        if self.tree.merge(revision):
-            self.changed = True
-        if new:
-            self.bodies[revision.rev] = _Body(revision.body, attachments)
-        return new
-
-
 class Transaction:
     """Between BEGIN and COMMIT of one group commit; several callers' operations share it."""
 
@@ -91,7 +49,9 @@ class Transaction:
     ) -> None:
         self._db = connection
         self._revs_limit = revs_limit
+        self._rows = DocumentRows(connection)
         self.blobs = Blobs(connection)
+        self.locals = Locals(connection)
         newest = connection.execute("SELECT coalesce(max(seq), 0) FROM docs").fetchone()[0]
         counts = dict(
             connection.execute(
@@ -130,7 +90,7 @@ class Transaction:
         """
         if self._all_fresh(revisions):
             return [True] * len(revisions)
-        known = self._load({revision.id for revision in revisions})
+        known = self._rows.load({revision.id for revision in revisions})
         fresh: dict[str, Revision] = {}
         results = []
         for revision in revisions:
@@ -143,7 +103,7 @@ class Transaction:
                     continue
                 begin = first or revision
                 attachments = self._attachments(begin, None)
-                document = known[revision.id] = _Document.new(begin, attachments)
+                document = known[revision.id] = Document.new(begin, attachments)
                 if first is None:
                     results.append(True)
                     continue
@@ -165,7 +125,7 @@ class Transaction:
 
         A stub stands for the parent's attachment of this name. Raises MissingStubError.
         """
-        known = self._load({edit.id for edit in edits})
+        known = self._rows.load({edit.id for edit in edits})
         results: list[Rev | None] = []
         for edit in edits:
             document = known.get(edit.id)
@@ -186,7 +146,7 @@ class Transaction:
                 path = (digest, *document.tree.path(parent))
                 revision = Revision(edit.id, parent.generation + 1, path, edit.deleted, edit.body)
             if document is None:
-                known[edit.id] = _Document.new(revision, text)
+                known[edit.id] = Document.new(revision, text)
             else:
                 document.merge(revision, text)
             results.append(revision.rev)
@@ -194,29 +154,6 @@ class Transaction:
             if document.changed:
                 self._save(document)
         return results
-
-    def _load(self, ids: set[str]) -> dict[str, _Document]:
-        wanted = list(ids)
-        found: dict[str, _Document] = {}
-        for start in range(0, len(wanted), _LOOKUP):
-            part = wanted[start : start + _LOOKUP]
-            marks = ",".join("?" * len(part))
-            rows = self._db.execute(
-                "SELECT id, seq, gen, hash, deleted, body, tree, attachments "  # noqa: S608
-                "FROM docs "
-                f"WHERE id IN ({marks})",
-                part,
-            )
-            for id, seq, generation, digest, deleted, text, blob, attachments in rows:
-                rev = Rev(generation, digest)
-                if blob is None:
-                    tree = RevTree.of(Revision(id, generation, (digest,), bool(deleted), ""))
-                else:
-                    tree = RevTree.decode(blob)
-                leaves = _marked(tree, tree.leaves())
-                body = _Body(text, attachments)
-                found[id] = _Document(id, seq, rev, bool(deleted), body, tree, leaves, {})
-        return found
 
     def _all_fresh(self, revisions: Sequence[Revision]) -> bool:
         """Insert them without looking their ids up, and take it back unless all were new."""
@@ -265,7 +202,7 @@ class Transaction:
         self._live += len(rows) - deleted
         return max(inserted, 0)  # -1 without rows
 
-    def _save(self, document: _Document) -> None:
+    def _save(self, document: Document) -> None:
         self._designs_changed |= document.id.startswith(PREFIX)
         tree = document.tree
         forgotten = tree.stem(self._revs_limit)
@@ -273,10 +210,10 @@ class Transaction:
         winner = leaves[0]
         deleted = tree.is_deleted(winner)
         conflicts = sum(not tree.is_deleted(leaf) for leaf in leaves[1:])
-        now = _marked(tree, leaves)
-        body = self._move_bodies(document, winner, now)
+        now = marked(tree, leaves)
+        body = self._rows.move_bodies(document, winner, now)
         if forgotten and document.seq:
-            self._forget(document.id, forgotten)
+            self._rows.forget(document.id, forgotten)
         blob = None if len(tree) == 1 else tree.encode()
         if document.seq == 0 or document.old_leaves != now:
             self.update_seq += 1
@@ -300,62 +237,9 @@ class Transaction:
             self._count(document.deleted, -1)
         self._count(deleted, +1)
 
-    def _forget(self, id: str, revs: Iterable[Rev]) -> None:
-        self._db.executemany(
-            "DELETE FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
-            [(id, *rev) for rev in revs],
-        )
-
-    def _move_bodies(self, document: _Document, winner: Rev, now: dict[Rev, bool]) -> _Body:
-        """Keep every body but the winner's in `revisions`; returns the winner's."""
-        id = document.id
-        bodies = document.bodies
-        stored = document.seq != 0
-        if stored and winner != document.winner:
-            bodies[document.winner] = document.body
-        if winner in bodies:
-            body = bodies.pop(winner)
-        elif stored and winner == document.winner:
-            body = document.body
-        else:
-            body = self._take_body(id, winner)
-        tree = document.tree
-        self._db.executemany(
-            "INSERT OR IGNORE INTO revisions (id, gen, hash, deleted, leaf, body, attachments) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (id, *rev, tree.is_deleted(rev), rev in now, *content)
-                for rev, content in bodies.items()
-                if rev in tree
-            ],
-        )
-        self._db.executemany(
-            "UPDATE revisions SET leaf = 0 WHERE id = ? AND gen = ? AND hash = ?",
-            [(id, *rev) for rev in document.old_leaves.keys() - now.keys() - {document.winner}],
-        )
-        self._db.executemany(  # only histories that contradict each other come to this
-            "UPDATE revisions SET leaf = 1, deleted = ? WHERE id = ? AND gen = ? AND hash = ?",
-            [
-                (deleted, id, *rev)
-                for rev, deleted in now.items() - document.old_leaves.items()
-                if rev not in bodies and rev != winner
-            ],
-        )
-        return body
-
-    def _take_body(self, id: str, rev: Rev) -> _Body:
-        """The body of a leaf that wins from now on; it moves into the document's row."""
-        row = self._db.execute(
-            "DELETE FROM revisions WHERE id = ? AND gen = ? AND hash = ? "
-            "RETURNING body, attachments",
-            (id, *rev),
-        ).fetchall()
-        # A leaf without a body needs histories that contradict each other; see RevTree.
-        return _Body(*row[0]) if row else _EMPTY
-
     # --- attachments -------------------------------------------------------------------
 
-    def _attachments(self, revision: Revision, document: _Document | None) -> str | None:
+    def _attachments(self, revision: Revision, document: Document | None) -> str | None:
         """The text to store; of content that comes with the revision the blobs are kept."""
         if not revision.attachments:
             return None
@@ -369,14 +253,14 @@ class Transaction:
             if document is None:
                 return None
             for rev in ancestors:
-                for known in self._known(document, rev):
+                for known in self._rows.attachments(document, rev):
                     if _stands_for(stub, known):
                         return known
             return next(
                 (
                     known
                     for rev in document.tree.all_revs()
-                    for known in self._known(document, rev)
+                    for known in self._rows.attachments(document, rev)
                     if known.name == stub.name and known.digest == stub.digest
                 ),
                 None,
@@ -393,9 +277,9 @@ class Transaction:
         )
 
     def _settled_edit(
-        self, edit: Edit, parent: Rev | None, document: _Document | None
+        self, edit: Edit, parent: Rev | None, document: Document | None
     ) -> tuple[Attachment, ...]:
-        there = self._known(document, parent) if document is not None and parent else ()
+        there = self._rows.attachments(document, parent) if document is not None and parent else ()
 
         def find(stub: Attachment) -> Attachment | None:
             return next((known for known in there if _stands_for(stub, known)), None)
@@ -415,21 +299,6 @@ class Transaction:
             )
         )
 
-    def _known(self, document: _Document, rev: Rev) -> tuple[Attachment, ...]:
-        """The attachments of a revision whose body is here."""
-        text: str | None = None
-        if rev in document.bodies:
-            text = document.bodies[rev].attachments
-        elif document.seq and rev == document.winner:
-            text = document.body.attachments
-        elif rev in document.tree:
-            row = self._db.execute(
-                "SELECT attachments FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
-                (document.id, *rev),
-            ).fetchone()
-            text = row[0] if row else None
-        return attachments_from_store(text)
-
     def _count(self, deleted: bool, by: int) -> None:
         if deleted:
             self._tombstones += by
@@ -442,7 +311,7 @@ class Transaction:
         Returns the removed ones of each document. A document without leaves is gone; another one
         gets a new sequence, as its winner may be another.
         """
-        known = self._load(set(asked))
+        known = self._rows.load(set(asked))
         removed: dict[str, list[Rev]] = {}
         for id, revs in asked.items():
             document = known.get(id)
@@ -458,7 +327,7 @@ class Transaction:
                 continue
             forgotten = document.tree.remove(removed[id])
             self._save(document)
-            self._forget(id, forgotten)
+            self._rows.forget(id, forgotten)
         purged = sum(map(bool, removed.values()))
         if purged:
             self._db.execute(
@@ -509,56 +378,8 @@ class Transaction:
         else:
             self._set_meta(SETTING + name, text)
 
-    # --- _local documents --------------------------------------------------------------
-
-    def put_local(self, id: str, rev: str | None, body: str) -> str:
-        """Write `_local/{id}`; `rev` is its present revision, `0-N`. Returns the new one.
-
-        Raises ConflictError.
-        """
-        number = self._check_local(id, rev) + 1
-        self._db.execute(
-            "INSERT INTO local (id, rev, body) VALUES (?1, ?2, ?3) "
-            "ON CONFLICT (id) DO UPDATE SET rev = ?2, body = ?3",
-            (id, number, body),
-        )
-        return f"0-{number}"
-
-    def delete_local(self, id: str, rev: str | None) -> bool:
-        """Delete `_local/{id}`; False when there is none. Raises ConflictError."""
-        if self._check_local(id, rev) == 0 and rev is None:
-            return False
-        self._db.execute("DELETE FROM local WHERE id = ?", (id,))
-        return True
-
-    def overwrite_local(self, id: str, rev: int, body: str | None) -> str:
-        """Write `_local/{id}` whatever is there, as CouchDB's API does; None deletes it.
-
-        The new revision follows on `rev`, the number that the client believes in.
-        """
-        if body is None:
-            self._db.execute("DELETE FROM local WHERE id = ?", (id,))
-            return "0-0"
-        self._db.execute(
-            "INSERT INTO local (id, rev, body) VALUES (?1, ?2, ?3) "
-            "ON CONFLICT (id) DO UPDATE SET rev = ?2, body = ?3",
-            (id, rev + 1, body),
-        )
-        return f"0-{rev + 1}"
-
-    def _check_local(self, id: str, rev: str | None) -> int:
-        row = self._db.execute("SELECT rev FROM local WHERE id = ?", (id,)).fetchone()
-        current = row[0] if row else 0
-        if rev != (f"0-{current}" if row else None):
-            raise ConflictError("Document update conflict.")
-        return int(current)
-
 
 _CONFLICT = Rev(0, "")
-
-
-def _marked(tree: RevTree, leaves: Iterable[Rev]) -> dict[Rev, bool]:
-    return {leaf: tree.is_deleted(leaf) for leaf in leaves}
 
 
 def _stands_for(stub: Attachment, known: Attachment) -> bool:
@@ -566,7 +387,7 @@ def _stands_for(stub: Attachment, known: Attachment) -> bool:
     return stub.name == known.name and stub.revpos in (0, known.revpos)
 
 
-def _parent_for(edit: Edit, document: _Document | None) -> Rev | None:
+def _parent_for(edit: Edit, document: Document | None) -> Rev | None:
     """The revision that an edit extends: None for a first one, _CONFLICT when it may not."""
     if document is None:
         return None if edit.parent is None else _CONFLICT

@@ -180,8 +180,8 @@ async def test_local_documents_are_no_documents(store: Store) -> None:
 async def test_a_write_is_done_whole_or_not_at_all(store: Store) -> None:
     def operation(transaction: Transaction) -> None:
         transaction.graft([reading(1), revision("gone", "a", deleted=True)])
-        transaction.put_local("x", None, "{}")
-        transaction.put_local("x", None, "{}")
+        transaction.locals.put("x", None, "{}")
+        transaction.locals.put("x", None, "{}")
 
     neighbours = [store.graft([reading(8)]), store.write(operation), store.graft([reading(9)])]
     results = await asyncio.gather(*neighbours, return_exceptions=True)
