@@ -1,5 +1,5 @@
 """`python -m agent` is `edge-agent`."""
 
-from agent.cli.main import main
+from agent.cli.main import run
 
-main(prog_name="edge-agent")
+run()

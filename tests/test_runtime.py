@@ -247,10 +247,10 @@ async def test_a_replication_that_fails(
     run = Replicator.run
     fails = True
 
-    async def failing(replicator: Replicator, connected: Callable[[], None] | None = None) -> None:
+    async def failing(replicator: Replicator, *callbacks: Callable[[], None]) -> None:
         if fails and replicator.target.label.endswith("/second"):
             raise RuntimeError("a bug in the replicator")
-        await run(replicator, connected)
+        await run(replicator, *callbacks)
 
     monkeypatch.setattr(Replicator, "run", failing)
     async with running(Agent.from_config(site[0])) as agent:

@@ -92,7 +92,7 @@ class LocalPeer:
     async def fetch(
         self, wanted: Sequence[tuple[str, Sequence[str]]]
     ) -> Sequence[Revision | WriteResult]:
-        found = await self._store.revisions(wanted)
+        found = await self._store.revisions(wanted, bounded=True)
         return [revision for revs in found for _, revision in revs if revision is not None]
 
     def attachment(self, revision: Revision, attachment: Attachment) -> AsyncGenerator[bytes, None]:

@@ -25,6 +25,7 @@ RETRY_CAP = 60.0
 _PERMANENT_BASE = 60.0
 _PERMANENT_CAP = 300.0
 _HURRIED_TRIES = 6
+_LIVE_LAG = 5.0
 _KEPT_EVENTS = 20
 
 
@@ -35,7 +36,7 @@ class State(StrEnum):
     """Connecting, or finding out where to go on from."""
     CATCHING_UP = "catching up"
     LIVE = "live"
-    """Everything is confirmed; changes are passed on as they come."""
+    """Everything was confirmed less than 5 s ago; changes are passed on as they come."""
     WAITING = "waiting"
     """After a transient error; it is tried again soon."""
     FAILED = "failed"
@@ -80,7 +81,7 @@ class Job:
         self.retry_at: float | None = None
         """When it is tried again, in seconds since the epoch."""
         self.error_count = 0
-        """Failures since it last got through."""
+        """Failures since it last got on."""
         self.events = deque([Event(time.time(), "added")], maxlen=_KEPT_EVENTS)
         """The latest ones, the newest last."""
         self._patient = patient
@@ -91,6 +92,7 @@ class Job:
         self._ever_connected = False
         self._failed = False
         self._stopped = False
+        self._before = self._reached()
 
     @property
     def progress(self) -> Progress:
@@ -104,7 +106,8 @@ class Job:
             return State.FAILED if self._failed else State.WAITING
         if not self._running:
             return State.STARTING
-        return State.LIVE if self.progress.pending == 0 else State.CATCHING_UP
+        lag = self.lag()
+        return State.LIVE if lag is not None and lag < _LIVE_LAG else State.CATCHING_UP
 
     async def pending(self) -> int | None:
         """Changes that the target has not confirmed; None where nobody here can tell."""
@@ -114,7 +117,7 @@ class Job:
 
     def lag(self) -> float | None:
         """Seconds since the target last had everything; 0 while it has, None if it never had."""
-        if self.state is State.LIVE:
+        if self._running and self.progress.up_to_date:
             return 0.0
         caught_up = self.progress.caught_up
         return None if caught_up is None else max(0.0, time.time() - caught_up)
@@ -125,18 +128,18 @@ class Job:
         self._stopped = False
         try:
             while True:
-                before = self.progress.missing_checked
                 self._note("started")
+                self._before = self._reached()
                 try:
-                    await self.replicator.run(self._connected)
+                    await self.replicator.run(self._connected, self._confirmed)
                 except EdgeAgentError as error:
                     self._running = False
                     self.error_count += 1
                     self._note("crashed", str(error))
-                    tries = 0 if self.progress.missing_checked > before else tries + 1
+                    tries = 0 if self._got_on else tries + 1
                     if not self._patient and self._gives_up(error, tries):
                         raise
-                    await self._wait(error, moved=tries == 0)
+                    await self._wait(error)
                 else:
                     return
         finally:
@@ -146,12 +149,23 @@ class Job:
             self.retry_at = None
 
     def _connected(self) -> None:
-        if self.last_error is not None:
-            log.info("%s: connected again", self.name)
-        self.last_error = None
-        self.error_count = 0
         self._running = True
         self._ever_connected = True
+        self._before = self._reached()
+
+    def _confirmed(self) -> None:
+        if self.last_error is not None and (self._got_on or self.progress.up_to_date):
+            log.info("%s: goes on", self.name)
+            self.last_error = None
+            self.error_count = 0
+
+    def _reached(self) -> tuple[int, object]:
+        """What a failure does not undo. What was only looked at is looked at again."""
+        return self.progress.docs_written, self.replicator.recorded
+
+    @property
+    def _got_on(self) -> bool:
+        return self._reached() != self._before
 
     def _note(self, type: str, reason: str | None = None) -> None:
         self.events.append(Event(time.time(), type, reason))
@@ -163,9 +177,9 @@ class Job:
             return True
         return not self.replicator.continuous and tries >= _HURRIED_TRIES
 
-    async def _wait(self, error: EdgeAgentError, *, moved: bool) -> None:
+    async def _wait(self, error: EdgeAgentError) -> None:
         self._failed = isinstance(error, PermanentError)
-        if moved:
+        if self._got_on:
             self._transient.reset()
         if not self._failed:
             self._permanent.reset()

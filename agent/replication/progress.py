@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -29,12 +30,24 @@ class Progress:
     """Changes were read up to here."""
     pending: int | None = None
     """Changes that the source has after `confirmed_seq`, where it tells."""
+    in_flight: int = 0
+    """Batches of changes that were read and are not confirmed yet."""
     last_confirmed: float | None = None
     """When the target last confirmed something."""
     caught_up: float | None = None
     """When the target last had everything."""
     failures: deque[WriteResult] = field(default_factory=lambda: deque(maxlen=_KEPT_FAILURES))
     """The latest revisions that the target refused for good."""
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether the target has everything, as far as the source has told."""
+        return self.pending == 0 and self.in_flight == 0
+
+    def note_up_to_date(self) -> None:
+        """Call when it was so until now."""
+        if self.up_to_date:
+            self.caught_up = time.time()
 
     def counts(self) -> Counts:
         return Counts(

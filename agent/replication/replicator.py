@@ -37,8 +37,12 @@ log = logging.getLogger(__name__)
 CHECKPOINT_INTERVAL = 10.0
 """Seconds."""
 
+_FIRST_CHECKPOINT = 0.5
+"""Seconds to a run's first checkpoint; each of the next takes twice as long, up to the interval.
+Over a line that keeps breaking, a run has to get beyond where the last one began."""
+
 _PIECE_BYTES = 2 * 1024 * 1024
-"""Aimed at for one fetch. Three may be under way while a fourth is stored."""
+"""Aimed at for one fetch. Three such pieces are in memory at most: fetched, or being stored."""
 
 _FIRST_PIECE = 100
 """Revisions in the first fetch, when nothing is known yet about their size."""
@@ -47,7 +51,7 @@ _WATCH_INTERVAL = 30.0
 """Seconds between looks at whether a followed database was recreated."""
 
 _FINAL_CHECKPOINT = 5.0
-"""Seconds that the checkpoint of a replication that is being stopped may take."""
+"""Seconds that the checkpoint of a run that was stopped or has failed may take."""
 
 _REFUSED_FOR_GOOD = frozenset(
     (
@@ -77,6 +81,10 @@ class _Piece:
 
     fetching: asyncio.Task[_Fetched] | None
     batch: ChangeBatch | None
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 class Replicator:
@@ -121,19 +129,28 @@ class Replicator:
         self._batch_size = batch_size
         self.checkpoint_interval = checkpoint_interval
         self._piece_size = _FIRST_PIECE
+        self._size_known = False
         self._log: Log
         self._before: Counts
         self._instances: tuple[str, str]
-        self._recorded: object = None
+        self.recorded: Seq = None
+        """The latest checkpoint, None before the first run."""
+        self._record_interval = 0.0
         self._record_due = 0.0
         self._recording = asyncio.Lock()
-        self._in_flight = 0
+        self._confirmed: Callable[[], None] = _nothing
 
-    async def run(self, connected: Callable[[], None] | None = None) -> None:
+    async def run(
+        self,
+        connected: Callable[[], None] = _nothing,
+        confirmed: Callable[[], None] = _nothing,
+    ) -> None:
         """Returns when the target has everything; with `continuous`, goes on until cancelled.
 
-        `connected` is called when both sides have answered and the transfer begins.
+        `connected` is called when both sides have answered and the transfer begins, `confirmed`
+        whenever all of a batch is durable in the target.
         """
+        self._confirmed = confirmed
         self.opening = self.source.label
         source_info = await _open(self.source, create=self._create_source)
         self.opening = self.target.label
@@ -145,17 +162,17 @@ class Replicator:
         self.checkpoint = self._log
         if self._since_seq is not None:
             self._log.start_seq = self._since_seq
-        self._recorded = self._log.start_seq
+        self.recorded = self._log.start_seq
         self.progress.source_seq = source_info.update_seq
-        self._record_due = time.monotonic() + self.checkpoint_interval
-        self._in_flight = 0
+        self._record_interval = min(_FIRST_CHECKPOINT, self.checkpoint_interval)
+        self._record_due = time.monotonic() + self._record_interval
         self._start_progress()
         log.info("%s -> %s: from %s", self.source.label, self.target.label, self._log.start_seq)
-        if connected is not None:
-            connected()
+        connected()
         try:
             await self._transfer()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, EdgeAgentError):
+            self.progress.note_up_to_date()
             with contextlib.suppress(EdgeAgentError, TimeoutError):
                 async with asyncio.timeout(_FINAL_CHECKPOINT):
                     await self._record()
@@ -166,6 +183,7 @@ class Replicator:
         progress = self.progress
         progress.confirmed_seq = self._log.start_seq
         progress.pending = None
+        progress.in_flight = 0
         if progress.last_confirmed is None and self._log.last_confirmed:
             with contextlib.suppress(ValueError):
                 confirmed = datetime.fromisoformat(self._log.last_confirmed)
@@ -201,7 +219,8 @@ class Replicator:
         # Closed here, so that a connection is not left to the garbage collector.
         async with contextlib.aclosing(feed) as batches:
             async for batch in batches:
-                self._in_flight += 1
+                self.progress.note_up_to_date()
+                self.progress.in_flight += 1
                 self.progress.changes_read += len(batch.changes)
                 self.progress.through_seq = batch.last_seq
                 await out.put(batch)
@@ -235,7 +254,8 @@ class Replicator:
     ) -> None:
         """Starts the fetches; `_store` waits for them in their order.
 
-        Up to three are under way, so that neither side waits while the other is at work.
+        More than one is under way, so that neither side waits while the other is at work; but one
+        alone while it is not known how large documents are, and where one fills a piece.
         """
         while (item := await wanted.get()) is not None:
             batch, rest = item
@@ -245,6 +265,8 @@ class Replicator:
                 now, rest = rest[: self._piece_size], rest[self._piece_size :]
                 fetching = stages.create_task(self._fetch_piece(now))
                 await out.put(_Piece(fetching, None if rest else batch))
+                if not self._size_known or self._piece_size == 1:
+                    await asyncio.wait({fetching})
         await out.put(None)
 
     async def _fetch_piece(self, wanted: _Wanted) -> _Fetched:
@@ -272,6 +294,7 @@ class Replicator:
         size = sum(len(revision.body) for revision in revisions)
         self.progress.docs_read += len(revisions)
         if revisions:
+            self._size_known = True
             fitting = _PIECE_BYTES * len(revisions) // max(size, 1)
             self._piece_size = max(1, min(fitting, self._batch_size, 2 * self._piece_size))
         return revisions, rest
@@ -332,14 +355,13 @@ class Replicator:
 
     async def _confirm(self, batch: ChangeBatch) -> None:
         progress = self.progress
-        now = time.time()
         progress.confirmed_seq = batch.last_seq
         progress.pending = batch.pending
+        progress.in_flight -= 1
         if batch.changes:
-            progress.last_confirmed = now
-        self._in_flight -= 1
-        if self._in_flight == 0 and batch.pending == 0:
-            progress.caught_up = now
+            progress.last_confirmed = time.time()
+        progress.note_up_to_date()
+        self._confirmed()
         if time.monotonic() >= self._record_due:
             await self._record()
 
@@ -347,15 +369,16 @@ class Replicator:
         """Write the checkpoint, if there is anything new to record."""
         async with self._recording:
             seq = self.progress.confirmed_seq
-            self._record_due = time.monotonic() + self.checkpoint_interval
-            if seq != self._recorded:
+            self._record_interval = min(2 * self._record_interval, self.checkpoint_interval)
+            self._record_due = time.monotonic() + self._record_interval
+            if seq != self.recorded:
                 await self._check_instances()
                 counts = self.progress.counts().since(self._before)
                 if self._use_checkpoints:
                     await self._log.write(seq, counts)
                 else:
                     self._log.note(seq, counts)
-                self._recorded = seq
+                self.recorded = seq
 
     async def _check_instances(self) -> None:
         instances = (

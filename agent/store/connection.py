@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import resource
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,13 @@ from agent.store.selector_sql import register_functions
 
 _WRITER_CACHE_KIB = 4096
 _READER_CACHE_KIB = 1024
+
+_NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+_FILES_OF_A_STORE = 8
+_TOO_MANY_FILES = (
+    "{}: too many files are open in this process; raise its limit (ulimit -n, or LimitNOFILE= in "
+    "the systemd unit)"
+)
 
 
 class StoreLock:
@@ -33,6 +42,8 @@ class StoreLock:
                 path=str(store),
             ) from error
         except OSError as error:
+            if error.errno in _NO_MORE_FILES:
+                raise StoreError(_TOO_MANY_FILES.format(store), path=str(store)) from error
             raise StoreError(
                 f"{store}: cannot be opened for writing ({error.strerror}); "
                 "check the permissions and that the file system is not read-only",
@@ -103,6 +114,15 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _few_files_left() -> bool:
+    """SQLite does not tell why it cannot open a file; it may have closed some since."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        return len(list(Path("/proc/self/fd").iterdir())) + _FILES_OF_A_STORE > most
+    except OSError as error:
+        return error.errno in _NO_MORE_FILES
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turns SQLite's errors into the agent's, with what to do."""
@@ -120,6 +140,8 @@ def explained(path: Path) -> Iterator[None]:
             raise StoreWriteError(
                 f"{path}: locked by another program; close what else writes to the file"
             ) from error
+        if name.startswith("SQLITE_CANTOPEN") and _few_files_left():
+            raise StoreError(_TOO_MANY_FILES.format(path), path=str(path)) from error
         if name.startswith("SQLITE_NOTADB"):
             raise StoreError(
                 f"{path}: not a store (no SQLite file); give another path or move the file away",

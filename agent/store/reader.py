@@ -30,6 +30,7 @@ _COUNTED_PENDING = 2_000
 _MOST_AT_ONCE = 16 * 1024 * 1024
 _COLUMNS = "seq, id, gen, hash, deleted, conflicts, body, tree, attachments"
 _NO_BODY = _COLUMNS.replace("body", "''")
+_TOO_MUCH = "too much to read at once; ask for fewer documents"
 _LARGEST = 2**63 - 1  # of SQLite's integers
 
 
@@ -181,17 +182,30 @@ class Reader:
             return _documents(db, ids, most=_MOST_AT_ONCE if bounded else None)
 
     def revisions(
-        self, wanted: Sequence[tuple[str, Sequence[str]]]
+        self, wanted: Sequence[tuple[str, Sequence[str]]], *, bounded: bool = False
     ) -> list[list[tuple[str, Revision | None]]]:
         """For each `(id, revs)` each revision asked for, None where its body is not here.
 
-        Raises TooLargeError when several documents together exceed 16 MiB.
+        Raises TooLargeError when several documents together exceed 16 MiB, with `bounded` also
+        when several revisions of one do.
         """
         with self._connection(snapshot=True) as db:
             found = _documents(db, list({id for id, _ in wanted}), most=_MOST_AT_ONCE)
-            return [
-                [(rev, _revision(db, found.get(id), rev)) for rev in revs] for id, revs in wanted
-            ]
+            several = len(found) > 1 or (bounded and sum(len(revs) for _, revs in wanted) > 1)
+            size = sum(len(document.body) for document in found.values())
+            revisions = []
+            for id, revs in wanted:
+                document = found.get(id)
+                told = []
+                for rev in revs:
+                    revision = _revision(db, document, rev)
+                    if revision is not None and document is not None:
+                        size += 0 if revision.body is document.body else len(revision.body)
+                    if several and size > _MOST_AT_ONCE:
+                        raise TooLargeError(_TOO_MUCH)
+                    told.append((rev, revision))
+                revisions.append(told)
+            return revisions
 
     def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> dict[str, MissingRevs]:
         """Which revisions are not in the documents' trees (CouchDB's _revs_diff)."""
@@ -381,7 +395,7 @@ def _documents(
             found[row[1]] = _document(row)
             size += len(row[6])
             if most is not None and size > most and len(found) > 1:
-                raise TooLargeError("too much to read at once; ask for fewer documents")
+                raise TooLargeError(_TOO_MUCH)
     return found
 
 

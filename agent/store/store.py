@@ -233,13 +233,14 @@ class Store:
         return await asyncio.to_thread(self._reader.documents, ids, bounded=bounded)
 
     async def revisions(
-        self, wanted: Sequence[tuple[str, Sequence[str]]]
+        self, wanted: Sequence[tuple[str, Sequence[str]]], *, bounded: bool = False
     ) -> list[list[tuple[str, Revision | None]]]:
         """For each `(id, revs)` each revision asked for; None where there is no body of it.
 
-        Raises TooLargeError when several documents together exceed 16 MiB.
+        Raises TooLargeError when several documents together exceed 16 MiB, with `bounded` also
+        when several revisions of one do.
         """
-        return await asyncio.to_thread(self._reader.revisions, wanted)
+        return await asyncio.to_thread(self._reader.revisions, wanted, bounded=bounded)
 
     async def missing(self, revs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Which of these revisions, by document id, the store has never seen."""

@@ -23,8 +23,6 @@ from agent.store.locals import Locals
 from agent.store.mango_index import PREFIX, synchronise
 from agent.store.schema import PURGE_SEQ, SEQ_FLOOR, SETTING
 
-_LOOKUP = 500
-
 
 @dataclass(frozen=True, slots=True)
 class Edit:

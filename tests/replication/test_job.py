@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.documents.revision import first_revision
-from agent.errors import AuthError, ConnectError
+from agent.errors import AuthError, ConnectError, StoreWriteError
 from agent.peers.local import LocalPeer
 from agent.peers.peer import PeerInfo
 from agent.replication.job import Job, State
@@ -92,6 +94,97 @@ async def test_an_impatient_job_survives_a_bad_line(stores: tuple[Store, Store])
     await job.run()
     assert far.failed > 0
     assert (await b.info()).doc_count == 30
+
+
+class Full(LocalPeer):
+    """Stands in for a remote whose disk is full."""
+
+    full = True
+
+    def check(self) -> None:
+        if self.full:
+            raise StoreWriteError("remote: the disk is full")
+
+    async def store(self, revisions: Any, contents: Any = None) -> Any:
+        self.check()
+        return await super().store(revisions, contents)
+
+    async def put_local(self, id: str, doc: Any) -> str:
+        self.check()
+        return await super().put_local(id, doc)
+
+
+async def test_an_impatient_job_gives_up_when_nothing_gets_through(
+    stores: tuple[Store, Store],
+) -> None:
+    a, b = stores
+    job = Job("test", Replicator(LocalPeer(a), Full(b)), patient=False, retry_cap=0.01)
+    with pytest.raises(StoreWriteError):
+        await job.run()
+    assert [event.type for event in job.events].count("started") == 6
+
+
+async def test_a_patient_job_waits_longer_and_longer_while_nothing_gets_through(
+    stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.replication.job.RETRY_BASE", 0.01)
+    monkeypatch.setattr("agent.backoff.random.Random.uniform", lambda _, low, high: high)
+    a, b = stores
+    remote = Full(b)
+    replicator = Replicator(LocalPeer(a), remote, continuous=True, batch_size=10)
+    job = Job("test", replicator, patient=True)
+    seen: list[str | None] = []
+    connected = job._connected
+
+    def watched() -> None:
+        connected()
+        seen.append(job.last_error)
+
+    job._connected = watched  # type: ignore[method-assign]
+    async with running(job):
+        async with asyncio.timeout(10):
+            while job.error_count < 6:
+                await asyncio.sleep(0.005)
+        assert job.last_error == "remote: the disk is full"
+        starts = [event.time for event in job.events if event.type == "started"]
+        waits = [later - earlier for earlier, later in pairwise(starts)]
+        for number, wait in enumerate(waits):
+            assert wait >= 0.01 * 2**number
+        remote.full = False
+        await until_state(job, State.LIVE)
+        assert job.last_error is None
+        assert job.error_count == 0
+    # The error stays in the status until something has got through.
+    assert seen == [None, *["remote: the disk is full"] * 6]
+
+
+async def test_a_job_is_live_only_while_changes_get_through(
+    stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.replication.job._LIVE_LAG", 0.2)
+    a, b = stores
+    answers = asyncio.Event()
+    answers.set()
+
+    class Silent(LocalPeer):
+        async def revs_diff(self, revs: Any) -> Any:
+            await answers.wait()
+            return await super().revs_diff(revs)
+
+    replicator = Replicator(LocalPeer(a), Silent(b), continuous=True)
+    job = Job("test", replicator, patient=True)
+    async with running(job):
+        await until_state(job, State.LIVE)
+        await asyncio.sleep(0.3)
+        assert (job.state, job.lag()) == (State.LIVE, 0)
+        answers.clear()
+        await a.graft([first_revision("new", {})])
+        await until_state(job, State.CATCHING_UP)
+        lag = job.lag()
+        assert lag is not None
+        assert 0.2 <= lag < 5
+        answers.set()
+        await until_state(job, State.LIVE)
 
 
 async def test_a_patient_job_waits_reports_and_goes_live(stores: tuple[Store, Store]) -> None:

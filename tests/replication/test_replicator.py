@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 
 from agent.documents.revision import Rev, Revision, canonical, first_revision
-from agent.errors import EdgeAgentError, NotFoundError, TransientError
+from agent.errors import ConnectError, EdgeAgentError, NotFoundError, TransientError
 from agent.peers.local import LocalPeer
 from agent.peers.peer import PeerInfo, WriteResult
 from agent.replication.checkpoint import DatabaseRecreatedError
@@ -226,20 +227,92 @@ async def test_one_revision_that_is_too_large_is_passed_over(stores: tuple[Store
 
 async def test_large_documents_are_fetched_few_at_a_time(stores: tuple[Store, Store]) -> None:
     a, b = stores
-    for number in range(40):
-        await a.graft([first_revision(f"big{number}", {"text": "x" * 500_000})])
+    for start in range(0, 250, 50):
+        numbers = range(start, start + 50)
+        await a.graft([first_revision(f"big{n}", {"text": "x" * 140_000}) for n in numbers])
     sizes: list[int] = []
+    held = most_held = 0
 
-    class Watching(LocalPeer):
+    class Source(LocalPeer):
+        async def fetch(self, wanted: Any) -> Any:
+            nonlocal held, most_held
+            found = await super().fetch(wanted)
+            held += sum(len(item.body) for item in found if isinstance(item, Revision))
+            most_held = max(most_held, held)
+            return found
+
+    class Target(LocalPeer):
         async def store(self, revisions: Any, contents: Any = None) -> Any:
+            nonlocal held
+            results = await super().store(revisions)
             sizes.append(sum(len(item.body) for item in revisions))
-            return await super().store(revisions)
+            held -= sizes[-1]
+            return results
 
-    await Replicator(LocalPeer(a), Watching(b)).run()
-    assert await contents(a) == await contents(b)
+    await Replicator(Source(a), Target(b)).run()
+    assert (await b.info()).doc_count == 250
     # The first piece is taken before anything is known about sizes; later ones are not.
-    assert max(sizes) <= 16 * 2**20
+    assert sizes[0] <= 16 * 2**20
     assert max(sizes[1:]) <= 2 * 2**20
+    assert most_held <= sizes[0] + 2 * 2 * 2**20
+
+
+async def test_documents_that_fill_a_piece_are_fetched_one_by_one(
+    stores: tuple[Store, Store],
+) -> None:
+    a, b = stores
+    for number in range(6):
+        await a.graft([first_revision(f"big{number}", {"text": "x" * 3_000_000})])
+    fetching = most = 0
+
+    class Source(LocalPeer):
+        async def fetch(self, wanted: Any) -> Any:
+            nonlocal fetching, most
+            fetching += 1
+            most = max(most, fetching)
+            try:
+                return await super().fetch(wanted)
+            finally:
+                fetching -= 1
+
+    await Replicator(Source(a), LocalPeer(b)).run()
+    assert await contents(a) == await contents(b)
+    assert most == 1
+
+
+async def test_a_line_that_keeps_breaking_gets_everything_across(
+    stores: tuple[Store, Store],
+) -> None:
+    a, b = stores
+    await a.graft(readings(900))
+
+    class Flapping(LocalPeer):
+        """Stands in for a line that lasts for 0.8 s, and for a twentieth of the work."""
+
+        opened = 0.0
+
+        async def info(self) -> PeerInfo:
+            self.opened = time.monotonic()
+            return await super().info()
+
+        async def revs_diff(self, revs: Any) -> Any:
+            await asyncio.sleep(0.02)
+            if time.monotonic() - self.opened > 0.8:
+                raise ConnectError("the line broke")
+            return await super().revs_diff(revs)
+
+    target = Flapping(b)
+    replicator = Replicator(LocalPeer(a), target, batch_size=10, checkpoint_interval=10)
+    begun: list[Any] = []
+    for _ in range(8):
+        with contextlib.suppress(ConnectError):
+            await replicator.run(lambda: begun.append(replicator.recorded))
+            break
+    else:
+        pytest.fail("never came to an end")
+    assert begun == sorted(set(begun))  # each run begins further on
+    assert len(begun) > 1
+    assert (await b.info()).doc_count == 900
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -324,14 +397,23 @@ async def test_a_source_in_trouble_is_asked_again(stores: tuple[Store, Store]) -
     assert await contents(a) == await contents(b)
 
 
-async def test_leaves_that_are_too_large_together_go_one_by_one(
+async def test_leaves_that_are_too_large_together_go_in_parts(
     stores: tuple[Store, Store],
 ) -> None:
     a, b = stores
     await a.graft([first_revision("x", {"text": letter * 7_000_000}) for letter in "abcd"])
-    replicator = Replicator(LocalPeer(a), LocalPeer(b))
+    stored: list[int] = []
+
+    class Target(LocalPeer):
+        async def store(self, revisions: Any, contents: Any = None) -> Any:
+            stored.append(len(revisions))
+            return await super().store(revisions)
+
+    replicator = Replicator(LocalPeer(a), Target(b))
     await replicator.run()
     assert replicator.progress.doc_write_failures == 0
+    assert sum(stored) == 4
+    assert max(stored) <= 2  # 14 of at most 16 MiB
     assert await contents_one_by_one(a, "x") == await contents_one_by_one(b, "x")
 
 

@@ -318,3 +318,29 @@ async def test_reading_a_damaged_file_names_the_damage(store: Store, path: Path)
         with pytest.raises(StoreError, match="the file is damaged"):
             await store.graft([revision(f"doc{number}", "c", "b") for number in range(3000)])
     await store.close()
+
+
+async def test_too_many_open_files_say_so(tmp_path: Path) -> None:
+    store = await Store.open(tmp_path / "a.sqlite")
+    await store.close()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    said = set()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(5):
+            with pytest.raises(StoreError) as caught:
+                await Store.open(tmp_path / "a.sqlite")
+            said.add(str(caught.value))
+            os.close(taken.pop())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for file in taken:
+            os.close(file)
+    assert said == {
+        f"{tmp_path}/a.sqlite: too many files are open in this process; raise its limit "
+        "(ulimit -n, or LimitNOFILE= in the systemd unit)"
+    }
