@@ -54,11 +54,13 @@ class StoreLock:
         except BlockingIOError:
             owner = os.read(self._file, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(self._file)
-            raise StoreBusyError(
-                f"{store}: in use by another process (pid {owner}); "
-                "stop that process, or use its URL instead of the path",
-                path=str(store),
-            ) from None
+            advice = (
+                f"another process (pid {owner}); stop that process, or use its URL instead of the "
+                "path"
+            )
+            if owner == str(os.getpid()):
+                advice = "this process already; a store cannot be opened twice"
+            raise StoreBusyError(f"{store}: in use by {advice}", path=str(store)) from None
         os.truncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
 
@@ -154,8 +156,8 @@ def explained(path: Path) -> Iterator[None]:
             ) from error
         if name.startswith("SQLITE_CORRUPT"):
             raise StoreError(
-                f"{path}: the file is damaged ({error}); move it away and restart, "
-                "what was replicated comes back from the remote",
+                f"{path}: the file is damaged ({error}); move it away and restart: what was "
+                "replicated comes back from the remote, for the rest try sqlite3 FILE .recover",
                 path=str(path),
             ) from error
         raise StoreError(

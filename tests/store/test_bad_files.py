@@ -78,7 +78,7 @@ async def test_a_damaged_file(path: Path) -> None:
         file.write(b"\xff" * 20 * 4096)
     message = await refusal(path)
     assert message.startswith("the file is damaged (")
-    assert "move it away and restart, what was replicated comes back from the remote" in message
+    assert "move it away and restart: what was replicated comes back from the remote" in message
 
 
 async def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
