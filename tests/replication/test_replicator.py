@@ -140,10 +140,11 @@ async def test_continuous_replication_follows_and_records_when_stopped(
         for number in range(5):
             await a.graft(readings(1, start=number))
 
-            async def arrived(id: str = f"r{number:06d}") -> bool:
-                return await b.get(id) is not None
+            async def confirmed(seq: int = number + 1) -> bool:
+                return bool(replicator.progress.confirmed_seq == seq)
 
-            await until(arrived)
+            await until(confirmed)
+            assert await b.get(f"r{number:06d}") is not None
     again = Replicator(LocalPeer(a), LocalPeer(b))
     await again.run()
     assert again.progress.changes_read == 0
