@@ -102,6 +102,10 @@ class AgentProcess:
         return self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What it, and those before it with the same log file, have said on standard error."""
         return self._log.read_text(errors="replace")

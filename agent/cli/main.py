@@ -66,7 +66,8 @@ def run() -> None:
     # Reference counts free nearly all of what is made; looking for cycles at each 700 objects, and
     # among everything that was imported, takes a sixth of a replication.
     gc.set_threshold(10_000, 10, 10)
-    # Each open database takes six files or so, and 1024 are what most systems begin with.
+    # A database takes six files or so, each follower of a feed one. Systems begin with 1024 for
+    # the sake of programs that use select(2).
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     main(prog_name="edge-agent")

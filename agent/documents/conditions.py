@@ -6,15 +6,20 @@ Source: CouchDB documentation, "API Reference > Databases > /{db}/_find > Select
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from agent.documents.collation import sort_key
 from agent.documents.fields import Absent, field_value
+
+if TYPE_CHECKING:
+    import regex
+
+_LONGEST_MATCH = 0.25
+"""Seconds of processor time that a regular expression may take on one value."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -86,13 +91,16 @@ class Mod:
 
 @dataclass(frozen=True, slots=True)
 class Regex:
-    """`$regex`: Python's dialect, which for what selectors ask is CouchDB's (PCRE)."""
+    """`$regex`, in the dialect of the package regex, which is close to CouchDB's (PCRE)."""
 
     pattern: str
-    compiled: re.Pattern[str] = field(repr=False, compare=False)
+    compiled: regex.Pattern[str] = field(repr=False, compare=False)
 
     def holds(self, value: Any) -> bool:
-        return isinstance(value, str) and self.compiled.search(value) is not None
+        """Other threads go on meanwhile. Raises TimeoutError."""
+        return isinstance(value, str) and bool(
+            self.compiled.search(value, timeout=_LONGEST_MATCH, concurrent=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +221,20 @@ class Not:
 
 
 Node: TypeAlias = At | And | Or | Not
+
+
+def has_regex(node: Node | None) -> bool:
+    """Whether a `$regex` is in it: then it may take long, and is better evaluated in a thread."""
+    match node:
+        case And() | Or():
+            return any(map(has_regex, node.parts))
+        case Not():
+            return has_regex(node.part)
+        case At(condition=ElemMatch() | KeyMapMatch() as condition):
+            return has_regex(condition.inner)
+        case At():
+            return isinstance(node.condition, Regex)
+    return False
 
 
 def type_name(value: Any) -> str:

@@ -15,7 +15,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -37,8 +37,12 @@ from agent.documents.conditions import (
     Regex,
     Size,
     Type,
+    has_regex,
 )
 from agent.documents.fields import parse_field
+
+if TYPE_CHECKING:
+    import regex
 
 _encode = msgspec.json.Encoder().encode
 
@@ -51,17 +55,8 @@ _OPPOSITES = {
     "$gt": "$lte",
 }
 _UNSUPPORTED = frozenset({"$where", "$geoWithin", "$geoIntersects", "$near", "$nearSphere"})
-_CLASSES = {
-    "alpha": "a-zA-Z",
-    "digit": "0-9",
-    "alnum": "a-zA-Z0-9",
-    "upper": "A-Z",
-    "lower": "a-z",
-    "space": "\\s",
-    "word": "\\w",
-    "xdigit": "0-9a-fA-F",
-    "punct": "!-/:-@\\[-`{-~",
-}
+_LONGEST_PATTERN = 1000
+_RECURSION = re.compile(r"\(\?(?:R|[+-]?\d|&|P>)")
 _DEEPEST = 100
 _EMPTY_IS_NOTHING = frozenset({"$and", "$or"})
 
@@ -83,8 +78,21 @@ class Selector:
     """`{"$or": []}` and the like, standing alone: a query yields nothing for them."""
 
     def matches(self, doc: Mapping[str, Any]) -> bool:
-        """Whether a document matches; `doc` has its `_id` and `_rev`."""
-        return self.root is None or self.root.matches(doc)
+        """Whether a document matches; `doc` has its `_id` and `_rev`.
+
+        Raises SelectorError when a `$regex` takes too long.
+        """
+        try:
+            return self.root is None or self.root.matches(doc)
+        except TimeoutError:
+            raise SelectorError(
+                "regex_timeout", "A $regex of the selector takes too long; make it simpler"
+            ) from None
+
+    @property
+    def slow(self) -> bool:
+        """Whether a single document may take long."""
+        return has_regex(self.root)
 
     def to_json(self) -> dict[str, Any]:
         """The normal form as JSON, as `_explain` shows it."""
@@ -205,15 +213,21 @@ def _condition(key: str, argument: Any, depth: int) -> Condition:
     raise SelectorError("invalid_operator", f"Invalid operator: {key}")
 
 
-def _pattern(text: str) -> re.Pattern[str]:
-    """A regular expression, with the classes that PCRE has and Python does not."""
-    for name, members in _CLASSES.items():
-        text = text.replace(f"[:{name}:]", members)
+def _pattern(text: str) -> regex.Pattern[str]:
+    """A regular expression, of a kind whose time and memory can be bounded.
+
+    Time is checked while it matches, but not while it is compiled or compared letter by letter,
+    and memory not at all, so patterns are short and do not call themselves. Raises SelectorError.
+    """
+    import regex
+
+    if len(text) > _LONGEST_PATTERN or _RECURSION.search(text):
+        raise _bad_argument("$regex", text)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python's, of what may mean something else one day
-            return re.compile(text)
-    except (re.error, RecursionError, OverflowError):
+            warnings.simplefilter("ignore")  # of what may mean something else one day
+            return regex.compile(text, cache_pattern=False)
+    except (regex.error, RecursionError, OverflowError, ValueError):
         raise _bad_argument("$regex", text) from None
 
 

@@ -16,6 +16,7 @@ from agent.peers.arrivals import store_with_attachments
 from agent.peers.peer import Change, ChangeBatch, Contents, PeerInfo, Seq, WriteResult
 from agent.store.databases import Databases
 from agent.store.selecting import matching_leaves
+from agent.store.sequences import number_of
 from agent.store.store import Store
 
 _json = msgspec.json.Encoder()
@@ -53,8 +54,7 @@ class LocalPeer:
         selector: Mapping[str, Any] | None = None,
         doc_ids: Sequence[str] | None = None,
     ) -> AsyncGenerator[ChangeBatch, None]:
-        if not isinstance(since, int):
-            raise PermanentError(f"{self.label}: {since!r} is no sequence of this store")
+        since = self._number(since)
         ids = None if doc_ids is None else frozenset(doc_ids)
         wanted = None if selector is None else self._parsed(selector)
         if wanted is not None:
@@ -79,6 +79,13 @@ class LocalPeer:
                 await self._store.wait(since)
                 if self._store.closed:
                     return
+
+    def _number(self, since: Seq) -> int:
+        """Clients know the store's sequences from the HTTP API, as strings."""
+        try:
+            return since if isinstance(since, int) else number_of(self._store, str(since))
+        except ValueError:
+            raise PermanentError(f"{self.label}: {since!r} is no sequence of this store") from None
 
     def _parsed(self, selector: Mapping[str, Any]) -> Selector:
         try:

@@ -14,7 +14,9 @@ import binascii
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import formatdate
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 
 from aiohttp import web
@@ -231,13 +233,19 @@ class Access:
         parts = [
             f"{COOKIE}={value}",
             "Path=/",
-            f"Max-Age={self.sessions.timeout if value else 0}",
+            *(self._end_of_cookie() if value else []),
             f"SameSite={'None' if elsewhere else 'Strict'}",
             "HttpOnly",
             *(["Secure"] if request.secure else []),
         ]
         # Not by `response.set_cookie`, which has no effect any more when `finish` is called.
         response.headers["Set-Cookie"] = "; ".join(parts)
+
+    def _end_of_cookie(self) -> list[str]:
+        # Both, as CouchDB: some clients know Expires only. An empty cookie has neither, since some
+        # would drop it at once, and then not find out that the log-in has failed.
+        end = formatdate(self.sessions.end_of_new(), usegmt=True)
+        return [f"Max-Age={self.sessions.timeout}", f"Expires={end}"]
 
 
 def write_refusal(request: web.Request, store: Store, id: object) -> RequestError | None:
@@ -272,6 +280,7 @@ def _basic(header: str) -> tuple[str, str] | None:
     return name, password
 
 
+@lru_cache(64)
 def _is_of_this_machine(given: str, names: frozenset[str]) -> bool:
     host = given.strip().lower()
     host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

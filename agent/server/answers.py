@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +24,8 @@ from agent.errors import (
     TooLargeError,
 )
 
-_FLUSH = 64 * 1024
-"""Bytes of a stream that are collected before they are sent."""
+_COLLECTED = 64 * 1024
+"""Bytes of a stream that come together before they are sent, unless said otherwise."""
 
 _HEADERS = {
     "Cache-Control": "must-revalidate",
@@ -32,6 +33,7 @@ _HEADERS = {
     "Server": f"edge-sync-agent/{__version__}",
 }
 _encoder = msgspec.json.Encoder()
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def json_text(value: Any) -> str:
@@ -55,9 +57,15 @@ def text_answer(
     )
 
 
-def not_modified(etag: str) -> web.Response:
+def etag(rev: object) -> str:
+    """The ETag of a revision. What headers cannot have in them, a foreign hash may, is escaped."""
+    text = _CONTROLS.sub(lambda found: f"%{ord(found[0]):02X}", str(rev))
+    return f'"{text}"'
+
+
+def not_modified(tag: str) -> web.Response:
     """304, without a body."""
-    return web.Response(status=304, headers={**_HEADERS, "ETag": etag})
+    return web.Response(status=304, headers={**_HEADERS, "ETag": tag})
 
 
 BASIC_HEADERS = {name: value for name, value in _HEADERS.items() if name != "Content-Type"}
@@ -67,12 +75,20 @@ BASIC_HEADERS = {name: value for name, value in _HEADERS.items() if name != "Con
 class Stream:
     """An answer of any length, of which only a piece is in memory.
 
-    Nothing is sent before `_FLUSH` bytes have come together or `flush` is called, so an error up
-    to then still gets its own status. A client that does not read holds `write` up.
+    Nothing is sent before `collected` bytes have come together or `flush` is called, so an error up
+    to then still gets its own status, and a short answer its length. A client that does not read
+    holds `write` up.
     """
 
-    def __init__(self, request: web.Request, *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        request: web.Request,
+        *,
+        headers: Mapping[str, str] | None = None,
+        collected: int = _COLLECTED,
+    ) -> None:
         self._request = request
+        self._collected = collected
         self._headers = {**_HEADERS, **headers} if headers else _HEADERS
         self._parts: list[str] = []
         self._size = 0
@@ -81,7 +97,7 @@ class Stream:
     async def write(self, text: str) -> None:
         self._parts.append(text)
         self._size += len(text)
-        if self._size >= _FLUSH:
+        if self._size >= self._collected:
             await self.flush()
 
     async def flush(self) -> None:

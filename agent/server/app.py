@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
+from agent.documents.selector import SelectorError
 from agent.errors import (
     DocumentError,
     EdgeAgentError,
@@ -155,7 +156,9 @@ async def _errors(
     try:
         return await handler(request)
     except EdgeAgentError as error:
-        return error_answer(error)
+        return _refusal(request, error)
+    except SelectorError as error:  # of what shows only on documents
+        return _refusal(request, RequestError(400, error.error, str(error)))
     except web.HTTPRequestEntityTooLarge:
         return error_answer(TooLargeError("the request entity is too large"))
     except web.HTTPException as error:
@@ -167,7 +170,15 @@ async def _errors(
         return error_answer(RequestError(400, "bad_request", "the request's body is damaged"))
 
 
+def _refusal(request: web.Request, error: EdgeAgentError) -> web.Response:
+    """The answer that an error is; where another one has begun, that one is cut off instead."""
+    if request.writer.output_size and request.transport is not None:
+        request.transport.abort()
+    return error_answer(error)
+
+
 async def _dispatch(call: Call) -> web.StreamResponse:
+    _check_headers(call.request)
     access = call.service.access
     preflight = access.preflight(call.request)
     if preflight is not None:
@@ -213,6 +224,8 @@ async def _dispatch_in(call: DatabaseCall, rest: list[str]) -> web.StreamRespons
         raise design.temporary_view()
     if rest[0] in ("_design", "_local") and len(rest) > 1:
         rest = [f"{rest[0]}/{rest[1]}", *rest[2:]]
+    if len(rest) == 2 and rest[0].startswith("_design/") and rest[1] == "_info":
+        return await _run({"GET": partial(design.info, id=rest[0])}, call)
     if len(rest) > 1 and rest[0].startswith("_design/") and rest[1] in design.HANDLERS:
         raise await design.refusal(call, rest[0], *rest[1:3])
     document = DocumentCall(call.service, call.request, call.name, call.store, rest[0])
@@ -263,6 +276,15 @@ async def _open(databases: Databases, name: str) -> Store:
 
 def _no_database(name: str) -> NotFoundError:
     return NotFoundError(f"{name}: no such database", reason="Database does not exist.")
+
+
+def _check_headers(request: web.Request) -> None:
+    """Raises RequestError for a header that is no text, and so cannot be stored or sent back."""
+    try:
+        for _, value in request.raw_headers:
+            value.isascii() or value.decode()
+    except UnicodeDecodeError:
+        raise RequestError(400, "bad_request", "a header is not UTF-8") from None
 
 
 def _segments(raw_path: str) -> list[str]:

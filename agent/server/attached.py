@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +50,10 @@ class Show:
         return cls(
             call.flag("attachments") or text is not None, call.flag("att_encoding_info"), since
         )
+
+    def newer_than(self, known: Sequence[Rev]) -> Show:
+        """Contents, but for those that the revisions `known` have; if there are any of these."""
+        return replace(self, data=True, since=tuple(known)) if known else self
 
     def includes(self, revision: Revision, attachment: Attachment) -> bool:
         """Whether the content goes along."""
@@ -167,6 +171,58 @@ async def write_related(
         async for piece in whole(stream, content(store, item, plain=False)):
             await stream.write_bytes(piece)
     await stream.write(f"\r\n--{boundary}--")
+
+
+class Parts:
+    """An answer of documents and errors as parts of a multipart message.
+
+    Documents that have attachments are multipart/related, with the contents, asked for or not, but
+    for what `atts_since` makes unnecessary.
+    """
+
+    def __init__(self, call: DatabaseCall, show: Show, *, kind: str = "multipart/mixed") -> None:
+        self._store = call.store
+        self._show = replace(show, data=True)
+        self._revisions = call.flag("revs")
+        self._boundary = secrets.token_hex(16)
+        content_type = f'{kind}; boundary="{self._boundary}"'
+        self._stream = Stream(call.request, headers={"Content-Type": content_type})
+        self._between = "--"
+
+    async def document(self, revision: Revision, *, known: Sequence[Rev] = ()) -> None:
+        """Write a part with a document, without contents that revisions `known` have already."""
+        show = self._show.newer_than(known)
+        if any(show.includes(revision, item) for item in revision.attachments):
+            inner = secrets.token_hex(16)
+            await self._part(related_type(inner))
+            await write_related(
+                self._stream,
+                self._store,
+                revision,
+                show,
+                boundary=inner,
+                revisions=self._revisions,
+            )
+        else:
+            await self._part("application/json")
+            text = rendered(revision, revisions=self._revisions, encoding_info=True)
+            await self._stream.write(text)
+
+    async def error(self, value: Any) -> None:
+        """Write a part that says what is not there, as JSON."""
+        await self._part('application/json; error="true"')
+        await self._stream.write(json_text(value))
+
+    async def finish(self) -> web.StreamResponse:
+        """Send the rest; the handler returns the result."""
+        await self._stream.write(f"{self._between}{self._boundary}--")
+        return await self._stream.finish()
+
+    async def _part(self, content_type: str) -> None:
+        await self._stream.write(
+            f"{self._between}{self._boundary}\r\nContent-Type: {content_type}\r\n\r\n"
+        )
+        self._between = "\r\n--"
 
 
 async def document_answer(

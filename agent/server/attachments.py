@@ -20,7 +20,7 @@ from agent.documents.attachment import DEFAULT_CONTENT_TYPE, Absent, Attachment,
 from agent.documents.revision import canonical
 from agent.documents.wire import checked_id
 from agent.errors import ConflictError, EdgeAgentError, NotFoundError, RequestError
-from agent.server.answers import BASIC_HEADERS, answer
+from agent.server.answers import BASIC_HEADERS, answer, etag
 from agent.server.attached import content
 from agent.server.call import DocumentCall, parse_rev
 from agent.server.documents import wanted
@@ -45,12 +45,12 @@ async def get(call: AttachmentCall) -> web.StreamResponse:
     if document is None:
         raise NotFoundError(f"{call.id}: no such document")
     found = _named(call, (await wanted(call, document)).attachments)
-    etag = f'"{digest_header(found) or found.digest}"'
-    if call.request.headers.get("If-None-Match") in (etag, "*"):
-        return web.Response(status=304, headers={**BASIC_HEADERS, "ETag": etag})
+    tag = etag(digest_header(found) or found.digest)
+    if call.request.headers.get("If-None-Match") in (tag, "*"):
+        return web.Response(status=304, headers={**BASIC_HEADERS, "ETag": tag})
     headers = {
         **BASIC_HEADERS,
-        "ETag": etag,
+        "ETag": tag,
         "Content-Type": found.content_type,
         "Accept-Ranges": "none" if found.encoding else "bytes",
         # A page that somebody attached must not act in the name of this server.
@@ -139,7 +139,7 @@ def _written(call: AttachmentCall, rev: Any, status: int) -> web.Response:
     return answer(
         {"ok": True, "id": call.id, "rev": str(rev)},
         status=status,
-        headers={"ETag": f'"{rev}"', "Location": location},
+        headers={"ETag": etag(rev), "Location": location},
     )
 
 

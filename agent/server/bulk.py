@@ -19,12 +19,13 @@ from agent.errors import ConflictError, RequestError, TooLargeError
 from agent.server import local
 from agent.server.access import write_refusal
 from agent.server.answers import Stream, answer, json_text
-from agent.server.attached import Show, write_document
-from agent.server.call import DatabaseCall, decode, parse_rev
+from agent.server.attached import Parts, Show, accepts, write_document
+from agent.server.call import DatabaseCall, parse_rev
 from agent.server.documents import latest
 from agent.server.edits import (
     JsonObject,
     as_request_error,
+    doc_of,
     edit_from_doc,
     new_id,
     parsed,
@@ -88,7 +89,7 @@ def _revisions(
     revisions = []
     refused = []
     for text in docs:
-        doc = _document(text)
+        doc = doc_of(text)
         refusal = write_refusal(call.request, call.store, doc.get("_id"))
         if refusal is not None:
             refused.append(_refused(refusal, id=doc["_id"], rev=doc.get("_rev")))
@@ -119,7 +120,7 @@ def _edits(
     edits: list[tuple[int, Edit]] = []
     locals: list[tuple[int, JsonObject]] = []
     for text in docs:
-        doc = _document(text)
+        doc = doc_of(text)
         id = doc.get("_id")
         if id is None:
             id = new_id()
@@ -158,13 +159,6 @@ def _refused(refusal: RequestError, **members: Any) -> JsonObject:
     return {**members, "error": refusal.error, "reason": str(refusal)}
 
 
-def _document(text: msgspec.Raw) -> JsonObject:
-    doc = decode(text, Any)
-    if not isinstance(doc, dict):
-        raise RequestError(400, "bad_request", "Document must be a JSON object")
-    return doc
-
-
 def _as(text: msgspec.Raw | bytes, kind: Any, reason: str) -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
@@ -201,10 +195,12 @@ async def _missing(call: DatabaseCall) -> Mapping[str, MissingRevs]:
 
 
 async def bulk_get(call: DatabaseCall) -> web.StreamResponse:
-    """POST /{db}/_bulk_get?revs=&latest=: `{"docs": [{"id", "rev"}, ...]}`.
+    """POST /{db}/_bulk_get?revs=&latest=&attachments=: `{"docs": [{"id", "rev"}, ...]}`.
 
     Answers `{"results": [{"id", "docs": [{"ok": document} or {"error": ...}]}, ...]}`, an entry
-    for each one asked for, in their order. Without `rev` an entry has all leaves.
+    for each one asked for, in their order. Without `rev` an entry has all leaves; with `atts_since`
+    it has the contents of attachments, but for those that these revisions have already. Who does
+    not accept JSON, but multipart/mixed or multipart/related, gets the documents as parts of that.
     """
     call.require_json()
     for name in _NOT_IN_BULK_GET:
@@ -218,26 +214,39 @@ async def bulk_get(call: DatabaseCall) -> web.StreamResponse:
         raise RequestError(400, "bad_request", "`docs` parameter must be an array.")
     with_revisions, newest = call.flag("revs"), call.flag("latest")
     show = Show.asked(call)
+    entries = _entries(call.store, asked, newest=newest)
+    kind = _kind_of_parts(call.request)
+    if kind is not None:
+        parts = Parts(call, show, kind=kind)
+        async for entry in entries:
+            await entry.write_parts(parts)
+        return await parts.finish()
     stream = Stream(call.request)
     separator = '{"results":['
-    for start in range(0, len(asked), _GET_AT_ONCE):
-        async for entry in _looked_up(
-            call.store, asked[start : start + _GET_AT_ONCE], newest=newest
-        ):
-            await entry.write(stream, call.store, show, separator, revisions=with_revisions)
-            separator = ","
+    async for entry in entries:
+        await entry.write(stream, call.store, show, separator, revisions=with_revisions)
+        separator = ","
     await stream.write("]}\n" if asked else '{"results":[]}\n')
     return await stream.finish()
+
+
+def _kind_of_parts(request: web.Request) -> str | None:
+    """The multipart type that the client wants instead of JSON; None for JSON."""
+    if accepts(request, "application/json"):
+        return None
+    kinds = ("multipart/mixed", "multipart/related")
+    return next((kind for kind in kinds if accepts(request, kind)), None)
 
 
 class _Entry:
     """One entry of a _bulk_get: what was asked for, and what was found."""
 
-    __slots__ = ("error", "found", "id", "rev", "revs")
+    __slots__ = ("error", "found", "id", "known", "rev", "revs")
 
     def __init__(self, item: Any) -> None:
         self.id: Any = None
         self.rev: Rev | None = None
+        self.known: tuple[Rev, ...] = ()
         self.revs: list[str] = []
         self.found: dict[str, Revision | None] = {}
         self.error: dict[str, Any] | None = None
@@ -252,6 +261,11 @@ class _Entry:
             given = item.get("rev")
             if given is not None:
                 self.rev = parse_rev(given)
+            known = item.get("atts_since", [])
+            if not isinstance(known, list):
+                reason = "att_since value must be array of revs."
+                raise RequestError(400, "bad_request", reason)  # noqa: TRY301
+            self.known = tuple(parse_rev(rev) for rev in known)
         except RequestError as error:
             self.error = {"id": self.id, "rev": given, "error": error.error, "reason": str(error)}
 
@@ -278,6 +292,7 @@ class _Entry:
         self, stream: Stream, store: Store, show: Show, separator: str, *, revisions: bool
     ) -> None:
         id = json_text(self.id)
+        show = show.newer_than(self.known)
         if self.error is not None:
             error = json_text(self.error)
             await stream.write(f'{separator}{{"id":{id},"docs":[{{"error":{error}}}]}}')
@@ -287,8 +302,7 @@ class _Entry:
         for rev in self.revs or ["undefined"]:
             revision = self.found.get(rev)
             if revision is None:
-                error = f'"id":{id},"rev":{json_text(rev)},"error":"not_found","reason":"missing"'
-                text += f'{between}{{"error":{{{error}}}}}'
+                text += f'{between}{{"error":{json_text(self._missing(rev))}}}'
             elif show.data and revision.attachments:
                 await stream.write(f'{text}{between}{{"ok":')
                 await write_document(stream, store, revision, show, revisions=revisions)
@@ -298,6 +312,28 @@ class _Entry:
                 text += f'{between}{{"ok":{doc}}}'
             between = ","
         await stream.write(text + "]}")
+
+    async def write_parts(self, parts: Parts) -> None:
+        if self.error is not None:
+            await parts.error(self.error)
+            return
+        for rev in self.revs or ["undefined"]:
+            revision = self.found.get(rev)
+            if revision is None:
+                await parts.error(self._missing(rev))
+            else:
+                await parts.document(revision, known=self.known)
+
+    def _missing(self, rev: str) -> JsonObject:
+        return {"id": self.id, "rev": rev, "error": "not_found", "reason": "missing"}
+
+
+async def _entries(
+    store: Store, asked: Sequence[Any], *, newest: bool
+) -> AsyncGenerator[_Entry, None]:
+    for start in range(0, len(asked), _GET_AT_ONCE):
+        async for entry in _looked_up(store, asked[start : start + _GET_AT_ONCE], newest=newest):
+            yield entry
 
 
 async def _looked_up(

@@ -1,7 +1,7 @@
 """The changes feed: normal, longpoll, continuous and eventsource.
 
 Source: CouchDB documentation, "API Reference > Databases > Changes > /{db}/_changes" and "Changes
-Feeds". A sequence is a number here, that of the document's row in the store.
+Feeds". Sequences are strings (`store/sequences.py`).
 
 Followers are many, and nearly all of them want the same thing at the same moment: what was just
 written. They share one read of it (`Store.recent_changes`) and the text of its rows.
@@ -9,6 +9,7 @@ written. They share one read of it (`Store.recent_changes`) and the text of its 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from time import monotonic
 
@@ -21,6 +22,7 @@ from agent.server.call import DatabaseCall
 from agent.server.changes_options import Options, options_of
 from agent.server.edits import JsonObject
 from agent.server.render import conflicts, rendered
+from agent.store import sequences
 from agent.store.reader import ChangesPage, StoredDocument
 from agent.store.selecting import matching_leaves
 
@@ -79,6 +81,7 @@ class _Feed:
         "_sent",
         "_seq",
         "_store",
+        "_suffix",
         "stream",
     )
 
@@ -87,6 +90,7 @@ class _Feed:
         self.stream = Stream(call.request, headers=_EVENTS if self._events else None)
         self._call = call
         self._store = call.store
+        self._suffix = sequences.suffix(call.store)
         self._options = options
         self._seq = options.since
         self._before: int | None = None
@@ -118,7 +122,8 @@ class _Feed:
                 continue
             if separator or not wait or not await self._more():
                 break
-        await self.stream.write(f'\n],\n"last_seq":{self._seq},"pending":{self._pending}}}\n')
+        last = self._sequence(self._seq)
+        await self.stream.write(f'\n],\n"last_seq":{last},"pending":{self._pending}}}\n')
         return await self.stream.finish()
 
     async def follow(self) -> web.StreamResponse:
@@ -132,8 +137,13 @@ class _Feed:
             if self._at_end and (self._left == 0 or not await self._more()):
                 break
         if not self._events:
-            await self.stream.write(f'{{"last_seq":{self._seq},"pending":{self._pending}}}\n')
+            last = self._sequence(self._seq)
+            await self.stream.write(f'{{"last_seq":{last},"pending":{self._pending}}}\n')
         return await self.stream.finish()
+
+    def _sequence(self, number: int) -> str:
+        """As JSON."""
+        return f'"{number}{self._suffix}"'
 
     async def _next(self) -> list[str]:
         """The rows of the next page; sets `_at_end` when there are no more for now, or allowed."""
@@ -202,7 +212,10 @@ class _Feed:
         assert options.filter is not None  # noqa: S101
         selector = options.filter.selector
         if selector is None or not options.all_leaves or document.encoded_tree is None:
-            return None if options.filter.accepts(document) else ()
+            accepts = options.filter.accepts
+            slow = options.filter.slow
+            passes = await asyncio.to_thread(accepts, document) if slow else accepts(document)
+            return None if passes else ()
         [leaves] = await matching_leaves(self._store, [document], selector)
         return leaves
 
@@ -215,13 +228,14 @@ class _Feed:
         """A row as the feed has it; those who share the page and its looks share the text."""
         options = self._options
         self._sent += 1
-        seq = document.seq if self._sent % options.seq_interval == 0 else None
+        shown = self._sent % options.seq_interval == 0
+        seq = self._sequence(document.seq) if shown else "null"
         if options.include_docs and options.show.data and document.encoded_attachments:
             revision = await with_contents(self._store, document.revision(), options.show)
             return self._text(document, seq, leaves, revision)
         if leaves is not None:
             return self._text(document, seq, leaves)
-        key = (document.seq, seq is None)
+        key = (document.seq, shown)
         text = texts.get(key)
         if text is None:
             text = texts[key] = self._text(document, seq)
@@ -230,12 +244,12 @@ class _Feed:
     def _text(
         self,
         document: StoredDocument,
-        seq: int | None,
+        seq: str,
         leaves: Sequence[Rev] | None = None,
         revision: Revision | None = None,
     ) -> str:
         text = _row(document, self._options, seq, leaves, revision)
-        return f"data: {text}\nid: {json_text(seq)}\n\n" if self._events else text
+        return f"data: {text}\nid: {seq}\n\n" if self._events else text
 
     async def _more(self) -> bool:
         """Wait until there is a change; False when the feed is to end."""
@@ -273,16 +287,16 @@ class _Feed:
 def _row(
     document: StoredDocument,
     options: Options,
-    seq: int | None,
+    seq: str,
     leaves: Sequence[Rev] | None,
     revision: Revision | None,
 ) -> str:
-    """`leaves` are the revisions that the row tells of, where it is not all that the style asks
-    for. `revision` stands in for the document's, which is made without contents."""
+    """`seq` is JSON. `leaves` are the revisions that the row tells of, where it is not all that the
+    style asks for. `revision` stands in for the document's, which is made without contents."""
     if leaves is None:
         leaves = document.leaves() if options.all_leaves else (document.rev,)
     revs = ",".join([f'{{"rev":{json_text(str(leaf))}}}' for leaf in leaves])
-    text = f'{{"seq":{json_text(seq)},"id":{json_text(document.id)},"changes":[{revs}]'
+    text = f'{{"seq":{seq},"id":{json_text(document.id)},"changes":[{revs}]'
     if document.deleted:
         text += ',"deleted":true'
     if options.include_docs:

@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from agent.documents.selector import Selector
+from agent.documents.selector import Selector, SelectorError, parse_selector
 from agent.errors import NotFoundError, RequestError
 from agent.server.attached import Show
 from agent.server.call import DatabaseCall, decode
 from agent.server.edits import JsonObject
-from agent.server.find_options import parsed_selector
-from agent.store.find import as_json
+from agent.store import sequences
 from agent.store.reader import StoredDocument
+from agent.store.selecting import as_json
 
 _DEFAULT_WAIT = 60_000
 _LONGEST_WAIT = 24 * 3600 * 1000
@@ -29,7 +29,8 @@ _FEEDS = ("normal", "longpoll", "continuous", "eventsource")
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which documents a feed has. `reads_bodies`: `accepts` looks into `document.body`.
+    """Which documents a feed has. `reads_bodies`: `accepts` looks into `document.body`. `slow`: it
+    may take long, and is called in a thread.
 
     `ids`, where it is not None, are the only documents that `accepts` could accept. `accepts` is
     about the winner; a `selector` looks at each leaf by itself where the feed tells of all of them.
@@ -37,6 +38,7 @@ class Filter:
 
     accepts: Callable[[StoredDocument], bool]
     reads_bodies: bool = False
+    slow: bool = False
     ids: frozenset[str] | None = None
     selector: Selector | None = None
 
@@ -95,7 +97,7 @@ async def options_of(call: DatabaseCall, body: JsonObject) -> Options:
 
 
 def _since(call: DatabaseCall, feed: str) -> int:
-    """A number, bare or as a JSON string. Raises RequestError.
+    """The number after which the feed begins. Raises RequestError.
 
     A browser that connects to an event source again says in `Last-Event-ID` what it has, whatever
     the URL says.
@@ -104,16 +106,13 @@ def _since(call: DatabaseCall, feed: str) -> int:
     text = query.get("last-event-id", query.get("since", "0"))
     if feed == "eventsource":
         text = call.request.headers.get("Last-Event-ID", text)
-    newest = call.store.update_seq
     if text == "now":
-        return newest
-    text = text.removeprefix('"').removesuffix('"')
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise RequestError(400, "bad_request", "Malformed sequence supplied in 'since' parameter.")
-    # A sequence from the future is that of another database, such as this one before it was
-    # deleted and made again. As in a CouchDB cluster that starts from the beginning: whatever
-    # the client has of it already it will recognise, but it must not miss what it has not.
-    return int(text) if int(text) <= newest else 0
+        return call.store.update_seq
+    try:
+        return sequences.number_of(call.store, text)
+    except ValueError:
+        reason = "Malformed sequence supplied in 'since' parameter."
+        raise RequestError(400, "bad_request", reason) from None
 
 
 def _seq_interval(call: DatabaseCall) -> int:
@@ -145,10 +144,11 @@ async def _filter(call: DatabaseCall, body: JsonObject) -> Filter | None:
     if name == "_doc_ids":
         return _doc_ids(call, body)
     if name == "_selector":
-        selector = parsed_selector(body.get("selector"))
+        selector = _selector(call, body)
         return Filter(
             lambda document: selector.matches(as_json(document)),
             reads_bodies=True,
+            slow=selector.slow,
             selector=selector,
         )
     if name == "_view":
@@ -165,10 +165,24 @@ def _doc_ids(call: DatabaseCall, body: JsonObject) -> Filter:
     ids: Any = body.get("doc_ids")
     if ids is None and "doc_ids" in call.request.query:
         ids = decode(call.request.query["doc_ids"].encode(errors="replace"), Any)
-    if not isinstance(ids, list):
-        raise RequestError(400, "bad_request", "`doc_ids` filter parameter is not a list.")
-    wanted = frozenset(id for id in ids if isinstance(id, str))
+    if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+        reason = "`doc_ids` filter parameter is not a list of doc ids."
+        raise RequestError(400, "bad_request", reason)
+    wanted = frozenset(ids)
     return Filter(lambda document: document.id in wanted, ids=wanted)
+
+
+def _selector(call: DatabaseCall, body: JsonObject) -> Selector:
+    """The refusals are other ones than those of _find, as in CouchDB."""
+    if call.request.method != "POST":
+        raise RequestError(400, "bad_request", "Selector must be specified in POST payload")
+    value = body.get("selector")
+    if not isinstance(value, dict):
+        raise RequestError(400, "bad_request", "Selector error: expected a JSON object")
+    try:
+        return parse_selector(value)
+    except SelectorError as error:
+        raise RequestError(400, "bad_request", str(error)) from None
 
 
 async def _javascript(
@@ -176,7 +190,7 @@ async def _javascript(
 ) -> RequestError | NotFoundError:
     """The refusal of a filter that is JavaScript in a design document, if it is there at all."""
     design, slash, function = name.partition("/")
-    if not slash:
+    if not slash or "/" in function:
         return RequestError(400, "bad_request", form)
     document = await call.store.get(f"_design/{design}")
     if document is None or document.deleted:

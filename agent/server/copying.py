@@ -16,7 +16,7 @@ from agent.documents.revision import Rev, canonical
 from agent.documents.wire import checked_id
 from agent.errors import ConflictError, NotFoundError, RequestError
 from agent.server.access import write_refusal
-from agent.server.answers import answer
+from agent.server.answers import answer, etag
 from agent.server.call import DocumentCall, parse_rev
 from agent.server.edits import given_rev, parsed
 from agent.store.transaction import Edit
@@ -54,7 +54,7 @@ async def copy(call: DocumentCall) -> web.Response:
     return answer(
         {"ok": True, "id": id, "rev": str(written)},
         status=201,
-        headers={"ETag": f'"{written}"', "Location": call.url(call.name, id)},
+        headers={"ETag": etag(written), "Location": call.url(call.name, id)},
     )
 
 

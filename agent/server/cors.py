@@ -92,6 +92,6 @@ class Cors:
 
     def _allowed(self, request: web.Request) -> str | None:
         origin = request.headers.get("Origin")
-        if origin is None or not (EVERYBODY in self._origins or origin in self._origins):
+        if origin is None or not origin.isascii():
             return None
-        return origin
+        return origin if EVERYBODY in self._origins or origin in self._origins else None

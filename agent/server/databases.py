@@ -14,7 +14,7 @@ from agent.errors import DocumentError, NotFoundError, RequestError
 from agent.server.answers import Stream, answer, json_text
 from agent.server.call import Call, DatabaseCall, parse_rev
 from agent.server.edits import JsonObject
-from agent.store import schema
+from agent.store import schema, sequences
 from agent.store.store import Store
 
 _MOST_NAMES = 100
@@ -146,7 +146,8 @@ async def delete(call: Call, name: str) -> web.Response:
 
 
 async def info(call: DatabaseCall) -> web.Response:
-    """GET /{db}. Sizes are in bytes; `update_seq` is a number, `instance_start_time` a string."""
+    """GET /{db}. Sizes are in bytes; `purge_seq` is a number, `update_seq` and
+    `instance_start_time` are strings."""
     return answer(await _facts(call.name, call.store))
 
 
@@ -155,7 +156,7 @@ async def _facts(name: str, store: Store) -> JsonObject:
     return {
         "db_name": name,
         "purge_seq": facts.purge_seq,
-        "update_seq": facts.update_seq,
+        "update_seq": sequences.text_of(store, facts.update_seq),
         "sizes": {
             "file": facts.file_size,
             "external": facts.active_size,

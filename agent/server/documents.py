@@ -5,8 +5,7 @@ Source: CouchDB documentation, "API Reference > Documents".
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,18 +15,12 @@ from agent.documents.revision import Rev, Revision
 from agent.errors import ConflictError, NotFoundError, RequestError
 from agent.server import local
 from agent.server.access import write_refusal
-from agent.server.answers import Stream, answer, json_text, not_modified, text_answer
-from agent.server.attached import (
-    Show,
-    accepts,
-    document_answer,
-    related_type,
-    write_document,
-    write_related,
-)
+from agent.server.answers import Stream, answer, etag, json_text, not_modified, text_answer
+from agent.server.attached import Parts, Show, accepts, document_answer, write_document
 from agent.server.call import DatabaseCall, DocumentCall, decode, parse_rev
 from agent.server.edits import (
     JsonObject,
+    doc_of,
     edit_from_doc,
     given_rev,
     new_id,
@@ -51,11 +44,11 @@ async def get(call: DocumentCall) -> web.StreamResponse:
         raise NotFoundError(f"{call.id}: no such document")
     revision = await wanted(call, document)
     members = await _members(call, document, revision)
-    etag = f'"{revision.rev}"'
+    tag = etag(revision.rev)
     if members is None:
-        if call.request.headers.get("If-None-Match") == etag:
-            return not_modified(etag)
-        headers = {"ETag": etag}
+        if call.request.headers.get("If-None-Match") == tag:
+            return not_modified(tag)
+        headers = {"ETag": tag}
     else:
         headers = {}
     show = Show.asked(call)
@@ -123,7 +116,13 @@ async def _open_revs(call: DocumentCall) -> web.StreamResponse:
     [found] = await call.store.revisions([(call.id, revs)])
     show = Show.asked(call)
     if accepts(call.request, "multipart/mixed"):
-        return await _open_revs_multipart(call, found, show)
+        parts = Parts(call, show)
+        for rev, revision in found:
+            if revision is None:
+                await parts.error({"missing": rev})
+            else:
+                await parts.document(revision)
+        return await parts.finish()
     stream = Stream(call.request)
     separator = "["
     for rev, revision in found:
@@ -163,43 +162,12 @@ def latest(document: StoredDocument, revs: Sequence[Rev]) -> list[str]:
     return list(found)
 
 
-async def _open_revs_multipart(
-    call: DocumentCall, found: Iterable[tuple[str, Revision | None]], show: Show
-) -> web.StreamResponse:
-    """Documents that have attachments are multipart/related, with the contents, asked for or not,
-    but for what `atts_since` makes unnecessary.
-    """
-    show = replace(show, data=True)
-    boundary = secrets.token_hex(16)
-    stream = Stream(
-        call.request, headers={"Content-Type": f'multipart/mixed; boundary="{boundary}"'}
-    )
-    await stream.write(f"--{boundary}")
-    for rev, revision in found:
-        if revision is None:
-            missing = f'{{"missing":{json_text(rev)}}}'
-            head = 'application/json; error="true"'
-            await stream.write(f"\r\nContent-Type: {head}\r\n\r\n{missing}")
-        elif any(show.includes(revision, item) for item in revision.attachments):
-            inner = secrets.token_hex(16)
-            await stream.write(f"\r\nContent-Type: {related_type(inner)}\r\n\r\n")
-            await write_related(
-                stream, call.store, revision, show, boundary=inner, revisions=call.flag("revs")
-            )
-        else:
-            text = rendered(revision, revisions=call.flag("revs"), encoding_info=True)
-            await stream.write(f"\r\nContent-Type: application/json\r\n\r\n{text}")
-        await stream.write(f"\r\n--{boundary}")
-    await stream.write("--")
-    return await stream.finish()
-
-
 async def put(call: DocumentCall) -> web.Response:
     """PUT /{db}/{docid}; with new_edits=false the revision is taken as it is."""
     if call.request.content_type.startswith("multipart/"):
         async with Uploads.of(call) as uploads:
             return await _put(call, await read_document(call, uploads), uploads)
-    return await _put(call, await call.json(JsonObject), None)
+    return await _put(call, doc_of(await call.body()), None)
 
 
 async def _put(call: DocumentCall, doc: JsonObject, uploads: Uploads | None) -> web.Response:
@@ -221,7 +189,7 @@ async def _put(call: DocumentCall, doc: JsonObject, uploads: Uploads | None) -> 
 async def post(call: DatabaseCall) -> web.Response:
     """POST /{db}: a document with its `_id` in it, or a new one."""
     call.require_json()
-    doc = await call.json(JsonObject)
+    doc = doc_of(await call.body())
     id = doc.get("_id")
     if id is None:
         id = new_id()
@@ -269,5 +237,5 @@ def _written(call: DatabaseCall, id: str, rev: Rev, *, deleted: bool) -> web.Res
     return answer(
         {"ok": True, "id": id, "rev": str(rev)},
         status=200 if deleted else 201,
-        headers={"ETag": f'"{rev}"', "Location": call.url(call.name, id)},
+        headers={"ETag": etag(rev), "Location": call.url(call.name, id)},
     )

@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
+import msgspec
+
 from agent.documents.revision import Rev, Revision, canonical
 from agent.documents.wire import (
     RefusedDocumentError,
@@ -20,7 +22,7 @@ from agent.documents.wire import (
     revision_from_doc,
 )
 from agent.errors import RequestError
-from agent.server.call import Call, parse_rev
+from agent.server.call import Call, decode, parse_rev
 from agent.store.transaction import Edit
 
 MAX_DOCUMENT = 8_000_000
@@ -30,6 +32,14 @@ JsonObject: TypeAlias = dict[str, Any]
 
 _T = TypeVar("_T")
 _InputT = TypeVar("_InputT")
+
+
+def doc_of(text: bytes | msgspec.Raw) -> JsonObject:
+    """The document that a client sent as JSON. Raises RequestError."""
+    doc = decode(text, Any)
+    if not isinstance(doc, dict):
+        raise RequestError(400, "bad_request", "Document must be a JSON object")
+    return doc
 
 
 def parsed(parse: Callable[[_InputT], _T], value: _InputT) -> _T:

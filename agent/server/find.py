@@ -10,6 +10,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from agent.documents.collation import sort_key
@@ -20,10 +21,8 @@ from agent.server.answers import Stream, answer, json_text
 from agent.server.call import DatabaseCall
 from agent.server.edits import JsonObject
 from agent.server.find_options import FindOptions, bookmark_of, find_options
-from agent.server.render import conflicts, rendered
-from agent.store.find import FindPage, Position, as_json
+from agent.store.find import PAGE_BYTES, FindPage, Position
 from agent.store.planner import Plan, PlanError, fields_of, indexable_fields, plan
-from agent.store.reader import StoredDocument
 from agent.store.store import Store
 
 _MAX = "<MAX>"
@@ -44,11 +43,11 @@ async def find(call: DatabaseCall) -> web.StreamResponse:
     """
     call.require_json()
     options = find_options(await call.json(JsonObject))
-    chosen = await _plan(call, options)
+    chosen = _plan(call, options)
     started = perf_counter()
     last: Position | None = options.after
     returned = examined = 0
-    stream = Stream(call.request)
+    stream = Stream(call.request, collected=PAGE_BYTES)  # a page is in memory anyway
     await stream.write('{"docs":[')
     separator = "\r\n"
     if options.limit and not options.selector.nothing:
@@ -83,7 +82,7 @@ async def explain(call: DatabaseCall) -> web.Response:
     """POST /{db}/_explain: how `_find` would answer the same request. Raises RequestError."""
     call.require_json()
     options = find_options(await call.json(JsonObject))
-    chosen = await _plan(call, options)
+    chosen = _plan(call, options)
     selector = options.selector
     names = options.given["fields"]
     shown = {name: value for name, value in options.given.items() if name != "selector"}
@@ -124,10 +123,10 @@ async def explain(call: DatabaseCall) -> web.Response:
     )
 
 
-async def _plan(call: DatabaseCall, options: FindOptions) -> Plan:
+def _plan(call: DatabaseCall, options: FindOptions) -> Plan:
     try:
         chosen = plan(
-            await call.store.indexes(),
+            call.store.indexes,
             options.selector,
             sort=options.sort,
             use_index=options.use_index,
@@ -135,8 +134,7 @@ async def _plan(call: DatabaseCall, options: FindOptions) -> Plan:
         )
     except PlanError as error:
         raise RequestError(400, error.error, str(error)) from None
-    columns = 0 if chosen.index.special else len(chosen.index.columns)
-    if options.after is not None and len(options.after.keys) != columns:
+    if options.after is not None and len(options.after.keys) != len(chosen.index.sorted_by):
         # A bookmark of another query, or from before the indexes changed.
         raise RequestError(
             400, "invalid_bookmark", f"Invalid bookmark value: {json_text(options.bookmark)}"
@@ -152,7 +150,9 @@ async def _pages(
     after = options.after
     read = partial(_texts, options=options)
     while left:
-        page, texts = await store.find(chosen, read, after=after, limit=skip + left)
+        page, texts = await store.find(
+            chosen, read, after=after, limit=skip + left, conflicts=options.conflicts
+        )
         rows = texts[skip:]
         skip -= len(texts) - len(rows)
         left -= len(rows)
@@ -163,19 +163,10 @@ async def _pages(
 
 
 def _texts(page: FindPage, options: FindOptions) -> list[str]:
-    if options.fields is None and not options.conflicts:
-        return page.texts()
-    return [_text(document, options) for document in page.documents()]
-
-
-def _text(document: StoredDocument, options: FindOptions) -> str:
-    members = conflicts(document) if options.conflicts else None
-    if options.fields is None:
-        return rendered(document.revision(), members=members)
-    doc = as_json(document)
-    if members:
-        doc |= {f"_{name}": value for name, value in members.items()}
-    return json_text(project(doc, options.fields))
+    fields = options.fields
+    if fields is None:
+        return page.texts
+    return [json_text(project(msgspec.json.decode(text), fields)) for text in page.texts]
 
 
 def _view_arguments(chosen: Plan, options: FindOptions) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from agent.errors import RequestError
 from agent.server.answers import json_text
 from agent.server.edits import JsonObject
 from agent.store.find import Position
+from agent.store.mango_index import MOST_FIELDS
 
 _DEFAULT_LIMIT = 25
 _LARGEST = 10**18
@@ -97,6 +98,8 @@ def index_options(body: JsonObject) -> IndexOptions:
     parts = _validated(definition, _DEFINITION)
     if not parts["fields"]:
         raise RequestError(400, "invalid_index", "Index is missing its definition.")
+    if len(parts["fields"]) > MOST_FIELDS:
+        raise RequestError(400, "invalid_index", f"An index has at most {MOST_FIELDS} fields.")
     for name, _ in parts["fields"]:
         _path(name)
     partial = parsed_selector(parts["partial_filter_selector"])

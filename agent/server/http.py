@@ -8,16 +8,31 @@ import logging
 import ssl
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from agent.errors import PermanentError
 
 log = logging.getLogger(__name__)
+_request_log = logging.getLogger(__name__ + ".requests")
 
 _GRACE = 5.0
 """Seconds that requests get to finish once the server stops; feeds end by themselves."""
 
 _LONGEST_LINE = 32 * 1024
 """Bytes of a request's first line: `open_revs` makes long ones."""
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """A client that speaks no HTTP is worth a line in the log, no more: it could fill it up."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.exc_info = None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg, record.args = "a request that is not HTTP: %s", (error.message.split("\n")[0],)
+    return True
+
+
+_request_log.addFilter(_without_traceback)
 
 
 class Server:
@@ -70,6 +85,7 @@ async def serve(
     runner = web.AppRunner(
         app,
         access_log=None,
+        logger=_request_log,
         max_line_size=_LONGEST_LINE,
         shutdown_timeout=_GRACE,
         auto_decompress=False,  # attachments are stored as they come

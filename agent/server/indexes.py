@@ -16,16 +16,16 @@ from agent.server.answers import answer
 from agent.server.call import DatabaseCall
 from agent.server.edits import JsonObject, edit_from_doc, parsed
 from agent.server.find_options import IndexOptions, bulk_delete_ids, index_options
-from agent.store.find import as_json
 from agent.store.mango_index import LANGUAGE, PREFIX
 from agent.store.reader import StoredDocument
+from agent.store.selecting import as_json
 
 _sorted_json = msgspec.json.Encoder(order="sorted").encode
 
 
 async def get(call: DatabaseCall) -> web.Response:
     """GET /{db}/_index, with limit and skip."""
-    indexes = [index.to_json() for index in await call.store.indexes()]
+    indexes = [index.to_json() for index in call.store.indexes]
     limit = _parameter(call, "limit", default=len(indexes), least=1)
     skip = _parameter(call, "skip", default=0, least=0)
     return answer({"total_rows": len(indexes), "indexes": indexes[skip : skip + limit]})
@@ -62,7 +62,7 @@ async def delete(call: DatabaseCall, ddoc: str, kind: str, name: str) -> web.Res
     id = PREFIX + ddoc.removeprefix(PREFIX)
     named = [
         index.name
-        for index in await call.store.indexes()
+        for index in call.store.indexes
         if index.ddoc == id and index.name == name and kind == "json"
     ]
     if not named:
@@ -78,7 +78,7 @@ async def bulk_delete(call: DatabaseCall) -> web.Response:
     fail: list[dict[str, Any]] = []
     for given in bulk_delete_ids(await call.json(JsonObject)):
         id = PREFIX + given.removeprefix(PREFIX)
-        names = [index.name for index in await call.store.indexes() if index.ddoc == id]
+        names = [index.name for index in call.store.indexes if index.ddoc == id]
         if len(names) != 1:
             fail.insert(0, {"id": id, "error": "not_found"})
             continue

@@ -15,7 +15,7 @@ from agent.documents.wire import body_text, own_members
 from agent.errors import NotFoundError, RequestError
 from agent.server.answers import answer, json_text, not_modified, text_answer
 from agent.server.call import DocumentCall
-from agent.server.edits import JsonObject, given_rev, parse_local_rev, parsed
+from agent.server.edits import doc_of, given_rev, parse_local_rev, parsed
 from agent.store.store import Store
 
 PREFIX = "_local/"
@@ -41,7 +41,7 @@ async def get(call: DocumentCall) -> web.Response:
 
 async def put(call: DocumentCall) -> web.Response:
     """PUT /{db}/_local/{id}"""
-    doc = await call.json(JsonObject)
+    doc = doc_of(await call.body())
     rev = given_rev(call, doc.get("_rev"))
     new = await write(call.store, call.id, doc, rev)
     return answer(
@@ -64,11 +64,9 @@ async def write(store: Store, id: str, doc: Mapping[str, Any], rev: str | None) 
     """Write a local document; returns the revision that follows on `rev`, the client's.
 
     As in CouchDB nobody is refused: whoever writes last has it, and revisions only count.
-    `_deleted` deletes it. Raises RequestError.
+    `_deleted` deletes it, `_attachments` are left out. Raises RequestError.
     """
     body, deleted = parsed(own_members, doc)
-    if doc.get("_attachments"):
-        raise RequestError(400, "bad_request", "_local documents do not accept attachments.")
     before, _, number = ("0-0" if rev is None else parse_local_rev(rev)).partition("-")
     if before != "0" or not (number.isascii() and number.isdigit() and len(number) <= _DIGITS):
         raise RequestError(400, "bad_request", "Invalid rev format")

@@ -83,7 +83,7 @@ def _redirected(call: Call, parameter: str, response: web.Response) -> web.Respo
     if path is None:
         return response
     # On this server only: a link to the log-in must not lead elsewhere afterwards.
-    if not path.startswith("/") or path.startswith(("//", "/\\")):
+    if not path.startswith("/") or path.startswith(("//", "/\\")) or not path.isprintable():
         raise RequestError(400, "bad_request", f"{parameter} must be a path on this server")
     response.set_status(302)
     response.headers["Location"] = path

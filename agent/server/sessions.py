@@ -60,6 +60,10 @@ class Sessions:
         signed = claim.encode() + b":" + self._signature(name, claim)
         return base64.urlsafe_b64encode(signed).decode().rstrip("=")
 
+    def end_of_new(self) -> float:
+        """When a session that begins now ends, in seconds since 1970."""
+        return self._clock() + self.timeout
+
     def read(self, cookie: str) -> Session | None:
         """The session; None for one that has ended, is forged, or of a user who is gone.
 

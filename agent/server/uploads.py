@@ -11,14 +11,13 @@ import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 from aiohttp import web
 
 from agent.documents.attachment import ENCODINGS, Absent, Attachment, attachments_from_json
 from agent.errors import DocumentError, RequestError
-from agent.server.call import DatabaseCall, decode
-from agent.server.edits import JsonObject, parsed
+from agent.server.call import DatabaseCall
+from agent.server.edits import JsonObject, doc_of, parsed
 from agent.server.multipart import End, Head, MalformedError, Parser
 from agent.store.blobs import Upload
 from agent.store.store import Store
@@ -76,12 +75,9 @@ class Uploads:
         `digest` empty where that is not known. Raises RequestError.
         """
         assert self._open is not None  # noqa: S101
-        done = await self._open.finish(
-            told.name,
-            told.content_type,
-            encoding=told.encoding,
-            length=told.length if told.length >= 0 and told.encoding else None,
-        )
+        # What is encoded is decoded once, whatever length is told: content that cannot be decoded
+        # would spoil every answer that has it.
+        done = await self._open.finish(told.name, told.content_type, encoding=told.encoding)
         self._open = None
         self.finished[told.name] = done = replace(done, revpos=told.revpos)
         if told.length >= 0 and done.stored_length != told.stored_length:
@@ -174,7 +170,7 @@ class _Reader:
             await self._uploads.finish(self._current)
             self._current = None
         elif event is End.PART and self._text is not None:
-            self._doc = decode(bytes(self._text), dict[str, Any])
+            self._doc = doc_of(bytes(self._text))
             self._text = None
             members = self._doc.get("_attachments")
             if isinstance(members, dict):

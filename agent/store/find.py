@@ -13,23 +13,24 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from agent.documents.attachment import attachments_from_store
+from agent.documents.collation import sort_key
 from agent.documents.conditions import And, At
-from agent.documents.revision import Rev
+from agent.documents.fields import field_value, parse_field
+from agent.documents.revision import Rev, Revision
+from agent.documents.tree import RevTree
 from agent.documents.wire import document_text
 from agent.store.mango_index import LISTED, sqlite_indexes
 from agent.store.planner import Plan, conjuncts
-from agent.store.reader import StoredDocument
 from agent.store.selector_sql import OPERATORS, Sql, condition, conjunction
 
-_PAGE = 500
-_PAGE_BYTES = 1024 * 1024
-_COLUMNS = "seq, id, gen, hash, deleted, conflicts, body, tree, attachments"
-_BODY = 6
-_ATTACHMENTS = 8
-_WIDTH = 9
-"""Places in a row; behind the columns come the sort keys."""
+_PAGE = 1000
+PAGE_BYTES = 1024 * 1024
+"""A page ends with the document that exceeds this."""
 
-_Row: TypeAlias = tuple[Any, ...]
+_COLUMNS = "id, gen, hash, body, attachments, CASE WHEN conflicts > 0 THEN tree END"
+
+_Row: TypeAlias = tuple[str, int, str, str, str | None, bytes | None]
 
 _BY_ID = "sqlite_autoindex_docs_1"
 _BELOW_ALL = b"\x00"
@@ -49,81 +50,73 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class FindPage:
-    """Rows of documents that match; `documents` and `texts` are two ways to see them.
+    """The JSON texts of documents that match.
 
-    `after` is where the next page begins, None at the end of the index. `examined`: how many
-    documents were read for it.
+    `last` is the place of the last of them, `after` where the next page begins, None at the end of
+    the index. `examined`: how many documents were read for it.
     """
 
-    rows: list[_Row]
+    texts: list[str]
+    last: Position | None
     after: Position | None
     examined: int
 
-    @property
-    def last(self) -> Position | None:
-        """The place of the last document."""
-        return _position(self.rows[-1]) if self.rows else None
-
-    def documents(self) -> list[StoredDocument]:
-        return [_stored(row) for row in self.rows]
-
-    def texts(self) -> list[str]:
-        """The JSON texts of the whole documents."""
-        return [_text(row) for row in self.rows]
-
 
 def find_page(
-    db: sqlite3.Connection, plan: Plan, *, after: Position | None, limit: int
+    db: sqlite3.Connection,
+    plan: Plan,
+    *,
+    after: Position | None,
+    limit: int,
+    conflicts: bool = False,
 ) -> FindPage:
-    """At most `limit` documents, from the place `after` on."""
-    scan = _Scan.of(db, plan)
+    """At most `limit` documents, from the place `after` on; with `conflicts` their `_conflicts`."""
+    scan = _Scan.of(plan)
     exact, matches = scan.rest.exact, plan.selector.matches
-    found: list[_Row] = []
+    texts: list[str] = []
+    last: str | None = None
     examined = size = 0
     for where in scan.ranges(after):
-        most = min(limit - len(found), _PAGE - examined) if exact else _PAGE - examined
-        for row in scan.rows(db, where, most):
+        most = _PAGE - examined
+        for row in scan.rows(db, where, min(most, limit - len(texts)) if exact else most):
+            text = _text(row)
             examined += 1
-            size += len(row[_BODY])
-            if exact or matches(as_json(_stored(row))):
-                found.append(row)
-            if len(found) == limit or examined == _PAGE or size > _PAGE_BYTES:
-                return FindPage(found, _position(row), examined)
-    return FindPage(found, None, examined)
+            size += len(text)
+            if exact or matches(_decode_object(text)):
+                last = text
+                texts.append(_with_conflicts(row, text) if conflicts and row[5] else text)
+            if size > PAGE_BYTES or examined == _PAGE or len(texts) == limit:
+                return FindPage(texts, _position(plan, last), _position(plan, text), examined)
+    return FindPage(texts, _position(plan, last), None, examined)
 
 
-def _position(row: _Row) -> Position:
-    return Position(row[_WIDTH:], row[1])
-
-
-def _stored(row: _Row) -> StoredDocument:
-    seq, id, generation, digest, deleted, conflicts, body, tree, attachments = row[:_WIDTH]
-    rev = Rev(generation, digest)
-    return StoredDocument(seq, id, rev, deleted != 0, conflicts, body, tree, attachments)
+def _position(plan: Plan, text: str | None) -> Position | None:
+    """The place of a document; None for none."""
+    if text is None:
+        return None
+    doc = _decode_object(text)
+    keys = [sort_key(field_value(doc, parse_field(column))) for column in plan.index.sorted_by]
+    return Position(tuple(keys), doc["_id"])
 
 
 def _text(row: _Row) -> str:
-    """`document_text`, by a shorter way where there is nothing but a body."""
-    if row[_ATTACHMENTS] is not None:
-        return document_text(_stored(row).revision(), revisions=False)
-    head = f'{{"_id":{_json(row[1])},"_rev":{_json(f"{row[2]}-{row[3]}")}'
-    members = row[_BODY].lstrip()[1:].lstrip()
-    return head + members if members.startswith("}") else f"{head},{members}"
+    """`document_text`, by a shorter way for what nearly all documents are."""
+    id, generation, digest, body, attachments, _ = row
+    if attachments is None and body.startswith('{"') and digest.isalnum():
+        return f'{{"_id":{_encode(id).decode()},"_rev":"{generation}-{digest}",{body[1:]}'
+    stored = attachments_from_store(attachments)
+    revision = Revision(id, generation, (digest,), False, body, stored)
+    return document_text(revision, revisions=False)
 
 
-def _json(value: str) -> str:
-    return _encode(value).decode()
-
-
-def as_json(document: StoredDocument) -> dict[str, Any]:
-    """A document as selectors see it."""
-    if document.encoded_attachments is not None:
-        text = document_text(document.revision(), revisions=False)
-        return _decode_object(text)
-    head: dict[str, Any] = {"_id": document.id, "_rev": str(document.rev)}
-    if document.deleted:
-        head["_deleted"] = True
-    return head | _decode_object(document.body)
+def _with_conflicts(row: _Row, text: str) -> str:
+    """The text with `_conflicts`: the live leaves besides the winner."""
+    _, generation, digest, _, _, blob = row
+    assert blob is not None  # noqa: S101
+    tree = RevTree.decode(blob)
+    winner = Rev(generation, digest)
+    live = [str(leaf) for leaf in tree.leaves() if leaf != winner and not tree.is_deleted(leaf)]
+    return f'{text.rstrip()[:-1]},"_conflicts":{_encode(live).decode()}}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,17 +141,20 @@ class _Column:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """A plan as SQL. `keys` are the index's columns, `order` what its documents are sorted by."""
+    """A plan as SQL.
 
-    source: str
-    keys: list[str]
+    `index` is the name of SQLite's, `keys` are its columns, `order` what documents are sorted by.
+    """
+
+    index: str
+    keys: tuple[str, ...]
     constants: list[_Column]
     order: list[_Column]
     rest: Sql
     descending: bool
 
     @classmethod
-    def of(cls, db: sqlite3.Connection, plan: Plan) -> _Scan:
+    def of(cls, plan: Plan) -> _Scan:
         index = plan.index
         keys = None if index.special else index.keys()
         by_id = _Column("id", [])
@@ -180,14 +176,9 @@ class _Scan:
             for node in conjuncts(plan.selector.root)
             if not (isinstance(node, At) and id(node.condition) in used)
         ]
-        source = "docs"
-        if keys is None:
-            source += f" INDEXED BY {_BY_ID}"
-        elif index.sqlite_name in sqlite_indexes(db):
-            source += f' INDEXED BY "{index.sqlite_name}"'
         return cls(
-            source,
-            keys or [],
+            _BY_ID if keys is None else index.sqlite_name,
+            keys or (),
             [column for column in columns if column.constant],
             [column for column in columns if not column.constant] + [by_id],
             condition(And(tuple(rest)) if rest else None),
@@ -224,12 +215,17 @@ class _Scan:
             yield conjunction(parts)
 
     def rows(self, db: sqlite3.Connection, where: Sql, limit: int) -> Iterator[_Row]:
-        """Rows of `docs`, each followed by its sort keys."""
         direction = " DESC" if self.descending else ""
         order = ", ".join(column.key + direction for column in self.order)
-        columns = ", ".join([_COLUMNS, *self.keys])
-        return db.execute(
-            f"SELECT {columns} FROM {self.source} "  # noqa: S608
-            f"WHERE {where.text} ORDER BY {order} LIMIT ?",
-            (*where.parameters, limit),
-        )
+        rest = f"WHERE {where.text} ORDER BY {order} LIMIT ?"
+        parameters = (*where.parameters, limit)
+        try:
+            return db.execute(
+                f'SELECT {_COLUMNS} FROM docs INDEXED BY "{self.index}" {rest}',  # noqa: S608
+                parameters,
+            )
+        except sqlite3.OperationalError:
+            if self.index == _BY_ID or self.index in sqlite_indexes(db):
+                raise
+            # It has gone since the query was planned, or there are too many.
+            return db.execute(f"SELECT {_COLUMNS} FROM docs {rest}", parameters)  # noqa: S608

@@ -20,6 +20,7 @@ import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -34,6 +35,9 @@ _AFTER_PREFIX = "_design0"
 _SQLITE_PREFIX = "find_"
 _MOST_INDEXES = 64
 """SQLite indexes per store: every one of them makes every write slower."""
+
+MOST_FIELDS = 100
+"""Fields of an index; SQLite allows 2000 columns."""
 
 LISTED = "deleted = 0 AND id NOT GLOB '_design/*'"
 """Which rows of `docs` the indexes have; a query must say it too, to be allowed to use one."""
@@ -60,19 +64,17 @@ class MangoIndex:
         return tuple(name for name, _ in self.fields)
 
     @property
-    def sqlite_name(self) -> str:
-        digest = hashlib.blake2b(_encode(self.columns), digest_size=8).hexdigest()
-        return _SQLITE_PREFIX + digest
+    def sorted_by(self) -> tuple[str, ...]:
+        """The columns by whose sort keys, and then by id, documents are found in order."""
+        return () if self.special or self.keys() is None else self.columns
 
-    def keys(self) -> list[str] | None:
+    @property
+    def sqlite_name(self) -> str:
+        return _sqlite_name(self.columns)
+
+    def keys(self) -> tuple[str, ...] | None:
         """The SQL of the fields' sort keys; None where a field is not in the stored JSON."""
-        keys = []
-        for column in self.columns:
-            field = field_sql(parse_field(column))
-            if field is None:
-                return None
-            keys.append(field.key)
-        return keys
+        return _keys(self.columns)
 
     def to_json(self) -> dict[str, Any]:
         """As `_index` and `_explain` show it."""
@@ -124,10 +126,11 @@ def all_indexes(db: sqlite3.Connection) -> list[MangoIndex]:
     return found
 
 
-def synchronise(db: sqlite3.Connection) -> None:
-    """Create and drop SQLite indexes until they are those that are defined."""
-    wanted: dict[str, list[str]] = {}
-    for index in all_indexes(db):
+def synchronise(db: sqlite3.Connection) -> list[MangoIndex]:
+    """Create and drop SQLite indexes until they are those that are defined; these are returned."""
+    wanted: dict[str, tuple[str, ...]] = {}
+    indexes = all_indexes(db)
+    for index in indexes:
         keys = None if index.special else index.keys()
         if keys is not None and len(wanted) < _MOST_INDEXES:
             wanted.setdefault(index.sqlite_name, keys)
@@ -137,6 +140,7 @@ def synchronise(db: sqlite3.Connection) -> None:
     for name in wanted.keys() - there:
         columns = ", ".join([*wanted[name], "id"])
         db.execute(f'CREATE INDEX "{name}" ON docs ({columns}) WHERE {LISTED}')
+    return indexes
 
 
 def sqlite_indexes(db: sqlite3.Connection) -> set[str]:
@@ -148,8 +152,24 @@ def sqlite_indexes(db: sqlite3.Connection) -> set[str]:
     return {name for (name,) in rows}
 
 
+@lru_cache(_MOST_INDEXES)
+def _sqlite_name(columns: tuple[str, ...]) -> str:
+    return _SQLITE_PREFIX + hashlib.blake2b(_encode(columns), digest_size=8).hexdigest()
+
+
+@lru_cache(_MOST_INDEXES)
+def _keys(columns: tuple[str, ...]) -> tuple[str, ...] | None:
+    keys = []
+    for column in columns:
+        field = field_sql(parse_field(column))
+        if field is None:
+            return None
+        keys.append(field.key)
+    return tuple(keys)
+
+
 def _fields(given: Any) -> tuple[tuple[str, str], ...]:
-    """The fields with their directions; empty where that is no definition."""
+    """The fields with their directions; empty where that is no definition, or one of too many."""
     members: list[tuple[Any, Any]] = []
     if isinstance(given, Mapping):
         members = list(given.items())
@@ -168,4 +188,4 @@ def _fields(given: Any) -> tuple[tuple[str, str], ...]:
             parse_field(name)
     except ValueError:
         return ()
-    return tuple(members)
+    return tuple(members) if len(members) <= MOST_FIELDS else ()

@@ -1,4 +1,4 @@
-"""Which leaf revisions of documents a selector matches.
+"""Documents as selectors see them, and which leaf revisions of them a selector matches.
 
 CouchDB looks at each leaf by itself where a changes feed tells of all of them, so a conflict whose
 winner does not match may have other leaves that do.
@@ -13,16 +13,22 @@ from typing import Any
 import msgspec
 
 from agent.documents.revision import Rev, Revision
-from agent.documents.selector import Selector
+from agent.documents.selector import Selector, SelectorError
 from agent.documents.wire import document_text
+from agent.errors import DocumentError
 from agent.store.reader import StoredDocument
 from agent.store.store import Store
+
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 async def matching_leaves(
     store: Store, documents: Sequence[StoredDocument], selector: Selector
 ) -> list[list[Rev]]:
-    """For each document, which were read with their bodies, its leaves that match."""
+    """For each document, which were read with their bodies, its leaves that match.
+
+    Raises DocumentError when a `$regex` takes too long.
+    """
     leaves: list[list[Revision]] = []
     for document in documents:
         revisions = [document.revision()]
@@ -38,8 +44,21 @@ async def matching_leaves(
             for revisions in leaves
         ]
 
-    return await asyncio.to_thread(matching)
+    try:
+        return await asyncio.to_thread(matching)
+    except SelectorError as error:
+        raise DocumentError(str(error)) from None
+
+
+def as_json(document: StoredDocument) -> dict[str, Any]:
+    """A document as selectors see it."""
+    if document.encoded_attachments is not None:
+        return _as_json(document.revision())
+    head: dict[str, Any] = {"_id": document.id, "_rev": str(document.rev)}
+    if document.deleted:
+        head["_deleted"] = True
+    return head | _decode_object(document.body)
 
 
 def _as_json(revision: Revision) -> dict[str, Any]:
-    return msgspec.json.decode(document_text(revision, revisions=False), type=dict[str, Any])
+    return _decode_object(document_text(revision, revisions=False))

@@ -100,7 +100,11 @@ def register_functions(connection: sqlite3.Connection) -> None:
 
 
 def field_sql(path: Sequence[str]) -> FieldSql | None:
-    """A field as SQL; None for what is not in a document's body, such as `_attachments`."""
+    """A field as SQL; None for what is not in a document's body, such as `_attachments`, and for
+    the whole document, which the empty path means.
+    """
+    if not path:
+        return None
     if path[0] == "_id":
         return FieldSql("json_quote(id)", "typeof(id)", "id") if len(path) == 1 else None
     if path[0] == "_rev":

@@ -6,6 +6,9 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +32,9 @@ _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
+_READERS = 4
+"""Threads that read, at most; each has a connection to the file. The first comes when needed."""
+
 _READ_CHUNKS = 2
 """Chunks of an attachment that are read together, and in memory."""
 
@@ -50,11 +56,17 @@ class Store:
         self.path = path
         self.uuid = info.uuid
         self.instance_start_time = info.instance_start_time
+        made = f"{info.uuid} {info.instance_start_time}".encode()
+        self.incarnation = blake2b(made, digest_size=4).hexdigest()
+        """8 hex digits; others once the database was deleted and made again."""
         self.update_seq = info.update_seq
         """The sequence of the last change that is durable."""
         self._lock = lock
         self._reader = reader
         self._settings = reader.settings()
+        self._indexes: Sequence[MangoIndex] = reader.query(all_indexes)
+        # Not asyncio's own threads: look-ups of names may fill those for as long as they like.
+        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix=f"reader {path.name}")
         self._writer: Writer
         self._waiting: set[asyncio.Future[None]] = set()
         self._shared: dict[tuple[int, int, bool], asyncio.Future[ChangesPage]] = {}
@@ -110,7 +122,7 @@ class Store:
             self._compaction.cancel()
             await asyncio.wait([self._compaction])
         # The writer last: a read-only connection that is the last one leaves the WAL behind.
-        await asyncio.to_thread(self._reader.close)
+        await asyncio.to_thread(self._stop_reading)
         await self._writer.close()
         self._lock.release()
         self.wake()
@@ -197,11 +209,11 @@ class Store:
 
     async def attachments(self, id: str) -> list[Attachment]:
         """The attachments of all revisions of a document whose bodies are here."""
-        return await asyncio.to_thread(self._reader.attachments, id)
+        return await self._read(self._reader.attachments, id)
 
     async def has_content(self, blob: str) -> bool:
         """Whether there is content with this SHA-256 (in hex)."""
-        return await asyncio.to_thread(self._reader.has_content, blob)
+        return await self._read(self._reader.has_content, blob)
 
     async def discard(self, contents: Iterable[Content]) -> None:
         """Drop uploads that no document got."""
@@ -217,7 +229,7 @@ class Store:
     # --- reading -----------------------------------------------------------------------
 
     async def info(self) -> StoreInfo:
-        return await asyncio.to_thread(self._reader.info)
+        return await self._read(self._reader.info)
 
     async def get(self, id: str) -> StoredDocument | None:
         """A document, even a deleted one."""
@@ -230,7 +242,7 @@ class Store:
 
         With `bounded` raises TooLargeError when several together exceed 16 MiB.
         """
-        return await asyncio.to_thread(self._reader.documents, ids, bounded=bounded)
+        return await self._read(self._reader.documents, ids, bounded=bounded)
 
     async def revisions(
         self, wanted: Sequence[tuple[str, Sequence[str]]], *, bounded: bool = False
@@ -240,7 +252,7 @@ class Store:
         Raises TooLargeError when several documents together exceed 16 MiB, with `bounded` also
         when several revisions of one do.
         """
-        return await asyncio.to_thread(self._reader.revisions, wanted, bounded=bounded)
+        return await self._read(self._reader.revisions, wanted, bounded=bounded)
 
     async def missing(self, revs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Which of these revisions, by document id, the store has never seen."""
@@ -248,7 +260,7 @@ class Store:
 
     async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> dict[str, MissingRevs]:
         """The same, with the leaves that may be ancestors of what is missing."""
-        return await asyncio.to_thread(self._reader.revs_diff, revs)
+        return await self._read(self._reader.revs_diff, revs)
 
     async def changes(
         self,
@@ -264,7 +276,7 @@ class Store:
         With `descending` the newest come first, and the next page is `before` the last sequence of
         this one. Without `bodies` every body is empty, which saves reading them.
         """
-        return await asyncio.to_thread(
+        return await self._read(
             self._reader.changes,
             since,
             limit=limit,
@@ -288,37 +300,45 @@ class Store:
 
     async def pending(self, since: int) -> int:
         """How many changes there are after `since`; an upper bound from 2,000 on."""
-        return await asyncio.to_thread(self._reader.pending, since)
+        return await self._read(self._reader.pending, since)
 
-    async def indexes(self) -> list[MangoIndex]:
-        """The Mango indexes, the special one first."""
-        return await asyncio.to_thread(self._reader.query, all_indexes)
+    @property
+    def indexes(self) -> Sequence[MangoIndex]:
+        """The Mango indexes, the special one first. From memory."""
+        return self._indexes
 
     async def find(
-        self, plan: Plan, read: Callable[[FindPage], _T], *, after: Position | None, limit: int
+        self,
+        plan: Plan,
+        read: Callable[[FindPage], _T],
+        *,
+        after: Position | None,
+        limit: int,
+        conflicts: bool = False,
     ) -> tuple[FindPage, _T]:
         """A page of the documents that a planned query finds, at most `limit`.
 
-        With it what `read` makes of the page, in the thread that has read it.
+        With it what `read` makes of the page, in the thread that has read it. `conflicts`: the
+        documents have `_conflicts`.
         """
 
         def found(db: sqlite3.Connection) -> tuple[FindPage, _T]:
-            page = find_page(db, plan, after=after, limit=limit)
+            page = find_page(db, plan, after=after, limit=limit, conflicts=conflicts)
             return page, read(page)
 
-        return await asyncio.to_thread(self._reader.query, found)
+        return await self._read(self._reader.query, found)
 
     async def all_docs(self, **options: Any) -> list[StoredDocument]:
         """Live documents by id; the options are those of `Reader.all_docs`."""
-        return await asyncio.to_thread(self._reader.all_docs, **options)
+        return await self._read(self._reader.all_docs, **options)
 
     async def rank(self, id: str, *, after: str = "") -> int:
         """How many live documents come before `id`, from `after` on."""
-        return await asyncio.to_thread(self._reader.rank, id, after=after)
+        return await self._read(self._reader.rank, id, after=after)
 
     async def locals(self, **options: Any) -> list[tuple[str, str, str]]:
         """`_local` documents by id; the options are those of `Reader.locals`."""
-        return await asyncio.to_thread(self._reader.locals, **options)
+        return await self._read(self._reader.locals, **options)
 
     async def content(
         self, content: Content, *, start: int = 0, end: int | None = None
@@ -334,7 +354,7 @@ class Store:
         upload = content.upload if isinstance(content, Uploaded) else None
         place = start // CHUNK * CHUNK
         while end is None or place < end:
-            chunks = await asyncio.to_thread(
+            chunks = await self._read(
                 self._reader.chunks, content.blob, upload, place // CHUNK, _READ_CHUNKS
             )
             for chunk in chunks:
@@ -347,7 +367,7 @@ class Store:
 
     async def get_local(self, id: str) -> tuple[str, str] | None:
         """The revision and the body (JSON text) of `_local/{id}`."""
-        return await asyncio.to_thread(self._reader.local, id)
+        return await self._read(self._reader.local, id)
 
     async def wait(self, since: int) -> None:
         """Wait until there is a change after `since`, or the store is closed."""
@@ -378,8 +398,21 @@ class Store:
         for future in self._waiting:
             _release(future)
 
-    def _on_commit(self, update_seq: int) -> None:
+    async def _read(self, function: Callable[..., _T], *args: Any, **options: Any) -> _T:
+        """What a function of the reader returns, called in a thread. Raises StoreError."""
+        if self._closed:
+            raise StoreError(f"{self.path}: the store is closed", path=str(self.path))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(function, *args, **options))
+
+    def _stop_reading(self) -> None:
+        self._threads.shutdown()  # lets those finish that have begun, or wait for a thread
+        self._reader.close()
+
+    def _on_commit(self, update_seq: int, indexes: Sequence[MangoIndex] | None) -> None:
         self._shared.clear()
+        if indexes is not None:
+            self._indexes = indexes
         if update_seq > self.update_seq:
             self.update_seq = update_seq
             self.wake()

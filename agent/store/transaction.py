@@ -20,7 +20,7 @@ from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.store.blobs import Blobs, settled
 from agent.store.document_rows import Document, DocumentRows, marked
 from agent.store.locals import Locals
-from agent.store.mango_index import PREFIX, synchronise
+from agent.store.mango_index import PREFIX, MangoIndex, synchronise
 from agent.store.schema import PURGE_SEQ, SEQ_FLOOR, SETTING
 
 
@@ -61,6 +61,8 @@ class Transaction:
         self._live: int = counts["doc_count"]
         self._tombstones: int = counts["doc_del_count"]
         self._designs_changed = False
+        self.indexes: list[MangoIndex] | None = None
+        """After `finish` the Mango indexes, if they may have changed."""
 
     def checkpoint(self) -> tuple[int, int, int]:
         """State to give to `restore` when an operation is rolled back to its savepoint."""
@@ -72,7 +74,7 @@ class Transaction:
     def finish(self) -> None:
         """Write what is kept once per transaction."""
         if self._designs_changed:
-            synchronise(self._db)
+            self.indexes = synchronise(self._db)
         self._db.executemany(
             "UPDATE meta SET value = ?1 WHERE key = ?2 AND value <> ?1",
             [(self._live, "doc_count"), (self._tombstones, "doc_del_count")],
@@ -123,6 +125,10 @@ class Transaction:
 
         A stub stands for the parent's attachment of this name. Raises MissingStubError.
         """
+        if not any(edit.parent or edit.attachments for edit in edits):
+            created = [_created(edit) for edit in edits]
+            if self._all_fresh(created):
+                return [revision.rev for revision in created]
         known = self._rows.load({edit.id for edit in edits})
         results: list[Rev | None] = []
         for edit in edits:
@@ -383,6 +389,12 @@ _CONFLICT = Rev(0, "")
 def _stands_for(stub: Attachment, known: Attachment) -> bool:
     """CouchDB wants the `revpos` of a stub to be the attachment's, if there is one."""
     return stub.name == known.name and stub.revpos in (0, known.revpos)
+
+
+def _created(edit: Edit) -> Revision:
+    """The revision that an edit without a parent makes of a document that does not exist yet."""
+    digest = new_hash(edit.canonical, parent=None, deleted=edit.deleted)
+    return Revision(edit.id, 1, (digest,), edit.deleted, edit.body)
 
 
 def _parent_for(edit: Edit, document: Document | None) -> Rev | None:

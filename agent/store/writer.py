@@ -11,12 +11,13 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.errors import StoreWriteError
 from agent.store.connection import explained
+from agent.store.mango_index import MangoIndex
 from agent.store.transaction import Transaction
 
 _T = TypeVar("_T")
@@ -43,9 +44,11 @@ class Writer:
         path: Path,
         *,
         revs_limit: int,
-        committed: Callable[[int], None],
+        committed: Callable[[int, Sequence[MangoIndex] | None], None],
     ) -> None:
-        """`committed` is called in the event loop with the update sequence of each commit."""
+        """`committed` is called in the event loop after each commit, before the callers get their
+        answers: with the update sequence, and with the Mango indexes where they may have changed.
+        """
         self._db = connection
         self._path = path
         self._wal = path.with_name(path.name + "-wal")
@@ -109,7 +112,7 @@ class Writer:
 
     def _commit(self, items: list[_Item]) -> None:
         outcomes: list[_Outcome] = []
-        update_seq = None
+        done: Transaction | None = None
         try:
             with explained(self._path):
                 self._db.execute("BEGIN IMMEDIATE")
@@ -118,7 +121,7 @@ class Writer:
                     outcomes.append((future, *self._attempt(operation, transaction)))
                 transaction.finish()
                 self._db.execute("COMMIT")
-                update_seq = transaction.update_seq
+                done = transaction
         except Exception as error:  # noqa: BLE001 - handed to the callers, in their own thread
             if self._db.in_transaction:
                 with contextlib.suppress(sqlite3.Error):  # the next BEGIN says what is wrong
@@ -127,7 +130,7 @@ class Writer:
         if self._shrink:
             self._shrink = False
             self._checkpoint()  # before the answers: who asked for it sees the file shrunk
-        self._loop.call_soon_threadsafe(self._deliver, outcomes, update_seq)
+        self._loop.call_soon_threadsafe(self._deliver, outcomes, done)
         self._truncate_wal()
 
     def _attempt(
@@ -149,9 +152,9 @@ class Writer:
         self._db.execute("RELEASE operation")
         return result, None
 
-    def _deliver(self, outcomes: list[_Outcome], update_seq: int | None) -> None:
-        if update_seq is not None:
-            self._committed(update_seq)
+    def _deliver(self, outcomes: list[_Outcome], done: Transaction | None) -> None:
+        if done is not None:
+            self._committed(done.update_seq, done.indexes)
         for future, result, error in outcomes:
             if future.done():
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,26 @@ import aiohttp
 from agent.server.app import make_app
 from agent.server.http import Server, serve
 from agent.store.databases import Databases
+
+_SEQUENCE = re.compile("([0-9]+)-[0-9a-f]{8}")
+_SEQUENCES = ("seq", "last_seq", "update_seq")
+
+
+def number_in(sequence: Any) -> int:
+    """The number in a sequence; fails if it is none."""
+    assert isinstance(sequence, str), sequence
+    found = _SEQUENCE.fullmatch(sequence)
+    assert found, sequence
+    return int(found[1])
+
+
+def numbered(body: Any) -> Any:
+    """A feed or a row of it, with the numbers of its sequences, which may be null in rows."""
+    if isinstance(body, list):
+        return [numbered(row) for row in body]
+    told = {name: number_in(body[name]) for name in _SEQUENCES if body.get(name) is not None}
+    rows = {"results": numbered(body["results"])} if "results" in body else {}
+    return {**body, **told, **rows}
 
 
 @dataclass(frozen=True)
@@ -85,6 +106,10 @@ class Api:
         doc = {"_id": id, "_rev": revs[0], "_revisions": history, **members}
         answer = await self.post(f"/{db}/_bulk_docs", {"docs": [doc], "new_edits": False})
         assert (answer.status, answer.json) == (201, [])
+
+    async def update_seq(self, db: str = "db") -> int:
+        """The number of the newest change."""
+        return number_in((await self.get(f"/{db}")).json["update_seq"])
 
     async def raw(self, request: bytes) -> bytes:
         """Send bytes as they are, and read until the server closes."""

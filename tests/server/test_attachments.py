@@ -435,6 +435,46 @@ async def test_leaves_in_parts(api: Api) -> None:
     assert json.loads(left.get_payload())["_attachments"]["f"]["stub"] is True
 
 
+@pytest.mark.parametrize("kind", ["multipart/mixed", "multipart/related"])
+async def test_many_documents_in_parts(api: Api, kind: str) -> None:
+    await api.graft("a", "1-a", _attachments={"f": inline(b"data")})
+    await api.graft("b", "1-b")
+    ids: list[Any] = [{"id": "b", "rev": "1-b"}, {"id": "a"}, {"id": "c"}, {"id": "b", "rev": 1}]
+    asked = {"docs": ids}
+    accept = {"headers": {"Accept": kind}}
+    answer = await api.post("/db/_bulk_get?revs=true", asked, **accept)
+    assert answer.headers["Content-Type"].startswith(f"{kind}; boundary=")
+    plain, related, missing, malformed = message(answer).get_payload()
+    doc = json.loads(plain.get_payload())
+    assert (doc["_rev"], doc["_revisions"]) == ("1-b", {"start": 1, "ids": ["b"]})
+    doc, content = related.get_payload()
+    assert json.loads(doc.get_payload())["_attachments"]["f"]["follows"] is True
+    assert content.get_payload() == "data"
+    for part, id, error in [(missing, "c", "not_found"), (malformed, "b", "bad_request")]:
+        assert part["Content-Type"] == 'application/json; error="true"'
+        told = json.loads(part.get_payload())
+        assert (told["id"], told["error"]) == (id, error)
+    either = {"headers": {"Accept": f"{kind}, application/json"}}
+    assert "results" in (await api.post("/db/_bulk_get", asked, **either)).json
+
+
+async def test_many_documents_with_contents_that_are_new_to_some_revisions(api: Api) -> None:
+    first = (await api.put("/db/a", {"_attachments": {"x": inline(b"1")}})).json["rev"]
+    stub = {"stub": True}
+    attachments = {"x": stub, "y": inline(b"2")}
+    await api.put("/db/a", {"_rev": first, "_attachments": attachments})
+    asked = {"docs": [{"id": "a", "atts_since": [first]}, {"id": "a", "atts_since": []}]}
+    [new, all] = (await api.post("/db/_bulk_get", asked)).json["results"]
+    found = new["docs"][0]["ok"]["_attachments"]
+    assert (found["x"]["stub"], found["y"]["data"]) == (True, "Mg==")
+    found = all["docs"][0]["ok"]["_attachments"]
+    assert (found["x"]["stub"], found["y"]["stub"]) == (True, True)
+    accept = {"headers": {"Accept": "multipart/mixed"}}
+    [new, all] = message(await api.post("/db/_bulk_get", asked, **accept)).get_payload()
+    assert [part.get_payload() for part in new.get_payload()[1:]] == ["2"]
+    assert [part.get_payload() for part in all.get_payload()[1:]] == ["1", "2"]
+
+
 @pytest.mark.parametrize("size", [0, 1, 30, 200, 300, 1_000_000, 4_016_000, 4_016_100])
 async def test_a_message_that_is_cut_off_leaves_nothing(api: Api, size: int) -> None:
     request = related({"_attachments": {"f": follows(LARGE)}}, LARGE)

@@ -1,8 +1,10 @@
-"""Input that is broken, hostile or huge: always a refusal in CouchDB's form, never a 500."""
+"""Input that is broken, hostile or huge: always a refusal in CouchDB's form, never a 500.
+
+`test_malformed` sends what is no request at all to every path.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +16,6 @@ from agent.documents.wire import DEEPEST
 from tests.server.api import Answer, Api, running
 
 JSON = {"Content-Type": "application/json"}
-PATHS = [
-    ("PUT", "/db/a"),
-    ("PUT", "/db/_local/a"),
-    ("POST", "/db"),
-    ("POST", "/db/_bulk_docs"),
-    ("POST", "/db/_bulk_get"),
-    ("POST", "/db/_revs_diff"),
-    ("POST", "/db/_missing_revs"),
-    ("POST", "/db/_all_docs"),
-    ("POST", "/db/_changes?filter=_doc_ids"),
-]
 
 
 def documents(text: str) -> Iterator[tuple[str, str, str]]:
@@ -45,39 +36,6 @@ async def send(api: Api, method: str, path: str, body: str | bytes) -> Answer:
     return await api.request(method, path, data=body, headers=JSON)
 
 
-@pytest.mark.parametrize(("method", "path"), PATHS)
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b'{"a":',
-        b'{"docs":[{"_id":"a"},{"_i',
-        b"{'a':1}",
-        b"nonsense",
-        b'{"a":NaN}',
-        b'{"a":"\xff"}',
-        b'{"a":"\\ud800"}',
-        b'{"a":"\\udc00x"}',
-        b'{"\\ud800":1}',
-        b'{"a":1e999}',
-        b'{"a":1}x',
-        b"[]",
-        b"1",
-        b"null",
-        b'"a"',
-    ],
-)
-async def test_bodies_that_are_no_json_object(
-    api: Api, method: str, path: str, body: bytes
-) -> None:
-    answer = await send(api, method, path, body)
-    status, error, reason = answer.error
-    assert (status, error) == (400, "bad_request")
-    assert reason
-    assert (await api.get("/db")).json["update_seq"] == 0
-
-
 @pytest.mark.parametrize("levels", [DEEPEST, 1000, 100_000])
 @pytest.mark.parametrize("pair", ["[]", "{}"])
 async def test_documents_that_are_nested_too_deeply(api: Api, levels: int, pair: str) -> None:
@@ -85,7 +43,7 @@ async def test_documents_that_are_nested_too_deeply(api: Api, levels: int, pair:
     for method, path, body in documents(text):
         status, error, _ = (await send(api, method, path, body)).error
         assert (status, error) == (400, "bad_request")
-    assert (await api.get("/db")).json["update_seq"] == 0
+    assert await api.update_seq() == 0
 
 
 @pytest.mark.parametrize("pair", ["[]", "{}"])
@@ -105,15 +63,6 @@ async def test_many_brackets_that_are_not_nested(api: Api) -> None:
     body: dict[str, Any] = {"rows": [[number, {}] for number in range(1000)], "text": "[" * 2000}
     assert (await api.put("/db/a", body)).status == 201
     assert (await api.get("/db/a")).json["rows"] == body["rows"]
-
-
-@pytest.mark.parametrize("levels", [1000, 100_000])
-@pytest.mark.parametrize(("method", "path"), PATHS)
-async def test_bodies_that_are_nested_too_deeply(
-    api: Api, method: str, path: str, levels: int
-) -> None:
-    for body in ("[" * levels + "]" * levels, '{"docs":' * levels + "1" + "}" * levels):
-        assert (await send(api, method, path, body)).error[:2] == (400, "bad_request")
 
 
 @pytest.mark.parametrize("rev", ["x", "1", "-a", "1-", "a-1", "0-1", "-1-a", "1" * 30 + "-a", ""])
@@ -153,17 +102,6 @@ async def test_percent_signs_alone_are_themselves(api: Api, path: str) -> None:
     assert (await api.get(path)).error == (404, "not_found", "missing")
 
 
-@pytest.mark.parametrize(("method", "path"), [*PATHS[2:], ("POST", "/db/_ensure_full_commit")])
-async def test_post_needs_a_content_type(api: Api, method: str, path: str) -> None:
-    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
-        answer = await api.request(method, path, data=b"{}", headers={"Content-Type": kind})
-        assert answer.error == (
-            415,
-            "bad_content_type",
-            "Content-Type must be application/json",
-        )
-
-
 async def test_a_charset_in_the_content_type_is_fine(api: Api) -> None:
     headers = {"Content-Type": "application/json; charset=utf-8"}
     assert (await api.request("POST", "/db", data=b"{}", headers=headers)).status == 201
@@ -189,17 +127,6 @@ async def test_bodies_that_are_too_large(tmp_path: Path) -> None:
         headers = {**JSON, "Content-Encoding": "gzip"}
         assert (await api.request("PUT", "/db/c", data=bomb, headers=headers)).error == refused
         assert (await api.get("/db")).json["doc_count"] == 1
-
-
-async def test_a_body_that_is_cut_off_writes_nothing(api: Api) -> None:
-    head = "PUT /db/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
-    reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
-    writer.write(head.encode() + b'{"v":1}')
-    writer.write_eof()
-    await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    assert (await api.get("/db")).json["update_seq"] == 0
 
 
 async def test_what_is_no_http_is_400(api: Api) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agent.server import bulk
+from agent.server.edits import doc_of
 from tests.server.api import Api
 
 # --- _bulk_docs ------------------------------------------------------------------------
@@ -96,7 +97,7 @@ async def test_a_malformed_document_fails_the_request_and_nothing_is_stored(
     docs = [{"_id": "good"} if new_edits else {"_id": "good", "_rev": "1-a"}, bad]
     answer = await api.post("/db/_bulk_docs", {"docs": docs, "new_edits": new_edits})
     assert answer.error[:2] == (400, error)
-    assert (await api.get("/db")).json["update_seq"] == 0
+    assert await api.update_seq() == 0
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ async def test_malformed_histories(api: Api, history: Any) -> None:
     doc = {"_id": "a", "_rev": "1-a", "_revisions": history}
     answer = await api.post("/db/_bulk_docs", {"docs": [doc], "new_edits": False})
     assert answer.error[0] == 400
-    assert (await api.get("/db")).json["update_seq"] == 0
+    assert await api.update_seq() == 0
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,8 @@ async def test_bulk_get_answers_for_bad_entries_one_by_one(api: Api) -> None:
         {"id": "_x"},
         {"id": "a", "rev": "x"},
         {"id": "a", "rev": 5},
+        {"id": "a", "atts_since": "1-a"},
+        {"id": "a", "atts_since": ["x"]},
         {"id": "a"},
     ]
     results = (await api.post("/db/_bulk_get", {"docs": docs})).json["results"]
@@ -221,6 +224,8 @@ async def test_bulk_get_answers_for_bad_entries_one_by_one(api: Api) -> None:
         "illegal_docid",
         "illegal_docid",
         "illegal_docid",
+        "bad_request",
+        "bad_request",
         "bad_request",
         "bad_request",
         None,
@@ -280,13 +285,12 @@ async def test_large_requests_are_parsed_aside(
 ) -> None:
     """Not in the event loop, where sensors and feeds would wait for it."""
     threads = []
-    parse = bulk._document
 
     def watched(*arguments: Any) -> Any:
         threads.append(threading.current_thread() is not threading.main_thread())
-        return parse(*arguments)
+        return doc_of(*arguments)
 
-    monkeypatch.setattr(bulk, "_document", watched)
+    monkeypatch.setattr(bulk, "doc_of", watched)
     docs = [{"_id": f"d{n}", "_rev": "1-a", "text": "x" * 200} for n in range(count)]
     if new_edits:
         docs = [{"_id": doc["_id"], "text": doc["text"]} for doc in docs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -221,7 +222,7 @@ async def test_revs_info_tells_what_can_be_read(api: Api) -> None:
 
 
 async def test_local_seq(tree: Api) -> None:
-    seq = (await tree.get("/db")).json["update_seq"]
+    seq = await tree.update_seq()
     assert (await tree.get("/db/a?local_seq=true")).json["_local_seq"] == seq
 
 
@@ -301,7 +302,7 @@ async def test_a_revision_as_it_is(api: Api) -> None:
         answer = await api.put("/db/a?new_edits=false", {"_id": "a", "_rev": "3-c", **doc})
         assert (answer.status, answer.json) == (201, {"ok": True, "id": "a", "rev": "3-c"})
     assert (await api.get("/db/a?revs=true")).json == {"_id": "a", "_rev": "3-c", **doc}
-    assert (await api.get("/db")).json["update_seq"] == 1
+    assert await api.update_seq() == 1
 
 
 async def test_the_revision_of_a_replicated_document_may_be_in_the_query(api: Api) -> None:
@@ -314,3 +315,20 @@ async def test_a_replicated_document_needs_a_revision(api: Api) -> None:
         "bad_request",
         "When `new_edits: false`, the document needs `_rev` or `_revisions` specified",
     )
+
+
+@pytest.mark.parametrize("body", [None, [], "text", 5])
+async def test_a_document_is_an_object(api: Api, body: Any) -> None:
+    text = json.dumps(body).encode()
+    plain = {"data": text, "headers": {"Content-Type": "application/json"}}
+    part = b"--x\r\n\r\n%b\r\n--x--" % text
+    multipart = {"data": part, "headers": {"Content-Type": "multipart/related; boundary=x"}}
+    for answer in (
+        await api.request("PUT", "/db/a", **plain),
+        await api.request("PUT", "/db/a", **multipart),
+        await api.request("PUT", "/db/_local/a", **plain),
+        await api.request("POST", "/db", **plain),
+        await api.post("/db/_bulk_docs", {"docs": [body]}),
+        await api.post("/db/_bulk_docs", {"docs": [body], "new_edits": False}),
+    ):
+        assert answer.error == (400, "bad_request", "Document must be a JSON object")

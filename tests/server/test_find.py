@@ -220,6 +220,22 @@ async def test_sorted_by_an_index_in_couchdbs_order(api: Api) -> None:
     assert await ids(api, {"foo": {"$lt": 0}}) == ["8"]
 
 
+async def test_pages_by_bookmark_of_an_index_that_sqlite_does_not_have(api: Api) -> None:
+    await index(api, "_attachments")
+    for name in "abc":
+        attachment = {"f": {"content_type": "text/plain", "data": "eA=="}}
+        await api.put(f"/db/{name}", {"_attachments": attachment})
+    selector = {"_attachments": {"$gt": None}}
+    found, bookmark = [], "nil"
+    while True:
+        answer = (await find(api, selector, bookmark=bookmark, limit=2)).json
+        if not answer["docs"]:
+            break
+        found += [doc["_id"] for doc in answer["docs"]]
+        bookmark = answer["bookmark"]
+    assert found == ["a", "b", "c"]
+
+
 async def test_pages_by_bookmark_and_by_skip(games: Api) -> None:
     await index(games, "series", "rank")
     query: dict[str, Any] = {"sort": [{"series": "desc"}, {"rank": "desc"}], "limit": 2}
@@ -353,13 +369,35 @@ async def test_the_changes_feed_filters_by_a_selector(games: Api) -> None:
 
     rows = (await changed({"series": "mario", "rank": {"$gt": 5}})).json["results"]
     assert [row["id"] for row in rows] == ["dk", "luigi", "yoshi"]
-    assert (await changed({"a": {"$x": 1}})).error[:2] == (400, "invalid_operator")
-    missing = await games.post("/db/_changes?filter=_selector", {})
-    assert missing.status == 400
+    refused = (400, "bad_request", "Invalid operator: $x")
+    assert (await changed({"a": {"$x": 1}})).error == refused
+    refused = (400, "bad_request", "Selector error: expected a JSON object")
+    assert (await changed("mario")).error == refused
+    assert (await games.post("/db/_changes?filter=_selector", {})).error == refused
+    refused = (400, "bad_request", "Selector must be specified in POST payload")
+    assert (await games.get("/db/_changes?filter=_selector")).error == refused
     rev = (await games.get("/db/dk")).json["_rev"]
     await games.delete(f"/db/dk?rev={rev}")
     rows = (await changed({"_deleted": True})).json["results"]
     assert [row["id"] for row in rows] == ["dk"]
+
+
+async def test_what_is_told_of_a_design_document(games: Api) -> None:
+    async def told(ddoc: str) -> Any:
+        return (await games.get(f"/db/{ddoc}/_info")).json
+
+    await index(games, "rank", ddoc="search")
+    before = await told("_design/search")
+    assert before["name"] == "search"
+    facts = before["view_index"]
+    assert (facts["language"], facts["updates_pending"]["total"]) == ("query", 0)
+    assert facts["update_seq"] == await games.update_seq()
+    assert await told("_design%2Fsearch") == before
+    await index(games, "name", ddoc="search")
+    after = (await told("_design/search"))["view_index"]
+    assert after["signature"] != facts["signature"]
+    assert (await games.get("/db/_design/none/_info")).error == (404, "not_found", "missing")
+    assert (await games.delete("/db/_design/search/_info")).status == 405
 
 
 async def test_javascript_is_refused_with_what_to_use_instead(api: Api) -> None:

@@ -105,11 +105,16 @@ async def test_a_name_is_needed(api: Api, path: str) -> None:
     assert (await api.put(path, {})).status == 400
 
 
-async def test_attachments_are_refused(api: Api) -> None:
-    assert (await api.get("/db/_local/x/file")).status == 400
-    doc = {"_attachments": {"a": {"content_type": "text/plain", "data": ""}}}
-    assert (await api.put("/db/_local/x", doc)).error[:2] == (400, "bad_request")
-    assert (await api.get("/db/_local/x")).status == 404
+async def test_there_are_no_attachments(api: Api) -> None:
+    refused = (400, "bad_request", "_local documents do not accept attachments.")
+    for method in ("GET", "PUT", "DELETE"):
+        assert (await api.request(method, "/db/_local/x/file")).error == refused
+    doc = {"_attachments": {"a": {"content_type": "text/plain", "data": ""}}, "v": 1}
+    assert (await api.put("/db/_local/x", doc)).status == 201
+    await api.write("_local/y", **doc)
+    for id in ("_local/x", "_local/y"):
+        found = (await api.get(f"/db/{id}?attachments=true")).json
+        assert found == {"_id": id, "_rev": "0-1", "v": 1}
 
 
 async def test_unknown_underscore_members_are_refused(api: Api) -> None:

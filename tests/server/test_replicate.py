@@ -17,7 +17,7 @@ from agent.config import AgentConfig, Config, RemoteConfig, ServerConfig
 from agent.replication import job, manager, replicator
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.rig.network import find_free_port
-from tests.server.api import Api, running
+from tests.server.api import Api, number_in, running
 from tests.server.replicating import agent, fill, ids, until
 
 DOCS: list[dict[str, Any]] = [
@@ -159,20 +159,44 @@ async def test_no_selection_is_null(hub: Api) -> None:
     assert len(await ids(hub, "two")) == 3
 
 
-async def test_since_seq_and_winners_only(hub: Api) -> None:
+@pytest.mark.parametrize("over_http", [False, True])
+async def test_since_seq_and_winners_only(hub: Api, over_http: bool) -> None:
+    source = f"{hub.url}/one" if over_http else "one"
+    since = (await hub.get("/one")).json["update_seq"]
     for rev in ("1-a", "1-b"):
         await hub.graft("x", rev, db="one")
-    await replicate(hub, "one", "two", create_target=True, since_seq=3, winning_revs_only=True)
-    assert await ids(hub, "two") == ["x"]
-    doc = (await hub.get("/two/x?conflicts=true")).json
-    assert doc == {"_id": "x", "_rev": "1-b"}
+    for seq, target in ((3, "two"), (since, "three")):
+        options = {"create_target": True, "since_seq": seq, "winning_revs_only": True}
+        await replicate(hub, source, target, **options)
+        assert await ids(hub, target) == ["x"]
+        doc = (await hub.get(f"/{target}/x?conflicts=true")).json
+        assert doc == {"_id": "x", "_rev": "1-b"}
+
+
+async def test_checkpoints_from_when_sequences_were_numbers_still_count(hub: Api) -> None:
+    source = f"{hub.url}/one"
+    await replicate(hub, source, "two", create_target=True)
+    [row] = (await hub.get("/one/_local_docs?include_docs=true")).json["rows"]
+    log = row["doc"]
+    [session] = log["history"]
+    for name in ("end_last_seq", "recorded_seq"):
+        session[name] = number_in(session[name])
+    log["source_last_seq"] = number_in(log["source_last_seq"])
+    for db in ("one", "two"):
+        log["_rev"] = (await hub.get(f"/{db}/{log['_id']}")).json["_rev"]
+        assert (await hub.put(f"/{db}/{log['_id']}", log)).status == 201
+    await fill(hub, "one", {"_id": "z"})
+    session, _ = (await replicate(hub, source, "two"))["history"]
+    assert (session["start_last_seq"], session["missing_checked"]) == (3, 1)
+    assert number_in(session["end_last_seq"]) == 4
 
 
 async def test_the_same_request_joins_what_runs(hub: Api) -> None:
     both = await asyncio.gather(
         *(replicate(hub, f"{hub.url}/one", "two", create_target=True) for _ in range(2))
     )
-    assert both[0]["source_last_seq"] == both[1]["source_last_seq"] == 3
+    assert both[0]["source_last_seq"] == both[1]["source_last_seq"]
+    assert number_in(both[0]["source_last_seq"]) == 3
     assert (await hub.get("/_scheduler/jobs")).json["jobs"] == []
 
 

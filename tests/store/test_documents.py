@@ -210,6 +210,20 @@ async def test_edits_in_one_call_see_each_other(store: Store) -> None:
     assert (await get(store, "x")).body == '{"n":3}'
 
 
+async def test_new_documents_among_those_that_exist(store: Store) -> None:
+    await put(store, "b", n=0)
+    results = await store.edit([edit("a", n=1), edit("b", n=1), edit("c", n=1)])
+    assert [rev is None for rev in results] == [False, True, False]
+    page = await store.changes(0, limit=10)
+    assert [(each.seq, each.id) for each in page.documents] == [(1, "b"), (2, "a"), (3, "c")]
+    live, dead = await store.edit([edit("d", n=1), edit("e", _deleted=True)])
+    assert live == results[0]
+    assert dead is not None
+    assert (await get(store, "e")).deleted
+    info = await store.info()
+    assert (info.update_seq, info.doc_count, info.doc_del_count) == (5, 4, 1)
+
+
 async def test_the_same_edits_in_two_stores_are_no_conflict(store: Store, tmp_path: Path) -> None:
     other = await Store.open(tmp_path / "other.sqlite")
     members: list[dict[str, Any]] = [{"a": 1, "b": [2.5]}, {"b": [2.5], "a": 1}]

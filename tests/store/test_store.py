@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from agent.errors import (
     DocumentError,
     NotFoundError,
     StoreBusyError,
+    StoreError,
     StoreExistsError,
     StoreWriteError,
 )
@@ -347,6 +349,26 @@ async def test_readers_do_not_pin_the_wal(store: Store, path: Path) -> None:
         busy, frames, moved = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     connection.close()
     assert (busy, frames, moved) == (0, 0, 0)
+
+
+async def test_reading_needs_none_of_asyncios_threads(store: Store) -> None:
+    """They may all be busy, with look-ups of names that get no answer."""
+    release = threading.Event()
+    busy = [asyncio.create_task(asyncio.to_thread(release.wait, 30)) for _ in range(64)]
+    try:
+        await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            assert (await store.info()).doc_count == 0
+    finally:
+        release.set()
+        await asyncio.gather(*busy)
+
+
+async def test_a_closed_store_is_not_read(path: Path) -> None:
+    store = await Store.open(path)
+    await store.close()
+    with pytest.raises(StoreError, match="the store is closed"):
+        await store.info()
 
 
 async def test_reading_while_closing(path: Path) -> None:
