@@ -6,25 +6,51 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from scripts.benchmarks.harness import Row, Target
+import pytest
+
+from scripts.benchmarks.harness import Options, Row, Target, milliseconds, take_turns
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def test_ingest_runs_and_prints_one_json_object(tmp_path: Path) -> None:
-    arguments = ["ingest", "--quick", "--rounds", "1", "--json", "--folder", str(tmp_path)]
+def run(folder: Path, *names: str) -> dict[str, Any]:
+    """What the benchmarks with these names print, with little data and in one round."""
+    arguments = [*names, "--quick", "--rounds", "1", "--json", "--folder", str(folder)]
     ran = subprocess.run(
         [sys.executable, "-m", "scripts.benchmarks", *arguments],
         cwd=CHECKOUT,
         capture_output=True,
         check=True,
     )
-    result = json.loads(ran.stdout)
-    assert list(result["benches"]) == ["ingest"]
+    result: dict[str, Any] = json.loads(ran.stdout)
+    assert sorted(result["benches"]) == sorted(names)
+    return result
+
+
+def test_ingest_runs_and_prints_one_json_object(tmp_path: Path) -> None:
+    result = run(tmp_path, "ingest")
     first = result["benches"]["ingest"][0]
     assert len(first["ours"]["rounds"]) == len(first["peer"]["rounds"]) == 1
     assert first["met"] is (first["ratio"] >= 0.40)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("names", "peers"),
+    [
+        (["bulk", "single"], True),
+        (["find", "large"], True),
+        (["followers", "attachments"], False),
+    ],
+)
+def test_the_http_benches_run(tmp_path: Path, names: list[str], peers: bool) -> None:
+    for rows in run(tmp_path, *names)["benches"].values():
+        assert any(row["target"] is not None for row in rows)
+        for row in rows:
+            assert (row["peer"] is not None) is peers
+            assert len(row["ours"]["rounds"]) == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -42,11 +68,36 @@ def test_the_ratio_is_that_of_the_rounds_not_of_the_medians() -> None:
     assert Row("x", "1/s", [10]).ratio is None
 
 
+async def test_peers_take_turns(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    async def measure(side: str) -> int:
+        order.append(side)
+        return len(order)
+
+    options = Options(tmp_path, rounds=3, quick=True, couchdb=None, note=lambda _: None)
+    samples = await take_turns(options, ["ours", "peer"], measure)
+    assert order == ["ours", "peer", "peer", "ours", "ours", "peer"]
+    assert samples == [[1, 4, 5], [2, 3, 6]]
+
+
+def test_peers_alternate_item_by_item() -> None:
+    order: list[str] = []
+    sides = [lambda item: order.append(f"ours {item}"), lambda item: order.append(f"peer {item}")]
+    took = milliseconds(sides, [1, 2, 3])
+    assert order == ["ours 1", "peer 1", "peer 2", "ours 2", "ours 3", "peer 3"]
+    assert [len(times) for times in took] == [3, 3]
+
+
 def test_a_target_is_a_ratio_or_a_limit() -> None:
     target = Target(ratio_at_least=2)
     assert Row("x", "1/s", [4], [2], target=target).met is True
     assert Row("x", "1/s", [3], [2], target=target).met is False
     assert Row("x", "1/s", [3], target=target).met is False
+    below = Target(ratio_at_most=0.5)
+    assert Row("x", "ms", [2], [4], target=below).met is True
+    assert Row("x", "ms", [3], [4], target=below).met is False
+    assert Row("x", "ms", [0], target=below).met is False
     limit = Target(at_most=64)
     assert Row("x", "MiB", [99, 64, 1], target=limit).met is True
     assert Row("x", "MiB", [99, 65, 1], target=limit).met is False

@@ -22,6 +22,12 @@ BENCHES = {
     "ingest": "scripts.benchmarks.ingest",
     "replication": "scripts.benchmarks.replication",
     "gateway": "scripts.benchmarks.gateway",
+    "bulk": "scripts.benchmarks.bulk",
+    "single": "scripts.benchmarks.single",
+    "followers": "scripts.benchmarks.followers",
+    "attachments": "scripts.benchmarks.attachments",
+    "find": "scripts.benchmarks.find",
+    "large": "scripts.benchmarks.large",
 }
 ROUNDS = 5
 QUICK_ROUNDS = 2
@@ -45,7 +51,7 @@ class NotMeasuredError(click.ClickException):
     "--couchdb",
     envvar="BENCH_COUCHDB",
     metavar="URL",
-    help="Replicate with this CouchDB, too: http://USER:PASSWORD@HOST:PORT. The variable "
+    help="Measure beside this CouchDB, too: http://USER:PASSWORD@HOST:PORT. The variable "
     "BENCH_COUCHDB keeps the password out of the process list.",
 )
 @click.option(
@@ -61,7 +67,9 @@ def main(
     couchdb: str | None,
     folder: Path | None,
 ) -> None:
-    """Measure the agent beside its peers: ingest, replication, gateway; all without a NAME.
+    """Measure the agent, beside its peers where there are any; without a NAME, all of it.
+
+    The names: ingest, replication, gateway, bulk, single, followers, attachments, find, large.
 
     Peers take turns within each round. A figure is the median over the rounds, with the least and
     the greatest; a ratio is the median of the rounds' ratios. The exit status is 1 when a target

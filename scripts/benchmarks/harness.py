@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+_SideT = TypeVar("_SideT")
+_SampleT = TypeVar("_SampleT")
+_ItemT = TypeVar("_ItemT")
 
 
 class BenchError(Exception):
@@ -32,11 +37,14 @@ class Target:
     """What a row has to reach: a ratio to the peer, or a figure that is not exceeded."""
 
     ratio_at_least: float | None = None
+    ratio_at_most: float | None = None
     at_most: float | None = None
 
     def __str__(self) -> str:
         if self.ratio_at_least is not None:
             return f"ratio ≥ {self.ratio_at_least:g}"
+        if self.ratio_at_most is not None:
+            return f"ratio ≤ {self.ratio_at_most:g}"
         return f"≤ {self.at_most:g}"
 
 
@@ -70,6 +78,8 @@ class Row:
             return None
         if self.target.ratio_at_least is not None:
             return self.ratio is not None and self.ratio >= self.target.ratio_at_least
+        if self.target.ratio_at_most is not None:
+            return self.ratio is not None and self.ratio <= self.target.ratio_at_most
         return self.target.at_most is None or statistics.median(self.ours) <= self.target.at_most
 
     def as_json(self) -> dict[str, Any]:
@@ -83,6 +93,39 @@ class Row:
             "target": None if self.target is None else str(self.target),
             "met": self.met,
         }
+
+
+async def take_turns(
+    options: Options, sides: Sequence[_SideT], measure: Callable[[_SideT], Awaitable[_SampleT]]
+) -> list[list[_SampleT]]:
+    """Measure each side in each round, another one first each time; the samples of each side."""
+    samples: list[list[_SampleT]] = [[] for _ in sides]
+    for number in range(options.rounds):
+        options.note(f"round {number + 1} of {options.rounds}")
+        places = range(len(sides))
+        first = number % len(sides)
+        for place in [*places[first:], *places[:first]]:
+            samples[place].append(await measure(sides[place]))
+    return samples
+
+
+def milliseconds(
+    sides: Sequence[Callable[[_ItemT], object]], items: Sequence[_ItemT]
+) -> list[list[float]]:
+    """What each side takes for each item. Blocking.
+
+    Several sides take turns item by item: where a side's round is short, the machine's other work
+    would else hit one side only.
+    """
+    took: list[list[float]] = [[] for _ in sides]
+    places = range(len(sides))
+    for number, item in enumerate(items):
+        first = number % len(sides)
+        for place in [*places[first:], *places[:first]]:
+            started = time.perf_counter()
+            sides[place](item)
+            took[place].append((time.perf_counter() - started) * 1000)
+    return took
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:

@@ -78,7 +78,10 @@ def run_measured(command: Sequence[str], folder: Path) -> Ended:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A running agent. `started` and `listening` are moments of `time.perf_counter`."""
+    """A running agent, or another server.
+
+    `started` and `listening` are moments of `time.perf_counter`.
+    """
 
     url: str
     pid: int
@@ -89,19 +92,22 @@ class Agent:
 AGENT = (sys.executable, "-m", "agent")
 
 
+def running_agent(*arguments: str) -> contextlib.AbstractAsyncContextManager[Agent]:
+    """Runs `edge-agent` with these arguments, from when it listens on, and ends it."""
+    return running_server(*AGENT, *arguments)
+
+
 @contextlib.asynccontextmanager
-async def running_agent(*arguments: str) -> AsyncIterator[Agent]:
-    """Runs `edge-agent` with these arguments until it listens, and ends it with SIGTERM."""
+async def running_server(*command: str) -> AsyncIterator[Agent]:
+    """Runs a program until it says `listening on URL`, and ends it with SIGTERM afterwards."""
     started = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(
-        *AGENT, *arguments, stdout=asyncio.subprocess.PIPE
-    )
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:
         words = (await process.stdout.readline()).decode().split()
         listening = time.perf_counter()
         if words[:2] != ["listening", "on"]:
-            raise BenchError(f"edge-agent {arguments[0]} did not start")
+            raise BenchError(f"{' '.join(command[1:4])} did not start")
         yield Agent(words[2], process.pid, started, listening)
     finally:
         if process.returncode is None:

@@ -15,11 +15,14 @@ _START = datetime(2025, 6, 1, tzinfo=UTC)
 _INTERVAL = timedelta(milliseconds=250)
 
 
-def bodies(count: int) -> list[tuple[str, dict[str, Any]]]:
-    """`count` pairs of a document's id and its body, about 200 bytes of JSON."""
-    chance = random.Random(7)
+def bodies(count: int, *, start: int = 0) -> list[tuple[str, dict[str, Any]]]:
+    """`count` pairs of a document's id and its body, about 200 bytes of JSON.
+
+    `start` is the number of the first one.
+    """
+    chance = random.Random(7 + start)
     made = []
-    for number in range(count):
+    for number in range(start, start + count):
         frame, place = divmod(number, len(_SENSORS))
         sensor, unit = _SENSORS[place]
         at = f"{_START + frame * _INTERVAL:%Y-%m-%dT%H:%M:%S.%fZ}"

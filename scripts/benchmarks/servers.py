@@ -21,7 +21,7 @@ from yarl import URL
 from agent.documents.revision import Revision
 from agent.documents.wire import document_text
 from agent.store.store import Store
-from scripts.benchmarks.harness import BenchError
+from scripts.benchmarks.harness import BenchError, Options
 from scripts.benchmarks.processes import running_agent
 from scripts.benchmarks.readings import BATCH
 from tests.peers.pouchdb_server import PouchDBServer
@@ -51,9 +51,9 @@ async def fill_store(path: Path, revisions: Sequence[Revision]) -> None:
 
 
 class Hub:
-    """A hub of this agent's. `template` is a store file with all the readings."""
+    """A hub of this agent's. `template` is a store file with all the readings, if one is needed."""
 
-    def __init__(self, template: Path) -> None:
+    def __init__(self, template: Path | None = None) -> None:
         self._template = template
 
     @contextlib.asynccontextmanager
@@ -66,6 +66,7 @@ class Hub:
     async def filled(self, folder: Path) -> AsyncIterator[Place]:
         (folder / "hub").mkdir()
         copy = folder / "hub" / f"{DATABASE}.sqlite"
+        assert self._template is not None
         await asyncio.to_thread(shutil.copy, self._template, copy)
         async with self.empty(folder) as place:
             yield place
@@ -74,11 +75,12 @@ class Hub:
 class PouchServer:
     """A pouchdb-server, which keeps its databases with LevelDB."""
 
-    def __init__(self, template: Path) -> None:
+    def __init__(self, template: Path | None = None) -> None:
         """`template` becomes the folder of a server with all the readings, see `make_template`."""
         self._template = template
 
     async def make_template(self, revisions: Sequence[Revision]) -> None:
+        assert self._template is not None
         async with PouchDBServer(self._template) as server, _session() as session:
             url = URL(server.url) / DATABASE
             await _request(session, "PUT", url)
@@ -91,6 +93,7 @@ class PouchServer:
 
     @contextlib.asynccontextmanager
     async def filled(self, folder: Path) -> AsyncIterator[Place]:
+        assert self._template is not None
         await asyncio.to_thread(shutil.copytree, self._template, folder / "server")
         async with self.empty(folder) as place:
             yield place
@@ -99,7 +102,7 @@ class PouchServer:
 class CouchDB:
     """A CouchDB that runs already, with databases of our own that are deleted again."""
 
-    def __init__(self, url: str, revisions: Sequence[Revision]) -> None:
+    def __init__(self, url: str, revisions: Sequence[Revision] = ()) -> None:
         try:
             self._url = URL(url)
             self._url.origin()
@@ -128,6 +131,17 @@ class CouchDB:
                 yield str(url), None
             finally:
                 await _request(session, "DELETE", url)
+
+
+def peers(options: Options) -> list[tuple[str, Server]]:
+    """A hub, and what stands beside it; of use are their empty databases only."""
+    found: list[tuple[str, Server]] = [
+        ("edge-agent hub", Hub()),
+        ("pouchdb-server, LevelDB", PouchServer()),
+    ]
+    if options.couchdb is not None:
+        found.append(("CouchDB", CouchDB(options.couchdb)))
+    return found
 
 
 def _session() -> aiohttp.ClientSession:
