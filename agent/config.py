@@ -287,6 +287,9 @@ class HubConfig(Struct, forbid_unknown_fields=True):
 _FileT = TypeVar("_FileT", Config, HubConfig)
 
 
+_OF_A_GATEWAY = frozenset({"agent", "device", "remote"})
+
+
 def load(path: Path) -> Config:
     """Read and check a configuration file. Raises ConfigError, one line.
 
@@ -301,6 +304,11 @@ def load(path: Path) -> Config:
         if remote.ca_file is not None:
             remote.ca_file = str(path.parent / remote.ca_file)
     return config
+
+
+def load_either(path: Path) -> Config | HubConfig:
+    """The file of a gateway or of a hub, which has none of the former's tables."""
+    return load(path) if _parsed(_text(path), path).keys() & _OF_A_GATEWAY else load_hub(path)
 
 
 def load_hub(path: Path) -> HubConfig:

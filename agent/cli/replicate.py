@@ -205,7 +205,7 @@ def _result(job: Job, seconds: float, error: EdgeAgentError | None) -> dict[str,
 
 
 async def _show_progress(job: Job, task: asyncio.Task[None]) -> None:
-    """A bar on standard error: revisions checked, how many a second, what remains."""
+    """A bar on standard error: changes confirmed, how many a second, what remains."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
@@ -221,7 +221,7 @@ async def _show_progress(job: Job, task: asyncio.Task[None]) -> None:
         before, rate = 0, 0.0
         while not task.done():
             await asyncio.wait({task}, timeout=_REFRESH)
-            done = job.progress.missing_checked
+            done = job.progress.changes_confirmed
             # Smoothed over about two seconds, so that it can be read.
             rate += ((done - before) / _REFRESH - rate) * 0.1
             before = done

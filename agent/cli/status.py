@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from agent.cli.options import DEFAULT_CONFIG, json_option, print_json
-from agent.config import Config, load, parse_listen
+from agent.config import Config, HubConfig, load_either, parse_listen
 from agent.errors import AuthError, ConfigError, ConnectError, NotCouchDBError
 from agent.peers.http_errors import connection_failures, one_line
 from agent.server.sessions import COOKIE, Sessions, existing_secret
@@ -51,7 +51,8 @@ def status_command(
 ) -> None:
     """Show what a running agent is doing, by remote and by sensor.
 
-    With --config nobody needs to log in, since who may read the agent's files may see its status.
+    With --config nobody needs to log in, since who may read the agent's files may see its status;
+    but a hub's file does not say where these are.
     """
     running = _at(url, password_file) if url is not None else _of_config(config_path)
     status = asyncio.run(_fetch(running))
@@ -86,7 +87,7 @@ def _at(url: str, password_file: Path | None) -> _Running:
 def _of_config(path: Path | None) -> _Running:
     if path is None and not DEFAULT_CONFIG.exists():
         return _Running("http://127.0.0.1:5984")
-    config = load(path or DEFAULT_CONFIG)
+    config = load_either(path or DEFAULT_CONFIG)
     host, port = parse_listen(config.server.listen)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (all of them)
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -96,8 +97,10 @@ def _of_config(path: Path | None) -> _Running:
     return _Running(f"https://{address}", _cookie(config), _only(certificate))
 
 
-def _cookie(config: Config) -> dict[str, str]:
-    """A session that we make ourselves: we have the server's secret."""
+def _cookie(config: Config | HubConfig) -> dict[str, str]:
+    """A session that we make ourselves: we have the server's secret, of a gateway."""
+    if not isinstance(config, Config):
+        return {}
     admin = next((user for user in config.user if "_admin" in user.roles), None)
     secret = existing_secret(Path(config.agent.data)) if admin is not None else None
     if admin is None or secret is None:

@@ -17,6 +17,7 @@ class Progress:
     """Counts since the process started; times in seconds since the epoch."""
 
     changes_read: int = 0
+    changes_confirmed: int = 0
     missing_checked: int = 0
     missing_found: int = 0
     docs_read: int = 0

@@ -357,6 +357,7 @@ class Replicator:
         progress = self.progress
         progress.confirmed_seq = batch.last_seq
         progress.pending = batch.pending
+        progress.changes_confirmed += len(batch.changes)
         progress.in_flight -= 1
         if batch.changes:
             progress.last_confirmed = time.time()

@@ -56,6 +56,16 @@ class Server:
         await self._runner.cleanup()
 
 
+def check_host(host: str, *, has_users: bool) -> None:
+    """Raises PermanentError for a host that is no loopback address, where there are no users."""
+    if not has_users and not _is_loopback(host):
+        raise PermanentError(
+            f"{host}: the server listens on loopback only until a user is configured, because "
+            "until then everybody is an administrator; add one with edge-agent user add, or "
+            "give 127.0.0.1 or ::1"
+        )
+
+
 async def serve(
     app: web.Application,
     host: str,
@@ -69,19 +79,13 @@ async def serve(
     `has_users`: requests from elsewhere need a log-in. Raises PermanentError: the host is not a
     loopback address and there are no users, or the port is taken.
     """
-    if not _is_loopback(host):
-        if not has_users:
-            raise PermanentError(
-                f"{host}: the server listens on loopback only until a user is configured, because "
-                "until then everybody is an administrator; add one with edge-agent user add, or "
-                "give 127.0.0.1 or ::1"
-            )
-        if tls is None:
-            log.warning(
-                "passwords and documents cross the network unencrypted, because the server "
-                "listens on %s without TLS; set server.tls_certificate and server.tls_key",
-                host,
-            )
+    check_host(host, has_users=has_users)
+    if tls is None and not _is_loopback(host):
+        log.warning(
+            "passwords and documents cross the network unencrypted, because the server "
+            "listens on %s without TLS; set server.tls_certificate and server.tls_key",
+            host,
+        )
     runner = web.AppRunner(
         app,
         access_log=None,

@@ -77,7 +77,7 @@ def test_config_check(tmp_path: Path) -> None:
     )
     result = edge_agent("config", "check", "--config", config)
     assert (result.status, result.stderr) == (0, "")
-    assert result.stdout == f"{config}: ok (devices: greenhouse; remotes: cloud)\n"
+    assert result.stdout == f"{config}: ok (devices: greenhouse; remotes: cloud; users: none)\n"
 
     result = in_process("config", "check", "--json", "--config", config)
     assert result.status == 0
@@ -86,5 +86,23 @@ def test_config_check(tmp_path: Path) -> None:
         "file": str(config),
         "devices": ["greenhouse"],
         "remotes": ["cloud"],
+        "users": [],
     }
     assert [path.name for path in tmp_path.iterdir()] == ["gateway.toml"]
+
+
+def test_config_check_of_a_hub(tmp_path: Path) -> None:
+    config = tmp_path / "hub.toml"
+    config.write_text('[server]\nlisten = "0.0.0.0:5985"\n')
+    refused = in_process("config", "check", "--config", config)
+    assert refused.status == 1
+    assert "loopback only until a user is configured" in refused.stderr
+    password = tmp_path / "password"
+    password.write_text("secret")
+    added = in_process(
+        *("user", "add", "anna", "--role", "_admin", "--config", config),
+        *("--password-file", password),
+    )
+    assert added.status == 0, added.stderr
+    result = in_process("config", "check", "--config", config)
+    assert (result.status, result.stdout) == (0, f"{config}: ok (users: anna)\n")
