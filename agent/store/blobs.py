@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import sqlite3
 import zlib
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -34,6 +35,7 @@ CHUNK = 256 * 1024
 """Bytes of every chunk but the last one of a blob. It is part of the format of the file."""
 
 _NUMBERS = 2**24  # chunks of one blob at most: 4 TiB
+_KEYS = 2**39  # a place, of a key and a number, is an SQLite integer
 _PIECE = 4 * CHUNK
 """Bytes in one write, and in memory, of an upload; content up to that comes with its document."""
 
@@ -47,8 +49,9 @@ class Blobs:
     def append(self, upload: int | None, first: int, data: bytes) -> int:
         """Write the chunks from number `first` on; returns the upload's key, None for a new one."""
         if upload is None:
-            upload = self._db.execute("INSERT INTO blobs (length) VALUES (0)").lastrowid
-            assert upload is not None  # noqa: S101
+            # Drawn, not counted: whoever discards an upload late must not meet another one.
+            upload = secrets.randbelow(_KEYS)
+            self._db.execute("INSERT INTO blobs (id, length) VALUES (?, 0)", (upload,))
         place = upload * _NUMBERS + first
         view = memoryview(data)
         self._db.executemany(
@@ -82,8 +85,9 @@ class Blobs:
         return replace(attachment, content=Stored(blob.hex()))
 
     def discard(self, content: Content) -> None:
-        """Drop an upload that is not to be kept; other content stays."""
-        if isinstance(content, Uploaded):
+        """Drop an upload, unless it was kept: whoever was cancelled while its document was stored
+        does not know."""
+        if isinstance(content, Uploaded) and self._is_upload(content.upload):
             self._delete(content.upload)
 
     def remove_unreferenced(self) -> int:
@@ -101,6 +105,10 @@ class Blobs:
 
     def _has(self, blob: bytes) -> bool:
         return bool(self._db.execute("SELECT 1 FROM blobs WHERE sha256 = ?", (blob,)).fetchone())
+
+    def _is_upload(self, id: int) -> bool:
+        row = self._db.execute("SELECT sha256 IS NULL FROM blobs WHERE id = ?", (id,)).fetchone()
+        return row is not None and bool(row[0])
 
     def _name(self, upload: int, blob: bytes, attachment: Attachment) -> None:
         self._db.execute(

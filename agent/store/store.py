@@ -291,7 +291,7 @@ class Store:
             return await self.changes(since, limit=limit, bodies=bodies)
         key = (since, limit, bodies)
         page = self._shared.get(key)
-        if page is None:
+        if page is None or (page.done() and page.exception() is not None):
             page = asyncio.ensure_future(self.changes(since, limit=limit, bodies=bodies))
             self._shared[key] = page
             if len(self._shared) > _SHARED_PAGES:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from agent.documents.attachment import Absent, Attachment, Inline, Uploaded, inline
+from agent.documents.revision import Revision
+from agent.peers.local import LocalPeer
 from agent.store.store import Store
 from agent.store.transaction import Edit
 from tests.store.helpers import get, rows
@@ -60,6 +65,53 @@ async def test_what_was_uploaded_for_a_conflict_can_be_dropped(store: Store) -> 
     assert await store.edit([Edit("a", None, False, "{}", b"{}", (attachment,))]) == [None]
     await store.discard([attachment.content])
     assert stored(store.path) == (0, 0, 0)
+
+
+async def test_what_was_kept_cannot_be_dropped(store: Store) -> None:
+    attachment = await upload(store, LARGE)
+    await write(store, "a", attachment)
+    await store.discard([attachment.content])
+    assert await read(store, "a") == LARGE
+
+
+async def test_an_upload_that_is_dropped_twice_leaves_others_alone(store: Store) -> None:
+    first = await upload(store, LARGE)
+    await store.discard([first.content])
+    second = await upload(store, LARGE)
+    await store.discard([first.content])
+    await write(store, "a", second)
+    assert await read(store, "a") == LARGE
+
+
+async def test_content_stays_when_who_stores_it_is_cancelled(store: Store, tmp_path: Path) -> None:
+    """The revision is stored all the same, since the writer has it; so must be what it needs."""
+    source = await Store.open(tmp_path / "source.sqlite")
+    await write(source, "a", inline("f", "x/y", LARGE))
+    peer, target = LocalPeer(source), LocalPeer(store)
+    [revision] = await peer.fetch([("a", [str((await get(source, "a")).rev)])])
+    assert isinstance(revision, Revision)
+    busy = threading.Event()
+    queued = asyncio.Event()
+    graft = store.graft
+
+    async def watched(revisions: Sequence[Revision]) -> object:
+        waiting = asyncio.create_task(store.write(lambda _: busy.wait(10)))
+        storing = asyncio.create_task(graft(revisions))
+        await asyncio.sleep(0)
+        queued.set()
+        await waiting
+        return await storing
+
+    store.graft = watched  # type: ignore[method-assign, assignment]
+    storing = asyncio.create_task(target.store([revision], peer.attachment))
+    await queued.wait()
+    storing.cancel()
+    await asyncio.sleep(0)
+    busy.set()
+    await asyncio.wait({storing})
+    assert storing.cancelled()
+    assert await read(store, "a") == LARGE
+    await source.close()
 
 
 async def test_what_a_crash_left_is_removed_at_the_start(store: Store) -> None:

@@ -282,6 +282,21 @@ async def test_names_that_a_uri_would_take_apart(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_a_page_that_could_not_be_read_is_read_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.graft([reading(1)])
+    with monkeypatch.context() as patch:
+
+        def fail(*_: object, **__: object) -> None:
+            raise StoreError("the disk", path="")
+
+        patch.setattr(store._reader, "changes", fail)
+        with pytest.raises(StoreError):
+            await store.recent_changes(0, limit=10, bodies=False)
+    assert (await store.recent_changes(0, limit=10, bodies=False)).last_seq == 1
+
+
 async def test_a_second_opening_is_refused(store: Store, path: Path) -> None:
     with pytest.raises(StoreBusyError, match="in use by this process already"):
         await Store.open(path)
