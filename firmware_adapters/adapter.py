@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Value = float | int | bool | str
 
@@ -20,9 +20,25 @@ EventKind = Literal[
     "too-long",  # more bytes without an end of frame than the format allows
     "malformed",  # arrived whole, but does not say what the format asks for
     "no-value",  # the device says that a sensor has no value at present
+    "no-answer",  # the device was asked and said nothing
+    "refused",  # the device was asked and answered that it will not say
     "heartbeat",  # a good frame with nothing in it
     "log",  # text for people; `detail` is the text
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a device says of the frames that it holds until they are acknowledged.
+
+    It is acknowledged by a command {"ack": [boot, last]}: all up to the number `last` is durable;
+    or {"ack": [boot, last, first missing, last missing]}, which also asks for frames once more.
+    `oldest`: the lowest sequence number among them; the frame that says so is one of them.
+    `dropped`: how many frames the device gave up in this boot, unacknowledged, for lack of room.
+    """
+
+    oldest: int
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +51,9 @@ class Reading:
     `sequence`: the frame's number, 0 to 4294967295; readings of one frame share it.
     `boot`: names the device's current run; sequence numbers start anew with it.
     `uptime_ms`: milliseconds since the device started, when the reading was taken.
+    `age_ms`: milliseconds from then until the device sent it.
+    `held`: set when the device wants its frames acknowledged; then there are a sequence and a
+    boot, and `Adapter.encode` can carry the acknowledgement.
     """
 
     sensor: str
@@ -44,6 +63,8 @@ class Reading:
     sequence: int | None = None
     boot: int | str | None = None
     uptime_ms: int | None = None
+    age_ms: int | None = None
+    held: Held | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +72,7 @@ class Event:
     """Anything but a reading: damage on the wire, or a word from the device.
 
     `detail` is one printable line. `size` is how many bytes were thrown away, 0 if none.
-    `sequence` and `boot` are set when the event stems from a good frame.
+    `sequence`, `boot` and `held` are set when the event stems from a good frame that has them.
     """
 
     kind: EventKind
@@ -59,6 +80,7 @@ class Event:
     size: int = 0
     sequence: int | None = None
     boot: int | str | None = None
+    held: Held | None = None
 
 
 class Adapter(Protocol):
@@ -78,3 +100,30 @@ class Adapter(Protocol):
 
     def reset(self) -> None:
         """Forget the unfinished frame; call it whenever the port was opened anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a `PollingAdapter` wants done now.
+
+    `send`: bytes for the wire, or none. `events`: what became of earlier questions. `wake`: when
+    to call `poll` again, in seconds on the clock that it was called with.
+    """
+
+    send: bytes
+    events: list[Event]
+    wake: float
+
+
+@runtime_checkable
+class PollingAdapter(Adapter, Protocol):
+    """The adapter of devices that speak only when they are asked, any number on one line.
+
+    There is one question on the line at a time. `reset` withdraws it.
+    """
+
+    def poll(self, now: float) -> Turn:
+        """Say what to send; `now` is in seconds on any clock that never goes back.
+
+        Call it after `reset`, after each `receive`, and whenever `wake` has come. Never raises.
+        """

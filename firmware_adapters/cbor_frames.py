@@ -79,7 +79,7 @@ class CborFrames:
         try:
             return _items(payload)
         except fields.MalformedError as error:
-            return [Event("malformed", str(error), size=len(frame))]
+            return [fields.malformed(error, len(frame))]
 
     def _damage(self, kind: EventKind, detail: str, frame: bytes) -> Event:
         # What follows the opening of a port is usually the end of a frame: no sign of noise.
@@ -95,16 +95,18 @@ def _crc(payload: bytes) -> bytes:
 
 def _items(payload: bytes) -> list[Reading | Event]:
     message = _decode(payload)
-    values = message.get("r", {})
-    if not isinstance(values, dict):
-        raise fields.MalformedError("'r' is not a map")
     header, complaints = fields.read_header(
         sequence=message.get("q"),
         boot=message.get("b"),
         uptime_ms=message.get("t"),
         time=_utc(message.get("w")),
+        age_ms=message.get("g"),
+        oldest=message.get("a"),
+        dropped=message.get("d"),
     )
-    return complaints + fields.frame_items(header, values, message.get("u"), message.get("l"))
+    return complaints + fields.frame_items(
+        header, message.get("r", {}), message.get("u"), message.get("l")
+    )
 
 
 def _decode(payload: bytes) -> dict[str, Any]:

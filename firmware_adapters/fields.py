@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from firmware_adapters.adapter import Event, EventKind, Reading, Value
+from firmware_adapters.adapter import Event, EventKind, Held, Reading, Value
 
 MAX_READINGS = 64
 MAX_NAME = 64
@@ -21,14 +21,11 @@ MAX_LOG = 512
 MAX_DEPTH = 4
 
 _MAX_SEQUENCE = 2**32 - 1
+_MAX_AGE_MS = 2**32 - 1  # 49 days
 _MAX_EXACT = 2**53 - 1  # the largest integer every JSON reader keeps exact
 _MAX_INT64 = 2**63 - 1
 
 _RFC3339_UTC = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)", re.ASCII)
-
-
-class MalformedError(ValueError):
-    """A frame arrived whole but does not say what its format asks for; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +36,48 @@ class Header:
     boot: int | str | None = None
     time: str | None = None
     uptime_ms: int | None = None
+    age_ms: int | None = None
+    held: Held | None = None
+
+
+class MalformedError(ValueError):
+    """A frame arrived whole but does not say what its format asks for; the text says why.
+
+    `header` is what could be read of it all the same.
+    """
+
+    def __init__(self, reason: str, header: Header = Header()) -> None:
+        super().__init__(reason)
+        self.header = header
 
 
 def read_header(
-    *, sequence: object, boot: object, uptime_ms: object, time: object
+    *,
+    sequence: object,
+    boot: object,
+    uptime_ms: object,
+    time: object,
+    age_ms: object = None,
+    oldest: object = None,
+    dropped: object = None,
 ) -> tuple[Header, list[Reading | Event]]:
     """Check what the readings of one frame share; each part may be None.
 
     `sequence`: an unsigned 32-bit integer. `boot`: 0 to 2**53-1, or 1 to 64 printable
     characters. `uptime_ms`: 0 to 2**53-1. `time`: RFC 3339 text in UTC. A device whose clock
     is not set still measures, so a bad time is only left out; the list then says so.
-    Raises MalformedError for anything else.
+    `age_ms`: an unsigned 32-bit integer.
+    `oldest` and `dropped`: unsigned 32-bit integers, see `Held`; without a sequence number and
+    a boot id of at most 64 bytes they mean nothing. Raises MalformedError for anything else.
     """
+    number = _unsigned(sequence, "sequence number", _MAX_SEQUENCE)
+    run = _boot(boot)
     header = Header(
-        sequence=_unsigned(sequence, "sequence number", _MAX_SEQUENCE),
-        boot=_boot(boot),
+        sequence=number,
+        boot=run,
         uptime_ms=_unsigned(uptime_ms, "uptime", _MAX_EXACT),
+        age_ms=_unsigned(age_ms, "age", _MAX_AGE_MS),
+        held=None if number is None or not _can_be_named(run) else _held(oldest, dropped),
     )
     if time is None:
         return header, []
@@ -65,7 +88,7 @@ def read_header(
 
 
 def frame_items(
-    header: Header, values: Mapping[str, object], units: object = None, log: object = None
+    header: Header, values: object, units: object = None, log: object = None
 ) -> list[Reading | Event]:
     """Turn one good frame's contents into readings, and events for what it says beside them.
 
@@ -73,12 +96,16 @@ def frame_items(
     text, or None. One unusable value costs only itself: the others are kept. A frame without
     any value or text is a heartbeat. Raises MalformedError when the frame is unusable.
     """
+    if not isinstance(values, Mapping):
+        raise MalformedError("the readings are not a map", header)
     if units is None:
         units = {}
     if not isinstance(units, Mapping):
-        raise MalformedError("the units are not a map")
+        raise MalformedError("the units are not a map", header)
     if len(values) > MAX_READINGS:
-        raise MalformedError(f"{len(values)} values in one frame, {MAX_READINGS} are allowed")
+        raise MalformedError(
+            f"{len(values)} values in one frame, {MAX_READINGS} are allowed", header
+        )
     items: list[Reading | Event] = []
     if log is not None:
         items.append(_log(header, log))
@@ -90,9 +117,14 @@ def frame_items(
     return items or [event(header, "heartbeat", "a frame without readings")]
 
 
-def event(header: Header, kind: EventKind, detail: str) -> Event:
-    """Make an event that stems from a good frame."""
-    return Event(kind, detail, sequence=header.sequence, boot=header.boot)
+def event(header: Header, kind: EventKind, detail: str, size: int = 0) -> Event:
+    """Make an event that stems from a good frame; see `Event` for the fields."""
+    return Event(kind, detail, size, header.sequence, header.boot, header.held)
+
+
+def malformed(error: MalformedError, size: int) -> Event:
+    """Make the event for an unusable frame of `size` bytes; its number is used up all the same."""
+    return event(error.header, "malformed", str(error), size)
 
 
 def plain(value: Any, depth: int = MAX_DEPTH) -> Any:
@@ -125,6 +157,18 @@ def _boot(value: object) -> int | str | None:
     return _unsigned(value, "boot id", _MAX_EXACT)
 
 
+def _can_be_named(boot: int | str | None) -> bool:
+    """Whether there is a boot id, short enough for an acknowledgement to name it."""
+    return len(boot.encode()) <= MAX_NAME if isinstance(boot, str) else boot is not None
+
+
+def _held(oldest: object, dropped: object) -> Held | None:
+    first = _unsigned(oldest, "oldest number held", _MAX_SEQUENCE)
+    if first is None:
+        return None
+    return Held(first, _unsigned(dropped, "number of dropped frames", _MAX_SEQUENCE) or 0)
+
+
 def _utc_time(value: object) -> str:
     match = _RFC3339_UTC.fullmatch(value) if isinstance(value, str) else None
     if match is None:
@@ -151,12 +195,14 @@ def _reading(header: Header, name: str, value: object, unit: object) -> Reading 
         sequence=header.sequence,
         boot=header.boot,
         uptime_ms=header.uptime_ms,
+        age_ms=header.age_ms,
+        held=header.held,
     )
 
 
 def _log(header: Header, text: object) -> Event:
     if not isinstance(text, str):
-        raise MalformedError("the log message is not text")
+        raise MalformedError("the log message is not text", header)
     # The text ends up in logs and on terminals: let no control characters through.
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:MAX_LOG])
     return event(header, "log", shown)

@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from firmware_adapters import fields
-from firmware_adapters.adapter import Event, EventKind, Reading
-from firmware_adapters.framing import Overflow, Splitter
+from firmware_adapters.adapter import Event, Reading
+from firmware_adapters.lines import DamagedError, Lines
 
 MAX_LINE = 4096
 """Longest line in bytes, without its line feed, in either direction."""
 
-RESERVED = frozenset({"seq", "boot", "time", "uptime_ms", "units", "log"})
+RESERVED = frozenset(
+    {"seq", "boot", "time", "uptime_ms", "age_ms", "units", "log", "ack_from", "ack_dropped"}
+)
 """Members that are never a sensor; with a member "sensor", there are no others that are."""
 
 
@@ -25,22 +27,13 @@ class JsonLines:
     """An `Adapter` for newline-delimited JSON objects (RFC 8259, UTF-8)."""
 
     def __init__(self) -> None:
-        self._lines = Splitter(b"\n", MAX_LINE)
-        self._listening_since_start_of_line = False
+        # The end of a line can never pass for a whole object: it has a brace or a quotation mark
+        # too many.
+        self._lines = Lines(MAX_LINE, _decode, checked=True)
 
     def receive(self, data: bytes) -> list[Reading | Event]:
         """Decode the lines that `data` completes; see `Adapter.receive`."""
-        items: list[Reading | Event] = []
-        for line in self._lines.feed(data):
-            if isinstance(line, Overflow):
-                items.append(
-                    Event("too-long", f"no line feed within {MAX_LINE} bytes", size=line.size)
-                )
-                continue
-            if stripped := line.strip(b" \t\r"):
-                items += self._line(stripped)
-            self._listening_since_start_of_line = True
-        return items
+        return self._lines.receive(data)
 
     def encode(self, command: Mapping[str, Any]) -> bytes:
         """Encode a command as one line of ASCII JSON.
@@ -54,29 +47,19 @@ class JsonLines:
 
     def reset(self) -> None:
         """Forget the unfinished line."""
-        self._lines.clear()
-        self._listening_since_start_of_line = False
+        self._lines.reset()
 
-    def _line(self, line: bytes) -> list[Reading | Event]:
-        try:
-            text = line.decode()
-        except UnicodeDecodeError:
-            return [self._damage("noise", "a line that is not UTF-8", line)]
-        try:
-            message = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            return [self._damage("malformed", f"not JSON: {error}", line)]
-        try:
-            return _items(message)
-        except fields.MalformedError as error:
-            return [Event("malformed", str(error), size=len(line))]
 
-    def _damage(self, kind: EventKind, detail: str, line: bytes) -> Event:
-        # What follows the opening of a port is usually the end of a line. It can never pass
-        # for a whole object: a tail of one has a brace or a quotation mark too many.
-        if not self._listening_since_start_of_line:
-            return Event("cut-frame", "the first line after opening is not whole", size=len(line))
-        return Event(kind, detail, size=len(line))
+def _decode(line: bytes) -> list[Reading | Event]:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise DamagedError("noise", "a line that is not UTF-8") from error
+    try:
+        message = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError("malformed", f"not JSON: {error}") from error
+    return _items(message)
 
 
 def _items(message: object) -> list[Reading | Event]:
@@ -87,6 +70,9 @@ def _items(message: object) -> list[Reading | Event]:
         boot=message.get("boot"),
         uptime_ms=message.get("uptime_ms"),
         time=message.get("time"),
+        age_ms=message.get("age_ms"),
+        oldest=message.get("ack_from"),
+        dropped=message.get("ack_dropped"),
     )
     if "sensor" in message:
         sensor = message["sensor"]

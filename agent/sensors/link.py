@@ -9,17 +9,16 @@ import logging
 import os
 import termios
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
-
-import serial  # type: ignore[import-untyped]
+from typing import Literal
 
 from agent.backoff import Backoff
 from agent.errors import PortError
-from agent.sensors.port_errors import explain_failure
+from agent.sensors.opening import LineFormat, OpenPort, open_port
 
 LinkState = Literal["open", "waiting"]
 
 _READ_SIZE = 65536
+_MOST_OUTGOING = 4096
 _MAX_BAUD = 2**31 - 1  # what the system call can express
 
 _log = logging.getLogger(__name__)
@@ -28,12 +27,14 @@ _log = logging.getLogger(__name__)
 class SerialLink:
     """Reads and writes one serial port from the event loop, and never blocks it.
 
-    `path` is a device file; a name below /dev/serial/by-id stays the same when the device
-    is plugged in elsewhere. `baud` is bits per second; the format is 8N1, without flow control.
+    `path` is any name that `ports` knows; which port it means is looked up whenever it is opened.
+    `baud` is bits per second, `line` the format, 8N1 unless given.
     `write_timeout` is how many seconds a device may refuse to take bytes. Raises ValueError for
     a baud rate that no port can have.
 
     Opening a port raises DTR, which resets many boards, and drops what was received before.
+    Closing leaves DTR as it is, so that opening it once more, in another process too, resets
+    nothing: a board keeps what it has not got rid of.
 
     `state` is "open" or "waiting" (for the port). `last_error` says why it is waiting and what
     to do, and is None while it is open. `opens`, `bytes_received` and `bytes_sent` only grow.
@@ -44,6 +45,7 @@ class SerialLink:
         path: str,
         baud: int = 115200,
         *,
+        line: LineFormat | None = None,
         backoff: Backoff | None = None,
         write_timeout: float = 10.0,
     ) -> None:
@@ -51,6 +53,7 @@ class SerialLink:
             raise ValueError(f"a baud rate cannot be {baud}")
         self.path = path
         self.baud = baud
+        self.line = line or LineFormat()
         self.state: LinkState = "waiting"
         self.last_error: str | None = None
         self.opens = 0
@@ -58,9 +61,11 @@ class SerialLink:
         self.bytes_sent = 0
         self._backoff = backoff or Backoff(0.2, 5.0)
         self._write_timeout = write_timeout
-        self._port: Any = None  # a serial.Serial while open; pyserial has no types
+        self._port: OpenPort | None = None
         self._write_lock = asyncio.Lock()
         self._write_waiter: asyncio.Future[None] | None = None
+        self._outgoing = bytearray()
+        self._has_outgoing = asyncio.Event()
 
     async def run(
         self,
@@ -80,7 +85,7 @@ class SerialLink:
                 try:
                     self._opened(port)
                     on_open()
-                    await self._read(port, on_data)
+                    await self._serve(port, on_data)
                 finally:
                     self._detach(port)
                     # Closing waits until the device took what was written, which may be long.
@@ -104,7 +109,7 @@ class SerialLink:
                 if self._port is not port:
                     raise PortError(self._vanished())
                 try:
-                    written = os.write(port.fd, view)
+                    written = os.write(port.fileno(), view)
                 except BlockingIOError:
                     await self._writable(port)
                     continue
@@ -113,9 +118,22 @@ class SerialLink:
                 self.bytes_sent += written
                 view = view[written:]
 
-    async def _open(self) -> Any:
+    def send(self, data: bytes) -> bool:
+        """Have all of `data` written when the device takes it; never waits.
+
+        False says that it will not be: the port is not open, or 4096 bytes wait already. If the
+        port vanishes meanwhile, or takes nothing for `write_timeout` seconds, then `run` opens it
+        again, and what waits is forgotten.
+        """
+        if self._port is None or len(self._outgoing) + len(data) > _MOST_OUTGOING:
+            return False
+        self._outgoing += data
+        self._has_outgoing.set()
+        return True
+
+    async def _open(self) -> OpenPort:
         loop = asyncio.get_running_loop()
-        opening = loop.run_in_executor(None, _open, self.path, self.baud)
+        opening = loop.run_in_executor(None, open_port, self.path, self.baud, self.line)
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -124,11 +142,38 @@ class SerialLink:
                 await asyncio.to_thread(_close, await opening)
             raise
 
-    async def _read(self, port: Any, on_data: Callable[[bytes], Awaitable[None] | None]) -> None:
+    async def _serve(
+        self, port: OpenPort, on_data: Callable[[bytes], Awaitable[None] | None]
+    ) -> None:
+        """Read the port, and write what is to be sent, until one of the two fails."""
+        tasks = {
+            asyncio.create_task(self._read(port, on_data)),
+            asyncio.create_task(self._write_outgoing()),
+        }
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _write_outgoing(self) -> None:
         while True:
-            await _readable(port.fd)
+            await self._has_outgoing.wait()
+            data = bytes(self._outgoing)
+            self._outgoing.clear()
+            self._has_outgoing.clear()
+            await self.write(data)
+
+    async def _read(
+        self, port: OpenPort, on_data: Callable[[bytes], Awaitable[None] | None]
+    ) -> None:
+        while True:
+            await _readable(port.fileno())
             try:
-                data = os.read(port.fd, _READ_SIZE)
+                data = os.read(port.fileno(), _READ_SIZE)
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -141,11 +186,11 @@ class SerialLink:
             if inspect.isawaitable(pending):
                 await pending
 
-    async def _writable(self, port: Any) -> None:
+    async def _writable(self, port: OpenPort) -> None:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         self._write_waiter = waiter
-        loop.add_writer(port.fd, _wake, waiter)
+        loop.add_writer(port.fileno(), _wake, waiter)
         try:
             async with asyncio.timeout(self._write_timeout):
                 await waiter
@@ -156,21 +201,23 @@ class SerialLink:
         finally:
             self._write_waiter = None
             if self._port is port:
-                loop.remove_writer(port.fd)
+                loop.remove_writer(port.fileno())
 
-    def _opened(self, port: Any) -> None:
+    def _opened(self, port: OpenPort) -> None:
         self._port = port
         self.state = "open"
         self.last_error = None
         self.opens += 1
         _log.info("%s: open", self.path)
 
-    def _detach(self, port: Any) -> None:
+    def _detach(self, port: OpenPort) -> None:
         """Let go of the descriptor before it is closed: its number is soon somebody else's."""
         self._port = None
         self.state = "waiting"
+        self._outgoing.clear()
+        self._has_outgoing.clear()
         if self._write_waiter is not None:
-            asyncio.get_running_loop().remove_writer(port.fd)
+            asyncio.get_running_loop().remove_writer(port.fileno())
             _wake(self._write_waiter)
 
     def _wait_for_port(self, why: str) -> None:
@@ -183,17 +230,7 @@ class SerialLink:
         return f"{self.path}: the port has vanished; was the device unplugged or reset?"
 
 
-def _open(path: str, baud: int) -> Any:
-    """Open and configure the port. Blocks. Raises PortError."""
-    try:
-        # With this inter-byte timeout pyserial sets VMIN to 1. A read then returns nothing
-        # only when the port is gone; with 0, "no data yet" would look the same.
-        return serial.Serial(path, baud, exclusive=True, inter_byte_timeout=0)
-    except (OSError, termios.error, ValueError) as error:
-        raise PortError(explain_failure(path, error)) from error
-
-
-def _close(port: Any) -> None:
+def _close(port: OpenPort) -> None:
     with contextlib.suppress(OSError, termios.error):
         port.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import grp
+import re
 import stat
 import termios
 from pathlib import Path
@@ -16,12 +17,15 @@ _REFUSED = frozenset({errno.EACCES, errno.EPERM})
 def explain_failure(path: str, error: Exception) -> str:
     """Return one line: the port, what is wrong with it, and what to do.
 
-    `error` is what opening the port raised: OSError (pyserial's errors are that), termios.error
-    or, for a baud rate, ValueError. Looks at the device file, so call it where blocking is
-    allowed.
+    `path` is a device file or, for a port on a network, a URL. `error` is what opening the port
+    raised: OSError (pyserial's errors are that), termios.error or, for a baud rate, ValueError.
+    Looks at the device file, so call it where blocking is allowed.
     """
     if isinstance(error, ValueError):
-        return f"{path}: the port refuses its settings ({error}); check the baud rate"
+        advice = "check the baud rate, the parity and rs485"
+        return f"{path}: the port refuses its settings ({error}); {advice}"
+    if "://" in path:
+        return f"{path}: {_network_reason(error)}; check the address, and that the converter is on"
     number = _errno(error)
     if number in _ABSENT:
         return f"{path}: no such port; is the device plugged in, and the path right?"
@@ -32,6 +36,16 @@ def explain_failure(path: str, error: Exception) -> str:
     if number == errno.ENOTTY:
         return f"{path}: not a serial port; check the path"
     return f"{path}: {error}; check the device and its cable"
+
+
+def _network_reason(error: Exception) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__context__
+    # pyserial's own texts end with the state of everything.
+    return re.split(r": | \[", str(error))[0]
 
 
 def _errno(error: Exception) -> int | None:

@@ -2,31 +2,42 @@
 
 A reading's id, `device:sensor:time:sequence`, orders a sensor's readings by time and is the same
 whenever the same reading arrives, so that a device that repeats itself makes no duplicate. Where
-the device tells no time it is that of arrival; then repeats are known by the sequence number, and
-what was accepted is written together with the readings, in one transaction.
+the device tells no time it is that of arrival, less the age that the reading had when it was sent;
+then repeats are known by the sequence number, and what was accepted is written together with the
+readings, in one transaction. A device that asks for acknowledgements gets them for what is durable,
+and is asked for what has not come.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import contextlib
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
 from agent.backoff import Backoff
-from agent.documents.revision import Revision, first_revision
+from agent.documents.revision import canonical
 from agent.errors import TransientError
-from agent.sensors.sequence import SequenceState
+from agent.sensors.alarms import alarm_cleared
+from agent.sensors.packing import Window, restored
+from agent.sensors.planning import (
+    Arrival,
+    Clearing,
+    DeviceState,
+    Plan,
+    Sample,
+    first_frames,
+    plan,
+)
+from agent.sensors.rules import Rules
+from agent.sensors.stats import SensorStats
 from agent.store.store import Store
-from agent.store.transaction import Transaction
-from firmware_adapters.adapter import Adapter, Event, Reading, Value
+from agent.store.transaction import Edit, Transaction
+from firmware_adapters.adapter import Adapter, Event, Reading
 
 log = logging.getLogger(__name__)
 
@@ -36,68 +47,55 @@ _MOST_WAITING = 10_000
 _MOST_AT_ONCE = 1000
 """Readings in one transaction: bounds the time that the event loop is busy with them."""
 
+_GRACE = 1.0
+"""Seconds after its time until a window is closed without another reading."""
+
 _MOST_SENSORS = 1000
 """Sensors of one device that are counted singly; the readings of others are stored all the same."""
-
-_RATE_WINDOW = 60.0
-_RATE_SLOTS = 6
 
 _json = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """What a good frame held, and when it arrived, in microseconds since the epoch."""
-
-    at: int
-    item: Reading | Event
-
-
-class SensorStats:
-    """What one sensor has sent since the start of the process."""
-
-    def __init__(self) -> None:
-        self.readings = 0
-        self.last_value: Value | None = None
-        self.unit: str | None = None
-        self.last_time: str | None = None
-        self._started = time.monotonic()
-        self._slots: deque[tuple[int, int]] = deque(maxlen=_RATE_SLOTS)
-
-    def add(self, reading: Reading, at: str) -> None:
-        self.readings += 1
-        self.last_value = reading.value
-        self.unit = reading.unit
-        self.last_time = at
-        slot = _slot()
-        count = self._slots.pop()[1] if self._slots and self._slots[-1][0] == slot else 0
-        self._slots.append((slot, count + 1))
-
-    def rate(self) -> float:
-        """Readings per second, over the last minute at most."""
-        oldest = _slot() - _RATE_SLOTS
-        recent = sum(count for slot, count in self._slots if slot > oldest)
-        running = time.monotonic() - self._started
-        return recent / max(1.0, min(_RATE_WINDOW, running))
-
-
 class Recorder:
-    """Records one device. `feed` takes its bytes; `run` stores what they say."""
+    """Records one device. `feed` takes its bytes; `run` stores what they say.
 
-    def __init__(self, store: Store, device: str, adapter: Adapter) -> None:
+    `send` takes bytes for the device, and must not wait; without it nothing is acknowledged. With
+    an `interval` (seconds) readings are written at its multiples, which are the same moments for
+    all devices, so that they share a commit; else as they come.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        device: str,
+        adapter: Adapter,
+        send: Callable[[bytes], object] | None = None,
+        rules: Rules | None = None,
+        interval: float = 0.0,
+    ) -> None:
         self.device = device
-        self.sequence = SequenceState()
+        self.state = DeviceState()
         self.sensors: dict[str, SensorStats] = {}
         self.events: Counter[str] = Counter()
         """Damage on the wire and the like since the start, by kind (see `EventKind`)."""
         self.last_error: str | None = None
         self._store = store
         self._adapter = adapter
+        self._send = send
+        self._rules = rules or Rules()
+        self._interval = interval
+        self._acknowledging = False
         self._local_id = f"device:{device}"
         self._local_rev: str | None = None
-        self._waiting: list[_Arrival] = []
+        self._local_text = ""
+        self._windows: dict[str, Window] = {}
+        self._closing: dict[str, float] = {}
+        """By a window's id, when it is closed if nothing else does, as `time.monotonic` has it."""
+        self._waiting: list[Arrival] = []
         self._last_arrival = 0
         self._arrived = asyncio.Event()
+        self._hurry = asyncio.Event()
+        """Set when what waits is to be written before the interval is over."""
         self._stored = asyncio.Event()
         self._stored.set()
 
@@ -109,31 +107,37 @@ class Recorder:
     async def _load(self) -> None:
         """Go on from what was accepted before."""
         found = await self._store.get_local(self._local_id)
-        self._local_rev, self.sequence = None, SequenceState()
+        self._local_rev, self._local_text, self.state = None, "", DeviceState()
         if found is not None:
-            self._local_rev, body = found
+            self._local_rev, self._local_text = found
             try:
-                self.sequence = msgspec.json.decode(body, type=SequenceState)
+                self.state = msgspec.json.decode(self._local_text, type=DeviceState)
             except msgspec.DecodeError as error:
                 log.warning(
                     "device %s: _local/%s is no use: %s", self.device, self._local_id, error
                 )
+        self._windows_are(await _windows_left(self._store, self.device))
 
     def port_opened(self) -> None:
-        """The port was opened anew: half a frame from before means nothing."""
+        """The port was opened anew: half a frame from before means nothing, and another device
+        may be there, one that expects no bytes."""
         self._adapter.reset()
+        self._acknowledging = False
 
     async def feed(self, data: bytes) -> None:
         """Take bytes from the device; waits while too much is not yet stored."""
         for item in self._adapter.receive(data):
             if isinstance(item, Event):
-                self._note(item)
+                self.note(item)
             # A frame without readings uses up a sequence number all the same.
             if isinstance(item, Reading) or item.sequence is not None:
-                self._waiting.append(_Arrival(self._arrival(), item))
+                self._waiting.append(Arrival(self._arrival(), item))
+                self._acknowledging = item.held is not None
         if self._waiting:
             self._stored.clear()
             self._arrived.set()
+        if len(self._waiting) >= _MOST_AT_ONCE:
+            self._hurry.set()
         if len(self._waiting) >= _MOST_WAITING:
             await self._stored.wait()
 
@@ -141,22 +145,38 @@ class Recorder:
         """Store readings as they come, as many at once as have come meanwhile. Never returns."""
         await self._load()
         while True:
-            await self._arrived.wait()
+            await self._something_to_do()
             await self._store_waiting()
 
+    async def _something_to_do(self) -> None:
+        """Wait until something is to be written, or the time of a window is over."""
+        if self._closing:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(self._closing.values()) - time.monotonic()):
+                    await self._arrived.wait()
+        else:
+            await self._arrived.wait()
+        if self._interval and self._waiting:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval - time.monotonic() % self._interval):
+                    await self._hurry.wait()
+
     async def drain(self) -> None:
-        """Wait until everything fed is durable; `run` has to be running."""
+        """Write at once what was fed, and wait until it is durable; `run` has to be running."""
+        self._hurry.set()
         await self._stored.wait()
 
     async def _store_waiting(self) -> None:
-        arrivals = self._waiting[:_MOST_AT_ONCE]
+        arrivals = first_frames(self._waiting, _MOST_AT_ONCE)
         backoff = Backoff(0.5, 30.0)
         # On a copy: what the store refuses was not accepted, and is planned again.
-        sequence = msgspec.json.decode(_json.encode(self.sequence), type=SequenceState)
-        revisions, accepted = _plan(self.device, sequence, arrivals)
+        state = msgspec.json.decode(_json.encode(self.state), type=DeviceState)
+        now = time.monotonic()
+        overdue = [window for window, at in self._closing.items() if at <= now]
+        planned = plan(self.device, self._rules, state, arrivals, self._windows, overdue)
         while True:
             try:
-                self._local_rev = await self._write(revisions, sequence)
+                await self._write(planned, _json.encode(state).decode())
                 break
             except TransientError as error:
                 if str(error) != self.last_error:
@@ -164,34 +184,81 @@ class Recorder:
                 self.last_error = str(error)
                 await asyncio.sleep(backoff.next_delay())
         self.last_error = None
-        if sequence.lost > self.sequence.lost:
-            log.warning(
-                "device %s: %d frames are missing", self.device, sequence.lost - self.sequence.lost
-            )
-        self.sequence = sequence
-        for at, reading in accepted:
-            self._count(at, reading)
+        self._tell_what_is_missing(state)
+        self.state = state
+        self._windows_are(planned.windows)
+        for sample in planned.samples:
+            self._count(sample)
         self._waiting = self._waiting[len(arrivals) :]
         if not self._waiting:
             self._arrived.clear()
+            self._hurry.clear()
             self._stored.set()
+        self._acknowledge()
 
-    def _count(self, at: str, reading: Reading) -> None:
-        stats = self.sensors.get(reading.sensor)
+    def _windows_are(self, windows: dict[str, Window]) -> None:
+        """Windows of sensors that fall silent are closed, too: a little after their time, so that
+        it is the next reading that closes those of the others."""
+        self._windows = windows
+        now = time.monotonic()
+        closing = {}
+        for sensor, window in windows.items():
+            length = self._rules.of(sensor).pack or 1
+            left = (length - window.rows[0].at % length) / 1_000_000
+            closing[window.id] = self._closing.get(window.id, now + left + _GRACE)
+        self._closing = closing
+
+    def _tell_what_is_missing(self, state: DeviceState) -> None:
+        missing = state.lost - self.state.lost
+        dropped = state.dropped - self.state.dropped
+        if missing > 0 and state.oldest is None:
+            log.warning("device %s: %d frames are missing", self.device, missing)
+        elif missing > 0:
+            log.info("device %s: %d frames are asked for again", self.device, missing)
+        if dropped > 0:
+            log.warning(
+                "device %s: it had to drop %d frames before they were acknowledged",
+                self.device,
+                dropped,
+            )
+
+    def _acknowledge(self) -> None:
+        """Tell the device what is durable, and ask for what has not come by now."""
+        confirmed = self.state.confirmed()
+        if self._send is None or not self._acknowledging or confirmed is None:
+            return
+        number, hole = confirmed
+        answer = [self.state.boot, number]
+        if hole is not None:
+            answer += hole
+        self._send(self._adapter.encode({"ack": answer}))
+
+    def _count(self, sample: Sample) -> None:
+        sensor = sample.reading.sensor
+        stats = self.sensors.get(sensor)
         if stats is None:
             if len(self.sensors) >= _MOST_SENSORS:
                 return  # noise on a line without checksums may look like ever new sensors
-            stats = self.sensors[reading.sensor] = SensorStats()
-        stats.add(reading, at)
+            stats = self.sensors[sensor] = SensorStats()
+        stats.add(sample.at, sample.value, sample.unit, sample.quality, kept=sample.kept)
 
-    async def _write(self, revisions: Sequence[Revision], sequence: SequenceState) -> str:
-        state = _json.encode(sequence).decode()
+    async def _write(self, planned: Plan, state: str) -> None:
+        """Raises TransientError."""
+        if state == self._local_text and planned.is_empty():
+            return  # nothing new was told, and nothing is to be remembered: the disk is spared
 
         def operation(transaction: Transaction) -> str:
-            transaction.graft(revisions)
+            transaction.graft(planned.documents)
+            for clearing in planned.cleared:
+                _clear(transaction, clearing)
+            for document in planned.closed:
+                transaction.parts.drop(document)
+            for document, body in planned.parts:
+                transaction.parts.append(self.device, document, body)
             return transaction.locals.put(self._local_id, self._local_rev, state)
 
-        return await self._store.write(operation)
+        self._local_rev = await self._store.write(operation)
+        self._local_text = state
 
     def _arrival(self) -> int:
         """Now, but no microsecond twice, so that no two readings share an id."""
@@ -201,7 +268,8 @@ class Recorder:
         self._last_arrival = now
         return now
 
-    def _note(self, event: Event) -> None:
+    def note(self, event: Event) -> None:
+        """Count an event, of which nothing is stored."""
         self.events[event.kind] += 1
         if event.kind == "log":
             log.info("device %s says: %s", self.device, event.detail)
@@ -209,82 +277,35 @@ class Recorder:
             log.debug("device %s: %s: %s", self.device, event.kind, event.detail)
 
 
-def _plan(
-    device: str, sequence: SequenceState, arrivals: Iterable[_Arrival]
-) -> tuple[list[Revision], list[tuple[str, Reading]]]:
-    """The documents for what is new among `arrivals`, and the readings with their times;
-    `sequence` takes note of all of them."""
-    accepted: list[tuple[str, Reading]] = []
-    for frame in _frames(arrivals):
-        new: Iterable[str] = frame.readings
-        if frame.sequence is not None:
-            values = {sensor: reading.value for sensor, (_, reading) in frame.readings.items()}
-            new = sequence.accept(frame.boot, frame.sequence, values)
-        accepted += [entry for sensor, entry in frame.readings.items() if sensor in new]
-    return [_document(device, at, reading) for at, reading in accepted], accepted
+async def finish_windows(store: Store, device: str) -> None:
+    """Make documents of the windows that a device left which is not configured any more.
+
+    Raises StoreError, StoreWriteError.
+    """
+    windows = (await _windows_left(store, device)).values()
+
+    def operation(transaction: Transaction) -> None:
+        transaction.graft([window.document() for window in windows])
+        for window in windows:
+            transaction.parts.drop(window.id)
+
+    await store.write(operation)
 
 
-@dataclass(slots=True)
-class _Frame:
-    """By sensor, the time and the reading; none in a frame that held only an event."""
-
-    boot: int | str | None
-    sequence: int | None
-    readings: dict[str, tuple[str, Reading]]
-
-
-def _frames(arrivals: Iterable[_Arrival]) -> Iterator[_Frame]:
-    """What arrived in one frame: until the number changes or a sensor comes again."""
-    frame: _Frame | None = None
-    for arrival in arrivals:
-        item = arrival.item
-        again = isinstance(item, Reading) and frame is not None and item.sensor in frame.readings
-        if frame is None or again or (frame.boot, frame.sequence) != (item.boot, item.sequence):
-            if frame is not None:
-                yield frame
-            frame = _Frame(item.boot, item.sequence, {})
-        if isinstance(item, Reading):
-            frame.readings[item.sensor] = (item.time or _timestamp(arrival.at), item)
-    if frame is not None:
-        yield frame
+async def _windows_left(store: Store, device: str) -> dict[str, Window]:
+    """The windows that were open when a device was recorded last."""
+    try:
+        return restored(await store.parts(device))
+    except (msgspec.DecodeError, ValueError) as error:
+        log.warning("device %s: what it has in the table parts is no use: %s", device, error)
+        return {}
 
 
-def _document(device: str, at: str, reading: Reading) -> Revision:
-    body: dict[str, Any] = {
-        "type": "reading",
-        "device": device,
-        "sensor": reading.sensor,
-        "time": at,
-        "value": reading.value,
-    }
-    if reading.unit is not None:
-        body["unit"] = reading.unit
-    if reading.sequence is not None:
-        body["sequence"] = reading.sequence
-    if reading.boot is not None:
-        body["boot"] = reading.boot
-    if reading.uptime_ms is not None:
-        body["uptime_ms"] = reading.uptime_ms
-    return first_revision(f"{device}:{reading.sensor}:{at}:{_last_part(reading)}", body)
-
-
-def _last_part(reading: Reading) -> str:
-    if reading.sequence is not None:
-        number = f"{reading.sequence:010d}"
-        # A device whose clock starts anew with each boot tells the same times again.
-        again = reading.time is not None and reading.boot is not None
-        return f"{reading.boot}-{number}" if again else number
-    if reading.time is None:
-        return "0"  # the time of arrival is unique
-    # Two values with the same time from the device are two readings; a repeat is one.
-    return hashlib.blake2b(_json.encode(reading.value), digest_size=4).hexdigest()
-
-
-def _timestamp(microseconds: int) -> str:
-    """RFC 3339 in UTC, always with six decimals, so that text order is time order."""
-    seconds, rest = divmod(microseconds, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
-
-
-def _slot() -> int:
-    return int(time.monotonic() / (_RATE_WINDOW / _RATE_SLOTS))
+def _clear(transaction: Transaction, clearing: Clearing) -> None:
+    """Say in an alarm's document that it is over, unless somebody has deleted it."""
+    found = transaction.winner(clearing.id)
+    if found is None or found.deleted:
+        return
+    body = alarm_cleared(msgspec.json.decode(found.body.text), clearing.at, clearing.value)
+    text = canonical(body)
+    transaction.edit([Edit(clearing.id, found.winner, False, text.decode(), text)])

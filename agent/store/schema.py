@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x65736167  # "esag"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SEQ_FLOOR = "seq_floor"
 """The key in `meta` of the newest sequence as it was at the last purge: none is ever used twice,
@@ -97,6 +97,60 @@ CREATE TABLE chunks (place INTEGER PRIMARY KEY, data BLOB NOT NULL);
 """
 
 
+_VERSION_3 = """
+-- Parts of documents that are not finished, which only grow: windows of fast sensors.
+CREATE TABLE parts (
+    place INTEGER PRIMARY KEY,
+    device TEXT NOT NULL,
+    document TEXT NOT NULL,       -- the id of the document that they will become
+    body TEXT NOT NULL            -- its JSON, with some of its columns' values
+);
+
+DROP VIEW readings;
+CREATE VIEW readings AS
+WITH windows AS (
+    SELECT id, body FROM docs WHERE NOT deleted AND json_extract(body, '$.type') = 'readings'
+    UNION ALL
+    SELECT document, body FROM parts
+),
+unpacked AS (
+    SELECT
+        windows.id AS id,
+        windows.body AS body,
+        column.value AS value,
+        strftime('%s', substr(json_extract(windows.body, '$.time'), 1, 19)) * 1000000
+            + substr(json_extract(windows.body, '$.time'), 21, 6)
+            + json_extract(windows.body, '$.columns.time[' || column.key || ']') AS microseconds,
+        json_extract(windows.body, '$.sequence')
+            + json_extract(windows.body, '$.columns.sequence[' || column.key || ']') AS sequence
+    FROM windows, json_each(windows.body, '$.columns.value') AS column
+)
+SELECT
+    json_extract(body, '$.time') AS time,
+    json_extract(body, '$.device') AS device,
+    json_extract(body, '$.sensor') AS sensor,
+    json_extract(body, '$.value') AS value,
+    json_extract(body, '$.unit') AS unit,
+    json_extract(body, '$.sequence') AS sequence,
+    id,
+    json_extract(body, '$.quality') AS quality
+FROM docs
+WHERE NOT deleted AND json_extract(body, '$.type') = 'reading'
+UNION ALL
+SELECT
+    strftime('%Y-%m-%dT%H:%M:%S', microseconds / 1000000, 'unixepoch')
+        || printf('.%06dZ', microseconds % 1000000),
+    json_extract(body, '$.device'),
+    json_extract(body, '$.sensor'),
+    value,
+    json_extract(body, '$.unit'),
+    sequence % 4294967296,
+    id,
+    json_extract(body, '$.quality')
+FROM unpacked;
+"""
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a store from its schema version to `SCHEMA_VERSION`, in one transaction."""
     # Imported here: it takes 3 MiB, and nearly every start finds the schema up to date.
@@ -124,6 +178,12 @@ def migrate(connection: sqlite3.Connection) -> None:
         for statement in _statements(_VERSION_2):
             db.execute(statement)
         _stamp(db, 2)
+
+    @migrations()
+    def version_3(db: Database) -> None:
+        for statement in _statements(_VERSION_3):
+            db.execute(statement)
+        _stamp(db, 3)
 
     database = Database(connection, recursive_triggers=False)
     # All or nothing: the table in which sqlite-utils keeps its records, alone, would make the file

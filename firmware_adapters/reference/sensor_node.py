@@ -2,11 +2,12 @@
 
 Copy this one file to a board as main.py, or run it with MicroPython's Unix port. It uses
 nothing but standard input and output, which are the USB serial port on most boards. What goes
-over the wire is described in docs/firmware.md.
+over the wire is described in docs/firmware.md. Readings are held until the gateway acknowledges
+them; of more than HELD of them the oldest are dropped.
 
-On the Unix port it takes up to two arguments, the interval in milliseconds and the number of
-frames with readings to send (0: no end). There it writes a line on standard error before each
-frame: "sent" (or "lost", if nobody reads), the boot id, the sequence number, and sensor=value.
+On the Unix port it takes up to two arguments, the interval in milliseconds and how often to
+take readings (0: no end). There it writes a line on standard error each time: the boot id, the
+sequence number, and sensor=value for each sensor.
 """
 
 import os
@@ -19,6 +20,13 @@ INTERVAL_MS = 1000
 MIN_INTERVAL_MS = 10
 MAX_INTERVAL_MS = 86400000
 MAX_COMMAND = 256  # bytes on the wire
+HELD = 128  # frames with readings; each takes some 200 bytes of memory here
+
+# Without an acknowledgement the oldest frame is sent again after a pause, twice as long each time.
+SHORTEST_PATIENCE_MS = 2000
+LONGEST_PATIENCE_MS = 60000
+ON_ITS_WAY_MS = 500  # what the gateway asks for so soon after it was sent may yet arrive
+LAST_WAIT_MS = 5000  # for acknowledgements, before the program ends
 
 
 # --- sensors: replace these by the real ones -------------------------------------------
@@ -190,7 +198,6 @@ class Node:
         self.stopped = False
         # Sequence numbers start anew with each boot; this says which boot it is.
         self.boot = struct.unpack(">I", os.urandom(4))[0]
-        self.sequence = 0
         self.uptime_ms = 0
         self.last_ticks = time.ticks_ms()
         self.command = bytearray()
@@ -199,19 +206,31 @@ class Node:
         self.room = select.poll()
         self.room.register(sys.stdout, select.POLLOUT)
 
+        self.held = []  # (uptime, values), the oldest first
+        self.oldest = 0  # the sequence number of the first of them
+        self.dropped = 0
+        self.unsent = 0  # the first number that has not been sent yet
+        self.again = 0  # the numbers from here on that the gateway has asked for
+        self.again_end = 0  # up to here
+        self.again_at = -ON_ITS_WAY_MS
+        self.sent_at = 0
+        self.patience_ms = SHORTEST_PATIENCE_MS
+        self.acknowledged = False
+
     def run(self):
         # Ends whatever the other side heard before, such as a boot loader's messages.
         self.write(b"\0")
-        frames = 0
+        taken = 0
         last = -self.interval_ms
-        while not self.stopped and (self.count == 0 or frames < self.count):
-            wait = last + self.interval_ms - self.uptime()
-            if wait > 0:
-                self.listen(min(wait, 1000))
-                continue
-            last = self.uptime()
-            self.send_readings()
-            frames += 1
+        while not self.stopped and (self.count == 0 or taken < self.count):
+            if self.uptime() - last >= self.interval_ms:
+                last = self.uptime()
+                self.take_readings()
+                taken += 1
+            self.serve(last + self.interval_ms - self.uptime())
+        end = self.uptime() + LAST_WAIT_MS
+        while not self.stopped and self.acknowledged and self.held and self.uptime() < end:
+            self.serve(100)
 
     def uptime(self):
         # ticks_ms() wraps, after 12 days on most boards; this does not.
@@ -220,29 +239,68 @@ class Node:
         self.last_ticks = now
         return self.uptime_ms
 
-    def send_readings(self):
+    def take_readings(self):
         uptime_ms = self.uptime()
         values = {}
-        units = {}
-        for name, unit, source in SENSORS:
+        for name, _, source in SENSORS:
             values[name] = source(uptime_ms)
-            if unit is not None:
-                units[name] = unit
-        self.send({"t": uptime_ms, "r": values, "u": units})
+        if len(self.held) == HELD:
+            self.let_go(1)
+            self.dropped += 1
+        self.witness(self.next_number(), values)
+        self.held.append((uptime_ms, values))
+
+    def next_number(self):
+        return after(self.oldest, len(self.held))
+
+    def let_go(self, count):
+        self.held = self.held[count:]
+        self.oldest = after(self.oldest, count)
+
+    def serve(self, wait_ms):
+        """Send a frame, or wait for bytes if there is none to send."""
+        # With nobody reading the port takes nothing, and everything waits.
+        if self.room.poll(0):
+            number = self.next_to_send()
+            if number is not None:
+                self.send_readings(number)
+                wait_ms = 0
+        while self.listen(max(0, min(wait_ms, 100))):
+            wait_ms = 0
+
+    def next_to_send(self):
+        """Return the number of the frame to send now, or None. New ones come before old ones."""
+        now = self.uptime()
+        number = None
+        if distance(self.unsent, self.oldest) > 0:  # some were dropped before they were sent
+            self.unsent = self.oldest
+        if distance(self.again, self.oldest) > 0:
+            self.again = self.oldest
+        if self.unsent != self.next_number():
+            number = self.unsent
+            self.unsent = after(number)
+        elif distance(self.again, self.again_end) > 0:
+            number = self.again
+            self.again = after(number)
+            self.again_at = now
+        elif self.held and now - self.sent_at >= self.patience_ms:
+            number = self.oldest
+            self.patience_ms = min(2 * self.patience_ms, LONGEST_PATIENCE_MS)
+        return number
+
+    def send_readings(self, number):
+        self.sent_at = now = self.uptime()
+        uptime_ms, values = self.held[distance(self.oldest, number)]
+        units = {name: unit for name, unit, _ in SENSORS if unit is not None}
+        message = {"q": number, "b": self.boot, "t": uptime_ms, "r": values, "u": units}
+        message["g"] = now - uptime_ms
+        message["a"] = self.oldest
+        message["d"] = self.dropped
+        self.write(encode_frame(message))
 
     def send_log(self, text):
-        self.send({"t": self.uptime(), "l": text})
-
-    def send(self, message):
-        message["q"] = self.sequence
-        message["b"] = self.boot
-        frame = encode_frame(message)
-        # With nobody reading, a frame is lost as it is on a plain wire; its number shows it.
-        sent = bool(self.room.poll(0))
-        self.witness("sent" if sent else "lost", message.get("r", {}))
-        self.sequence = (self.sequence + 1) & 0xFFFFFFFF
-        if sent:
-            self.write(frame)
+        # It is not held, so it has no sequence number.
+        self.write(encode_frame({"b": self.boot, "t": self.uptime(), "l": text}))
 
     def write(self, data):
         out = sys.stdout.buffer  # not sys.stdout, which turns 0x0A into 0x0D 0x0A
@@ -250,22 +308,23 @@ class Node:
         while at < len(data):
             at += out.write(data[at:]) or 0
 
-    def witness(self, what, values):
+    def witness(self, number, values):
         if sys.platform != "linux":
             return
-        line = "%s %d %d" % (what, self.boot, self.sequence)
+        line = "%d %d" % (self.boot, number)
         for name in values:
             line += " %s=%r" % (name, values[name])
         sys.stderr.write(line + "\n")
 
     def listen(self, wait_ms):
-        """Take one byte if there is one within `wait_ms`."""
+        """Take one byte if there is one within `wait_ms`; return whether there was."""
         if not self.poller.poll(wait_ms):
-            return
+            return False
         byte = sys.stdin.buffer.read(1)
         if not byte:  # the other side is gone for good; cannot happen on a board
             self.stopped = True
-        elif byte != b"\0":
+            return False
+        if byte != b"\0":
             if len(self.command) <= MAX_COMMAND:
                 self.command.extend(byte)
         elif self.command:
@@ -274,6 +333,7 @@ class Node:
             command = decode_frame(frame) if len(frame) <= MAX_COMMAND else None
             if command is not None:
                 self.obey(command)
+        return True
 
     def obey(self, command):
         for name in command:
@@ -284,12 +344,45 @@ class Node:
             elif name == "stop" and value is True:
                 self.send_log("stopped")
                 self.stopped = True
+            elif name == "ack" and is_acknowledgement(value):
+                self.take_acknowledgement(*value)
             else:
                 self.send_log("refused: %s" % name)
+
+    def take_acknowledgement(self, boot, last, *missing):
+        """Everything up to `last` is durable. What is `missing`, if given, has not arrived."""
+        count = distance(self.oldest, last) + 1
+        if boot != self.boot or not 0 <= count <= len(self.held):
+            return  # for another boot or device, or older than one that has come already
+        self.let_go(count)
+        self.acknowledged = True
+        self.patience_ms = SHORTEST_PATIENCE_MS
+        busy = distance(self.again, self.again_end) > 0
+        if missing and not busy and self.uptime() - self.again_at >= ON_ITS_WAY_MS:
+            first, end = missing[0], after(missing[1])
+            # We hold a part of what is asked for, or nothing.
+            self.again = first if distance(self.oldest, first) > 0 else self.oldest
+            self.again_end = end if distance(end, self.unsent) > 0 else self.unsent
+
+
+def after(number, count=1):
+    """Return the sequence number `count` after another; after 4294967295 comes 0."""
+    return (number + count) & 0xFFFFFFFF
+
+
+def distance(start, end):
+    """Return how far a sequence number is after another; negative: before it."""
+    return ((end - start + 0x80000000) & 0xFFFFFFFF) - 0x80000000
 
 
 def is_interval(value):
     return type(value) is int and MIN_INTERVAL_MS <= value <= MAX_INTERVAL_MS
+
+
+def is_acknowledgement(value):
+    if not isinstance(value, list) or len(value) not in (2, 4):
+        return False
+    return type(value[0]) in (int, str) and all(type(number) is int for number in value[1:])
 
 
 def main():

@@ -20,15 +20,11 @@ FIRMWARE = Path(__file__).parents[2] / "firmware_adapters" / "reference" / "sens
 
 @dataclass(frozen=True)
 class Witness:
-    """One frame, as the firmware itself reports it: values are texts, as MicroPython's repr.
-
-    `lost` means that the firmware found nobody reading and sent nothing.
-    """
+    """One frame, as the firmware itself reports it: values are texts, as MicroPython's repr."""
 
     boot: int
     sequence: int
     values: dict[str, str]
-    lost: bool
 
 
 class SensorNode:
@@ -36,7 +32,7 @@ class SensorNode:
 
     `port` is the path an agent opens. It is a symbolic link, so it stays the same each time,
     like the names below /dev/serial/by-id. `log` receives what the firmware reports.
-    `interval_ms` is the time between frames; `count` ends the firmware after so many (0: never).
+    `interval_ms` is the time between readings; `count` ends it after so many of them (0: never).
     """
 
     def __init__(self, port: Path, log: Path, *, interval_ms: int = 1000, count: int = 0) -> None:
@@ -74,7 +70,7 @@ class SensorNode:
             raise RuntimeError("plug it in first")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [_micropython(), str(FIRMWARE), str(self.interval_ms), str(self.count)],
+                [micropython(), str(FIRMWARE), str(self.interval_ms), str(self.count)],
                 stdin=self._board_end,
                 stdout=self._board_end,
                 stderr=log,
@@ -99,8 +95,7 @@ class SensorNode:
 
     def witnesses(self) -> list[Witness]:
         """All frames the firmware has reported so far, over all its boots, oldest first."""
-        lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
-        return [_witness(line) for line in lines if line.endswith("\n")]
+        return witnesses(self.log) if self.log.exists() else []
 
     def __enter__(self) -> Self:
         self.plug_in()
@@ -110,15 +105,22 @@ class SensorNode:
         self.unplug()
 
 
+def witnesses(log: Path) -> list[Witness]:
+    """What the firmware has reported in a file, oldest first."""
+    lines = log.read_text().splitlines(keepends=True)
+    return [_witness(line) for line in lines if line.endswith("\n")]
+
+
 def _witness(line: str) -> Witness:
-    what, boot, sequence, *pairs = line.split()
-    if what not in ("sent", "lost"):
+    boot, sequence, *pairs = line.split()
+    if not (boot.isdigit() and sequence.isdigit()):
         raise ValueError(f"the firmware says: {line}")
     values = dict(pair.split("=", 1) for pair in pairs)
-    return Witness(int(boot), int(sequence), values, lost=what == "lost")
+    return Witness(int(boot), int(sequence), values)
 
 
-def _micropython() -> str:
+def micropython() -> str:
+    """The path of the program."""
     beside_python = Path(sys.executable).with_name("micropython")
     found = str(beside_python) if beside_python.exists() else shutil.which("micropython")
     if found is None:

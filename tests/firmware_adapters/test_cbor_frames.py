@@ -14,6 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from firmware_adapters import CborFrames, Event, Reading
+from firmware_adapters.adapter import Held
 from firmware_adapters.cbor_frames import MAX_COMMAND, MAX_FRAME
 from tests.firmware_adapters.damage import Damage, damages, pieces
 from tests.firmware_adapters.frames import (
@@ -70,14 +71,19 @@ def test_the_yardsticks_of_these_tests_are_right() -> None:
 def test_the_examples_in_the_documentation() -> None:
     lines = re.findall(r"^    ((?:[0-9a-f]{2} ?)+)$", DOCUMENTATION.read_text(), re.MULTILINE)
     *frames, end = bytes.fromhex("".join(lines)).split(b"\0")
-    reading, _, command = frames
+    reading, _, command, _, acknowledgement, _, request = frames
     assert end == b""
     shared: Any = {"sequence": 7, "boot": 1234, "uptime_ms": 1500}
     assert receive(reading + b"\0") == [
         Reading("temperature", 21.5, "C", **shared),
         Reading("humidity", 40, **shared),
     ]
-    assert CborFrames().encode({"interval_ms": 500}) == b"\0" + command + b"\0"
+    for said, shown in (
+        ({"interval_ms": 500}, command),
+        ({"ack": [1234, 7]}, acknowledgement),
+        ({"ack": [1234, 7, 8, 9]}, request),
+    ):
+        assert CborFrames().encode(said) == b"\0" + shown + b"\0"
 
 
 def test_a_full_frame() -> None:
@@ -100,6 +106,33 @@ def test_a_full_frame() -> None:
         Reading("count", -3, **shared),
         Reading("mode", "eco", **shared),
     ]
+
+
+def test_a_frame_that_wants_to_be_acknowledged() -> None:
+    message = {"q": 7, "b": "a1", "g": 250, "a": 5, "d": 2, "r": {"t": 1, "x": None}, "l": "up"}
+    shared: Any = {"sequence": 7, "boot": "a1", "held": Held(5, 2)}
+    assert receive(frame(message)) == [
+        Event("log", "up", **shared),
+        Reading("t", 1, age_ms=250, **shared),
+        Event("no-value", "sensor 'x' has no value", **shared),
+    ]
+
+
+@pytest.mark.parametrize(
+    "lacking", [{"q": None}, {"b": None}, {"b": "\N{PENGUIN}" * 17}, {"a": None}]
+)
+def test_what_could_not_be_acknowledged_does_not_ask(lacking: dict[str, Any]) -> None:
+    message = {"q": 7, "b": 1, "a": 5, "d": 2, "r": {"t": 1}} | lacking
+    (reading,) = receive(frame({key: value for key, value in message.items() if value is not None}))
+    assert isinstance(reading, Reading)
+    assert reading.held is None
+
+
+@pytest.mark.parametrize("message", [{"r": 1}, {"r": {}, "u": 1}, {"l": 1}])
+def test_an_unusable_frame_uses_up_its_number(message: dict[str, Any]) -> None:
+    """A device that holds it would otherwise send it for ever."""
+    event = only_event(frame({"q": 7, "b": 1, "a": 5} | message))
+    assert (event.kind, event.sequence, event.boot, event.held) == ("malformed", 7, 1, Held(5))
 
 
 def test_a_frame_with_nothing_in_it_is_a_heartbeat() -> None:
@@ -136,6 +169,11 @@ def test_a_bad_time_is_left_out_and_reported(time: object) -> None:
         {"b": -1, "r": {"a": 1}},
         {"b": [1], "r": {"a": 1}},
         {"t": "1", "r": {"a": 1}},
+        {"g": -1, "r": {"a": 1}},
+        {"g": 2**32, "r": {"a": 1}},
+        {"q": 1, "b": 1, "a": -1, "r": {"a": 1}},
+        {"q": 1, "b": 1, "a": 2**32, "r": {"a": 1}},
+        {"q": 1, "b": 1, "a": 1, "d": "1", "r": {"a": 1}},
         {"r": [1]},
         {"r": 1},
         {"r": {"a": 1}, "u": ["C"]},
@@ -273,7 +311,7 @@ def test_any_payload_with_a_good_crc_is_survived(payload: bytes) -> None:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from("qbtwrul"), inner),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from("qbtwgadrul"), inner),
     )
 )
 def test_any_cbor_is_survived(message: object) -> None:

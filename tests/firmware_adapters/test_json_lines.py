@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware_adapters import Event, JsonLines, Reading
+from firmware_adapters.adapter import Held
 from firmware_adapters.json_lines import MAX_LINE
 from tests.firmware_adapters.damage import Damage, damages, pieces
 
@@ -44,6 +45,12 @@ def test_one_sensor_a_line() -> None:
     assert receive(line) == [Reading("t", 1.5, "C", "2025-01-02T03:04:05.678Z", 1, 7, 99)]
 
 
+def test_a_line_that_wants_to_be_acknowledged() -> None:
+    line = '{"t":1,"seq":7,"boot":"x","age_ms":250,"ack_from":5,"ack_dropped":2}'
+    (reading,) = receive(line)
+    assert reading == Reading("t", 1, sequence=7, boot="x", age_ms=250, held=Held(5, 2))
+
+
 def test_several_sensors_a_line() -> None:
     line = (
         '{"temperature":21.5,"humidity":40,"open":false,"mode":"eco","seq":4294967295,"boot":"x",'
@@ -59,7 +66,7 @@ def test_several_sensors_a_line() -> None:
 
 
 def test_the_examples_in_the_documentation() -> None:
-    text = DOCUMENTATION.read_text()
+    text = DOCUMENTATION.read_text().partition("\n## JSON lines\n")[2]
     several, one, command = re.findall(r"^    (\{.*\})$", text, re.MULTILINE)
     assert receive(several, one) == [
         Reading("temperature", 21.5, "C", sequence=7, boot=1234),
@@ -163,7 +170,7 @@ def test_the_tail_of_a_line_is_never_taken_for_a_line(
     adapter = JsonLines()
     items = adapter.receive(tail)
     assert not [item for item in items if isinstance(item, Reading)]
-    assert {item.kind for item in items if isinstance(item, Event)} <= {"cut-frame"}
+    assert {item.kind for item in items if isinstance(item, Event)} <= {"cut-frame", "too-long"}
     assert adapter.receive(b'{"a":1}\n') == [Reading("a", 1)]
 
 

@@ -19,8 +19,11 @@ import serial
 
 from agent.backoff import Backoff
 from agent.errors import PortError
+from agent.sensors import ports
 from agent.sensors.link import SerialLink
+from agent.sensors.opening import LineFormat
 from agent.sensors.port_errors import explain_failure
+from agent.sensors.ports import PortInfo
 
 
 class Port:
@@ -109,6 +112,49 @@ async def test_the_port_vanishes_and_comes_back(port: Port) -> None:
             port.unplug()
             await until(lambda: link.state == "waiting")
     assert seen == ["open", b"x1", "open", b"x2", "open", b"x3"]
+
+
+async def test_a_device_is_found_again_under_another_device_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two devices that swap their device files, as they do when they are plugged in once more."""
+    ends = [os.openpty() for _ in range(2)]
+    paths = [os.ttyname(line) for _, line in ends]
+    for device, line in ends:
+        tty.setraw(line)
+        os.set_blocking(device, False)
+    plugged = dict(zip(("A", "B"), paths, strict=True))
+    monkeypatch.setattr(
+        ports,
+        "local_ports",
+        lambda: [PortInfo(path, "", serial=number) for number, path in plugged.items()],
+    )
+    received: dict[str, bytearray] = {"A": bytearray(), "B": bytearray()}
+    links = {n: SerialLink(f"serial:{n}", backoff=Backoff(0.01, 0.05)) for n in received}
+    async with running(links["A"], received["A"].extend), running(links["B"], received["B"].extend):
+        await until(lambda: all(link.state == "open" for link in links.values()))
+        for (device, _), name in zip(ends, b"AB", strict=True):
+            os.write(device, bytes([name]))
+        await until(lambda: received == {"A": b"A", "B": b"B"})
+
+        plugged.clear()
+        for device, line in ends:
+            os.close(device)
+            os.close(line)
+        await until(
+            lambda: all("no such port" in (link.last_error or "") for link in links.values())
+        )
+        ends = [os.openpty() for _ in range(2)]
+        for device, line in ends:
+            tty.setraw(line)
+            os.set_blocking(device, False)
+        plugged.update(zip(("B", "A"), (os.ttyname(line) for _, line in ends), strict=True))
+        await until(lambda: all(link.opens == 2 for link in links.values()))
+        for (device, _), name in zip(ends, b"BA", strict=True):
+            os.write(device, bytes([name]))
+        await until(lambda: received == {"A": b"AA", "B": b"BB"})
+    for end in (*ends[0], *ends[1]):
+        os.close(end)
 
 
 async def test_what_was_sent_just_before_unplugging_is_read_or_lost_but_not_fatal(
@@ -267,6 +313,59 @@ async def test_a_device_that_takes_nothing_is_given_up_on(port: Port) -> None:
             await link.write(b"x" * 1_000_000)
 
 
+async def test_sending_never_waits_and_is_bounded(port: Port) -> None:
+    link = quick(port.path)
+    assert not link.send(b"nobody is there")
+    async with running(link):
+        port.plug_in()
+        await until(lambda: link.state == "open")
+        accepted = 0
+        while link.send(b"%07d\n" % accepted):
+            accepted += 1
+        assert accepted == 512
+        # What was accepted is written, in order, as fast as it is taken.
+        got = bytearray()
+        while len(got) < 8 * accepted:
+            with contextlib.suppress(BlockingIOError):
+                got += os.read(port.device, 65536)
+            await asyncio.sleep(0)
+        assert got == b"".join(b"%07d\n" % number for number in range(accepted))
+        assert link.send(b"x")
+
+
+async def test_what_waits_for_a_device_that_takes_nothing_is_forgotten(port: Port) -> None:
+    port.plug_in()
+    link = quick(port.path, write_timeout=0.1)
+    async with running(link):
+        await until(lambda: link.state == "open")
+        while link.opens == 1:
+            link.send(b"x" * 100)
+            await asyncio.sleep(0)
+        await until(lambda: link.state == "open")
+        assert link.send(b"y" * 4096)
+
+
+async def test_what_is_sent_does_not_hold_up_what_is_received(port: Port) -> None:
+    port.plug_in()
+    received = bytearray()
+    link = quick(port.path)
+    async with running(link, received.extend):
+        await until(lambda: link.state == "open")
+        while link.send(b"x" * 1000):  # until nobody takes any more
+            await asyncio.sleep(0.001)
+        os.write(port.device, b"still listening")
+        await until(lambda: received == b"still listening")
+
+
+async def test_closing_leaves_the_modem_lines_as_they_are(port: Port) -> None:
+    """Otherwise each start of the agent would reset the board, with all that it holds."""
+    port.plug_in()
+    link = quick(port.path)
+    async with running(link):
+        await until(lambda: link.state == "open")
+        assert not termios.tcgetattr(port.device)[2] & termios.HUPCL
+
+
 async def test_writers_learn_that_the_port_has_vanished(port: Port) -> None:
     link = quick(port.path)
     with pytest.raises(PortError, match="not open yet"):
@@ -299,6 +398,30 @@ async def test_a_writer_on_an_old_port_does_not_write_on_the_new_one(port: Port)
             await writer
         await link.write(b"new")
         assert os.read(port.device, 65536) == b"new"
+
+
+async def test_the_format_of_the_line(port: Port) -> None:
+    port.plug_in()
+    line = LineFormat(data_bits=7, parity="odd", stop_bits=2)
+    link = SerialLink(str(port.path), 9600, line=line)
+    async with running(link):
+        await until(lambda: link.state == "open")
+        # A pseudo-terminal keeps neither the size nor whether there is a parity.
+        flags = termios.tcgetattr(port.device)[2]
+        assert flags & termios.PARODD
+        assert flags & termios.CSTOPB
+
+
+async def test_a_port_that_cannot_switch_a_driver_says_so(port: Port) -> None:
+    port.plug_in()
+    link = SerialLink(str(port.path), line=LineFormat(rs485=True), backoff=Backoff(0.01, 0.05))
+    async with running(link):
+        await until(lambda: link.last_error)
+    assert link.last_error
+    assert "RS485" in link.last_error
+    assert "check the baud rate, the parity and rs485" in link.last_error
+    # The port is free again.
+    serial.Serial(str(port.path), exclusive=True).close()
 
 
 @pytest.mark.parametrize("baud", [-1, 0, 2**31])

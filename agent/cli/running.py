@@ -1,0 +1,212 @@
+"""Finds a running agent and asks it, for `edge-agent status` and `edge-agent sensors watch`."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import ssl
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+
+import aiohttp
+import click
+import msgspec
+
+from agent.cli.options import DEFAULT_CONFIG
+from agent.config import Config, HubConfig, parse_listen
+from agent.config_file import load_either
+from agent.errors import AuthError, ConfigError, ConnectError, NotCouchDBError
+from agent.peers.http_errors import connection_failures, one_line, refusal
+from agent.server.sessions import COOKIE, Sessions, existing_secret
+
+_TIMEOUT = aiohttp.ClientTimeout(total=10)
+_HEARTBEAT_MS = 10_000
+_FEED_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
+_LONGEST_LINE = 2**20
+
+_CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
+
+
+def running_options(command: _CommandT) -> _CommandT:
+    """--config, --url and --password-file: what `find_running` takes."""
+    options = [
+        click.option(
+            "--config",
+            "config_path",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="The running agent's configuration file.  "
+            f"[default: {DEFAULT_CONFIG}, if it exists]",
+        ),
+        click.option(
+            "--url",
+            metavar="URL",
+            help="The running agent's address, instead of --config: http(s)://[USER@]HOST:PORT.",
+        ),
+        click.option(
+            "--password-file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="The password for the user in the URL.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where an agent runs, and what lets us in."""
+
+    url: str
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    tls: aiohttp.Fingerprint | bool = True
+
+
+def find_running(config_path: Path | None, url: str | None, password_file: Path | None) -> Running:
+    """Where the agent runs that the options name. Reads files. Raises ConfigError."""
+    return _at(url, password_file) if url is not None else _of_config(config_path)
+
+
+def _at(url: str, password_file: Path | None) -> Running:
+    _check_url(url)
+    parts = urlsplit(url)
+    if parts.username is None:
+        return Running(url)
+    password = unquote(parts.password or "")
+    if password_file is not None:
+        password = password_file.read_text("utf-8").strip()
+    pair = f"{unquote(parts.username)}:{password}".encode()
+    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return Running(address, {"Authorization": "Basic " + base64.b64encode(pair).decode()})
+
+
+def _of_config(path: Path | None) -> Running:
+    if path is None and not DEFAULT_CONFIG.exists():
+        return Running("http://127.0.0.1:5984")
+    config = load_either(path or DEFAULT_CONFIG)
+    host, port = parse_listen(config.server.listen)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (all of them)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    certificate = config.server.tls_certificate
+    if certificate is None:
+        return Running(f"http://{address}", _cookie(config))
+    return Running(f"https://{address}", _cookie(config), _only(certificate))
+
+
+def _cookie(config: Config | HubConfig) -> dict[str, str]:
+    """A session that we make ourselves: we have the server's secret, of a gateway."""
+    if not isinstance(config, Config):
+        return {}
+    admin = next((user for user in config.user if "_admin" in user.roles), None)
+    secret = existing_secret(Path(config.agent.data)) if admin is not None else None
+    if admin is None or secret is None:
+        return {}
+    sessions = Sessions(secret, {admin.name: admin.password_hash})
+    return {"Cookie": f"{COOKIE}={sessions.issue(admin.name)}"}
+
+
+def _only(certificate: str) -> aiohttp.Fingerprint:
+    """Trust in the one certificate that the agent is configured with, whatever its name."""
+    try:
+        text = Path(certificate).read_text("ascii")
+        begin = text.index("-----BEGIN CERTIFICATE-----")
+        end = text.index("-----END CERTIFICATE-----", begin) + len("-----END CERTIFICATE-----")
+        der = ssl.PEM_cert_to_DER_cert(text[begin:end])
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"tls_certificate {certificate} cannot be used ({one_line(error)}); "
+            "give a PEM file that begins with the agent's certificate"
+        ) from None
+    return aiohttp.Fingerprint(hashlib.sha256(der).digest())
+
+
+async def fetch_status(running: Running) -> Any:
+    """The status of a running agent. Raises ConfigError, ConnectError, RemoteError."""
+    where = running.url
+    try:
+        with connection_failures(where):
+            async with (
+                aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+                session.get(
+                    f"{where.rstrip('/')}/_status",
+                    headers=running.headers,
+                    ssl=running.tls,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                body = await response.read()
+                answered = response.status
+    except ConnectError as error:
+        raise ConnectError(
+            f"no agent answers: {error}; --url or --config names its address"
+        ) from None
+    try:
+        status = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        status = None
+    if answered in (401, 403):
+        raise AuthError(
+            f"{where}: the status is for the agent's administrators; name one in the URL "
+            "(http://USER@HOST:PORT) with --password-file, or give --config",
+            status=answered,
+        )
+    if answered != 200 or not isinstance(status, dict):
+        raise NotCouchDBError(
+            f"{where}: what answers there is no edge-agent (HTTP {answered}); "
+            "name the agent's address with --url",
+            status=answered,
+        )
+    return status
+
+
+async def follow_readings(
+    running: Running, database: str, devices: Sequence[str]
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The documents of these devices' readings, from now on. Ends when the agent does.
+
+    Raises ConnectError, RemoteError.
+    """
+    where = f"{running.url.rstrip('/')}/{quote(database, safe='')}"
+    options = {"feed": "continuous", "since": "now", "include_docs": "true", "filter": "_selector"}
+    selector = {"type": {"$in": ["reading", "readings"]}, "device": {"$in": list(devices)}}
+    with connection_failures(where):
+        async with (
+            aiohttp.ClientSession(timeout=_FEED_TIMEOUT, read_bufsize=_LONGEST_LINE) as session,
+            session.post(
+                f"{where}/_changes",
+                params={**options, "heartbeat": f"{_HEARTBEAT_MS}"},
+                json={"selector": selector},
+                headers=running.headers,
+                ssl=running.tls,
+                allow_redirects=False,
+            ) as response,
+        ):
+            if response.status != 200:
+                body = await response.read()
+                request, status, headers = "the changes feed", response.status, response.headers
+                raise refusal(where, request, status, headers, body, None)
+            async for line in response.content:
+                if line.strip():
+                    document = msgspec.json.decode(line).get("doc")
+                    if document is not None:
+                        yield document
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        shown = re.sub(r"//.*@", "//", url)
+        raise ConfigError(
+            f"{shown!r} is not the address of an agent; give one like http://127.0.0.1:5984, "
+            "which it prints when it starts, with --url"
+        )

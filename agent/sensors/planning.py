@@ -1,0 +1,317 @@
+"""What becomes of a batch of arrivals: the documents to write, and what to remember. Pure.
+
+What is remembered (`DeviceState`) is stored in the transaction that writes the documents. So the
+same arrivals make the same documents, whatever was cut short and done again in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from agent.documents.revision import Revision, first_revision
+from agent.sensors.alarms import AlarmState
+from agent.sensors.packing import Packer, Row, Window, shared
+from agent.sensors.reporting import Kept
+from agent.sensors.rules import Rule, Rules
+from agent.sensors.sequence import SequenceState
+from agent.sensors.times import microseconds, timestamp
+from firmware_adapters.adapter import Event, Held, Reading, Value
+
+_MOST_SENSORS = 1000
+"""Sensors of one device that are remembered; those of others are stored all the same. Noise on a
+line without checksums may look like ever new sensors."""
+
+_BACK = 600_000_000
+"""Microseconds. A reading without a number whose own time is before the last one's by less is an
+old one that comes again; by more, and the device's clock was set back."""
+
+_json = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a good frame held, and when it arrived, in microseconds since the epoch."""
+
+    at: int
+    item: Reading | Event
+
+
+class SensorState(Struct, omit_defaults=True):
+    """What is remembered of a sensor, as far as its rule needs it."""
+
+    newest: int = 0
+    """The time of the last reading that changed anything of what is remembered, in microseconds
+    since the epoch; others change nothing here, so that they cost no write."""
+    kept: Kept | None = None
+    alarms: dict[str, AlarmState] = msgspec.field(default_factory=dict)
+
+    def pending(self) -> list[int | None]:
+        """Since when alarms have been about to be raised."""
+        return [alarm.since for alarm in self.alarms.values()]
+
+    def raised(self) -> list[str]:
+        """The names of the alarms that are raised."""
+        return [name for name, alarm in self.alarms.items() if alarm.document is not None]
+
+
+class DeviceState(SequenceState, omit_defaults=True):
+    """All that is remembered of a device."""
+
+    sensors: dict[str, SensorState] = msgspec.field(default_factory=dict)
+
+
+class Sample(NamedTuple):
+    """A reading that is new, as it is recorded."""
+
+    reading: Reading
+    at: str
+    value: Value
+    unit: str | None
+    raw: Value | None
+    quality: str | None
+    kept: bool
+    """False: it told nothing new, and is not stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clearing:
+    """An alarm's document that is to say that the alarm is over."""
+
+    id: str
+    at: str
+    value: Value | None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one transaction writes, and the readings that it stands for."""
+
+    documents: list[Revision] = field(default_factory=list)
+    cleared: list[Clearing] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    parts: list[tuple[str, str]] = field(default_factory=list)
+    """Of windows that stay open: their ids, and bodies with what came in."""
+    closed: list[str] = field(default_factory=list)
+    """The windows whose parts are not needed any more."""
+    windows: dict[str, Window] = field(default_factory=dict)
+    """By sensor, those that are open then."""
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not (self.documents or self.cleared or self.parts)
+
+
+def plan(
+    device: str,
+    rules: Rules,
+    state: DeviceState,
+    arrivals: Iterable[Arrival],
+    windows: Mapping[str, Window],
+    overdue: Collection[str] = (),
+) -> Plan:
+    """Plan what to write for what is new among `arrivals`; `state` takes note of all of them.
+
+    `windows` are those that are open, by sensor; those whose ids are in `overdue` are closed.
+    """
+    made = Plan()
+    packer = Packer(windows)
+    for frame in _frames(arrivals):
+        new: Iterable[str] = frame.readings
+        if frame.sequence is not None:
+            values = {sensor: reading.value for sensor, (_, reading) in frame.readings.items()}
+            new = state.accept(frame.boot, frame.sequence, values, frame.held)
+        late = frame.sequence is not None and frame.sequence != state.last
+        for sensor, (at, reading) in frame.readings.items():
+            if sensor in new:
+                rule = rules.of(sensor)
+                sample = _judged(made, device, rule, state, at, reading, late=late)
+                made.samples.append(sample)
+                if sample.kept and not _packed(packer, device, rule, sample, late=late):
+                    made.documents.append(_document(device, sample))
+    for sensor, window in list(packer.open.items()):
+        if window.id in overdue:
+            packer.close(sensor)
+    made.documents += packer.documents
+    made.parts = packer.parts()
+    made.closed = packer.closed
+    made.windows = packer.open
+    return made
+
+
+def _judged(
+    made: Plan,
+    device: str,
+    rule: Rule,
+    state: DeviceState,
+    at: str,
+    reading: Reading,
+    *,
+    late: bool,
+) -> Sample:
+    """A reading as its rule has it. Alarms that it raises or clears are added to `made`."""
+    value, raw, quality = rule.calibration.apply(reading.value)
+    unit = rule.unit or reading.unit
+    kept = True
+    sensor = _remembered(state, rule, reading.sensor)
+    if sensor is not None:
+        now = microseconds(at)
+        if reading.sequence is None and reading.time is not None:
+            late = now < sensor.newest <= now + _BACK
+        # What comes late is stored, but says nothing of how things are now.
+        if not late:
+            before = sensor.pending()
+            about = _about(device, at, reading, value, unit)
+            turned = _step_alarms(made, rule, sensor, about, now, reading)
+            if rule.deadband is not None:
+                new = Kept(now, value, unit, quality)
+                kept = turned or rule.deadband.keeps(sensor.kept, new)
+                if kept:
+                    sensor.kept = new
+            if kept or sensor.pending() != before:
+                sensor.newest = now
+            if not rule.has_state:
+                del state.sensors[reading.sensor]
+    return Sample(reading, at, value, unit, raw, quality, kept)
+
+
+def _packed(packer: Packer, device: str, rule: Rule, sample: Sample, *, late: bool) -> bool:
+    """Put a reading into a window, if that is where it belongs."""
+    reading = sample.reading
+    if rule.pack is None or isinstance(sample.value, str):
+        return False  # texts would make a document of any size
+    if reading.sequence is None and reading.time is not None:
+        return False  # only by its document's id such a reading is known to come again
+    at = microseconds(sample.at)
+    row = Row(at, sample.value, reading.sequence, reading.uptime_ms, sample.raw)
+    common = shared(device, reading.sensor, sample.unit, sample.quality, reading.boot, row)
+    return packer.take(_id(device, sample.at, reading), common, row, rule.pack, late=late)
+
+
+def _remembered(state: DeviceState, rule: Rule, name: str) -> SensorState | None:
+    """What is remembered of a sensor; None if that is, and shall be, nothing."""
+    sensor = state.sensors.get(name)
+    if sensor is None and rule.has_state and len(state.sensors) < _MOST_SENSORS:
+        sensor = state.sensors[name] = SensorState()
+    return sensor
+
+
+def _step_alarms(
+    made: Plan,
+    rule: Rule,
+    sensor: SensorState,
+    about: dict[str, Any],
+    now: int,
+    reading: Reading,
+) -> bool:
+    """Raise and clear alarms; returns whether there was anything to raise or to clear."""
+    turned = False
+    at, value = about["time"], about["value"]
+    for name in sorted(sensor.alarms.keys() - {threshold.name for threshold in rule.thresholds}):
+        document = sensor.alarms.pop(name).document
+        if document is not None:
+            made.cleared.append(Clearing(document, at, None))
+            turned = True
+    for threshold in rule.thresholds:
+        alarm = sensor.alarms.setdefault(threshold.name, AlarmState())
+        match threshold.step(alarm, value, now):
+            case "raised":
+                alarm.document = (
+                    f"alarm:{about['device']}:{reading.sensor}:{threshold.name}:"
+                    f"{at}:{_last_part(reading)}"
+                )
+                made.documents.append(first_revision(alarm.document, threshold.body(about)))
+                turned = True
+            case "cleared":
+                assert alarm.document is not None  # noqa: S101  (or nothing is cleared)
+                made.cleared.append(Clearing(alarm.document, at, value))
+                sensor.alarms[threshold.name] = AlarmState()
+                turned = True
+    return turned
+
+
+def _about(
+    device: str, at: str, reading: Reading, value: Value, unit: str | None
+) -> dict[str, Any]:
+    about = {"device": device, "sensor": reading.sensor, "time": at, "value": value}
+    if unit is not None:
+        about["unit"] = unit
+    return about
+
+
+def _document(device: str, sample: Sample) -> Revision:
+    reading, at = sample.reading, sample.at
+    body = {"type": "reading", **_about(device, at, reading, sample.value, sample.unit)}
+    if sample.raw is not None:
+        body["raw"] = sample.raw
+    if sample.quality is not None:
+        body["quality"] = sample.quality
+    if reading.sequence is not None:
+        body["sequence"] = reading.sequence
+    if reading.boot is not None:
+        body["boot"] = reading.boot
+    if reading.uptime_ms is not None:
+        body["uptime_ms"] = reading.uptime_ms
+    return first_revision(_id(device, at, reading), body)
+
+
+def _id(device: str, at: str, reading: Reading) -> str:
+    return f"{device}:{reading.sensor}:{at}:{_last_part(reading)}"
+
+
+def _last_part(reading: Reading) -> str:
+    if reading.sequence is not None:
+        number = f"{reading.sequence:010d}"
+        # A device whose clock starts anew with each boot tells the same times again.
+        again = reading.time is not None and reading.boot is not None
+        return f"{reading.boot}-{number}" if again else number
+    if reading.time is None and reading.age_ms is None:
+        return "0"  # the time of arrival is unique
+    # Two values with the same time from the device are two readings; a repeat is one.
+    return hashlib.blake2b(_json.encode(reading.value), digest_size=4).hexdigest()
+
+
+def first_frames(arrivals: list[Arrival], most: int) -> list[Arrival]:
+    """The first arrivals, `most` and the rest of the frame that the last of them is part of: what
+    is stored of a frame is acknowledged, so it must be all of it."""
+    end = min(most, len(arrivals))
+    while 0 < end < len(arrivals) and _same_frame(arrivals[end - 1].item, arrivals[end].item):
+        end += 1
+    return arrivals[:end]
+
+
+def _same_frame(first: Reading | Event, second: Reading | Event) -> bool:
+    same = (first.boot, first.sequence) == (second.boot, second.sequence)
+    return same and first.sequence is not None
+
+
+@dataclass(slots=True)
+class _Frame:
+    """By sensor, the time and the reading; none in a frame that held only an event."""
+
+    boot: int | str | None
+    sequence: int | None
+    held: Held | None
+    readings: dict[str, tuple[str, Reading]]
+
+
+def _frames(arrivals: Iterable[Arrival]) -> Iterator[_Frame]:
+    """What arrived in one frame: until the number changes or a sensor comes again."""
+    frame: _Frame | None = None
+    for arrival in arrivals:
+        item = arrival.item
+        again = isinstance(item, Reading) and frame is not None and item.sensor in frame.readings
+        if frame is None or again or (frame.boot, frame.sequence) != (item.boot, item.sequence):
+            if frame is not None:
+                yield frame
+            frame = _Frame(item.boot, item.sequence, item.held, {})
+        if isinstance(item, Reading):
+            taken = arrival.at - 1000 * (item.age_ms or 0)
+            frame.readings[item.sensor] = (item.time or timestamp(taken), item)
+    if frame is not None:
+        yield frame

@@ -1,0 +1,17 @@
+"""Times as readings have them, RFC 3339 in UTC, and as numbers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def timestamp(microseconds: int) -> str:
+    """Microseconds since the epoch, always with six decimals, so that text order is time order."""
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
+
+
+def microseconds(timestamp: str) -> int:
+    """RFC 3339 in UTC as microseconds since the epoch; finer fractions are cut off."""
+    seconds = datetime.fromisoformat(timestamp[:19]).replace(tzinfo=UTC).timestamp()
+    return 1_000_000 * int(seconds) + int(timestamp[20:26].rstrip("Z").ljust(6, "0"))

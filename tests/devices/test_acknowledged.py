@@ -1,0 +1,244 @@
+"""The reference firmware on an AVR and under MicroPython, with a real agent that comes and goes:
+what the device holds until it is acknowledged is stored once, whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import msgspec
+import pytest
+
+from firmware_adapters import CborFrames
+from tests import agents
+from tests.agents import AgentProcess, when_true
+from tests.devices.building import avr_firmware, simulated_board
+from tests.devices.cable import Board
+from tests.devices.micropython import FIRMWARE, micropython, witnesses
+
+MOST_FLASH = 8192
+MOST_RAM = 1024
+
+
+class Site:
+    """A board on a cable, and the gateway that it is plugged into."""
+
+    def __init__(self, folder: Path, board: Board) -> None:
+        self.board = board
+        self._config = agents.gateway_config(
+            folder / "gateway.toml",
+            agents.table("device", name="node", port=str(board.port), adapter="cbor-frames"),
+        )
+        self._store = folder / "gateway" / "edge.sqlite"
+        self._gateway: AgentProcess | None = None
+        self._url = ""
+
+    def start(self) -> None:
+        self._gateway = agents.gateway(self._config)
+        self._url = self._gateway.wait_until_ready()
+
+    def kill(self) -> None:
+        """kill -9. No effect if it does not run."""
+        if self._gateway is not None:
+            self._gateway.kill()
+
+    def stop(self) -> None:
+        assert self._gateway is not None
+        finished = self._gateway.stop()
+        assert finished.status == 0, finished.stderr
+        assert "Traceback" not in finished.stderr
+
+    def device(self) -> Any:
+        """What the agent says of the device."""
+        with urlopen(f"{self._url}/_status", timeout=10) as answer:
+            return msgspec.json.decode(answer.read())["devices"][0]
+
+    def readings(self) -> list[dict[str, Any]]:
+        if not self._store.exists():
+            return []
+        with contextlib.closing(sqlite3.connect(f"file:{self._store}?mode=ro", uri=True)) as db:
+            sql = "SELECT body FROM docs WHERE body ->> 'type' = 'reading' ORDER BY seq"
+            return [msgspec.json.decode(body) for (body,) in db.execute(sql)]
+
+    def wait_for(self, frames: int) -> None:
+        """Until so many more frames are stored than now, and none is missing up to the last."""
+        before = len(self._frames())
+
+        def arrived() -> bool:
+            found = self._frames()
+            return len(found) >= before + frames and found == set(range(max(found) + 1))
+
+        when_true(arrived, seconds=15)
+
+    def at_rest(self) -> Any:
+        """What the agent says of the device when nothing more arrives from it."""
+        before = self.device()
+        while True:
+            time.sleep(0.5)
+            device = self.device()
+            if device["bytes_received"] == before["bytes_received"]:
+                return device
+            before = device
+
+    def _frames(self) -> set[int]:
+        return {reading["sequence"] for reading in self.readings()}
+
+
+@pytest.fixture(scope="module")
+def avr(tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
+    folder = tmp_path_factory.mktemp("avr")
+    return [simulated_board(folder), avr_firmware(folder / "build")[0]]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "board.log"
+
+
+@pytest.fixture
+def avr_site(tmp_path: Path, log: Path, avr: list[str | Path]) -> Iterator[Site]:
+    with Board(tmp_path / "port", log, avr) as board:
+        site = Site(tmp_path, board)
+        yield site
+        site.kill()
+
+
+@pytest.fixture
+def micropython_site(tmp_path: Path, log: Path) -> Iterator[Site]:
+    with Board(tmp_path / "port", log, [micropython(), FIRMWARE]) as board:
+        site = Site(tmp_path, board)
+        yield site
+        site.kill()
+
+
+def live_through_it(site: Site) -> None:
+    """Noise, an unplugged cable, a killed agent: each for less time than the ring lasts."""
+    chance = random.Random(1)
+
+    def flip_a_bit(data: bytes) -> bytes:
+        damaged = bytearray(data)
+        if chance.random() < 0.3:
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        return bytes(damaged)
+
+    site.start()
+    site.board.tell(CborFrames().encode({"interval_ms": 120}))
+    site.wait_for(5)
+    site.board.noise = flip_a_bit
+    time.sleep(1.5)
+    site.board.noise = bytes
+    site.wait_for(5)
+    site.board.unplug()
+    time.sleep(1.5)
+    site.board.plug_in()
+    site.wait_for(10)
+    site.kill()
+    time.sleep(0.5)
+    site.start()
+    site.wait_for(15)
+    assert site.device()["missing"] == 0
+    site.stop()
+
+
+def test_an_avr_loses_nothing_as_long_as_its_ring_lasts(avr_site: Site) -> None:
+    live_through_it(avr_site)
+    readings = avr_site.readings()
+    account = Counter((each["boot"], each["sequence"], each["sensor"]) for each in readings)
+    (boot,) = {boot for boot, _, _ in account}
+    last = max(sequence for _, sequence, _ in account)
+    expected = {(boot, n, sensor) for n in range(last + 1) for sensor in ("a0", "a1")}
+    assert account == dict.fromkeys(expected, 1)
+    # Each value was taken when the reading says, however late it came.
+    for reading in readings:
+        assert reading["unit"] == "mV"
+        voltage = {"a0": reading["uptime_ms"] // 16 % 4096, "a1": 2500}[reading["sensor"]]
+        assert reading["value"] == pytest.approx(voltage, abs=8)
+
+
+def test_micropython_loses_nothing_as_long_as_its_ring_lasts(
+    micropython_site: Site, log: Path
+) -> None:
+    live_through_it(micropython_site)
+    account = Counter(
+        (each["boot"], each["sequence"], each["sensor"], repr(each["value"]))
+        for each in micropython_site.readings()
+    )
+    last = max(sequence for _, sequence, _, _ in account)
+    taken = {
+        (witness.boot, witness.sequence, sensor, value)
+        for witness in witnesses(log)
+        for sensor, value in witness.values.items()
+        if witness.sequence <= last
+    }
+    assert account == dict.fromkeys(taken, 1)
+    # The times are those of the device, however late a reading came.
+    started = [
+        datetime.fromisoformat(each["time"]).timestamp() - each["uptime_ms"] / 1000
+        for each in micropython_site.readings()
+    ]
+    print(f"{max(started) - min(started):.3f} s")
+    assert max(started) - min(started) < 1.3  # without the age of readings: 1.5 at least
+
+
+@pytest.mark.parametrize(("kind", "interval_ms"), [("avr", 20), ("micropython", 10)])
+def test_what_a_full_ring_drops_is_accounted_for(
+    kind: str, interval_ms: int, request: pytest.FixtureRequest
+) -> None:
+    site: Site = request.getfixturevalue(f"{kind}_site")
+    site.start()
+    site.wait_for(1)
+    site.board.tell(CborFrames().encode({"interval_ms": interval_ms}))
+    site.board.unplug()
+    time.sleep(1.8)  # the ring lasts 0.9 or 1.3 s
+    site.board.plug_in()
+    when_true(lambda: site.device()["missing"])
+    # At rest, so that everything that it holds arrives.
+    site.board.tell(CborFrames().encode({"interval_ms": 86_400_000}))
+    device = site.at_rest()
+    site.stop()
+    assert 0 < device["missing"] <= device["dropped"]
+    account = Counter((each["sequence"], each["sensor"]) for each in site.readings())
+    assert set(account.values()) == {1}
+    frames = sorted({sequence for sequence, _ in account})
+    assert sum(after - before - 1 for before, after in pairwise(frames)) == device["missing"]
+
+
+def test_a_reset_starts_another_boot_with_the_same_settings(avr_site: Site) -> None:
+    avr_site.start()
+    avr_site.board.tell(CborFrames().encode({"interval_ms": 50}))
+    avr_site.wait_for(10)
+    avr_site.board.reset()
+    when_true(lambda: avr_site.device()["restarts"])
+    first = avr_site.readings()[0]["boot"]
+
+    def second() -> list[dict[str, Any]]:
+        return [each for each in avr_site.readings() if each["boot"] != first]
+
+    when_true(lambda: len(second()) >= 40, seconds=10)  # at 1000 ms, it would take 20 s
+    assert len({each["boot"] for each in second()}) == 1
+    avr_site.stop()
+
+
+def test_the_firmware_for_the_avr_is_small(tmp_path: Path, avr: list[str | Path]) -> None:
+    """The build says how much it takes; the simulator, how deep the stack got."""
+    _, printed = avr_firmware(tmp_path / "build")
+    flash, ram = map(int, re.findall(r"^(?:flash|RAM) +(\d+) of at most", printed, re.MULTILINE))
+    assert flash <= MOST_FLASH
+    assert "warning" not in printed
+    log = tmp_path / "log"
+    with Board(tmp_path / "port", log, avr) as board:
+        board.tell(CborFrames().encode({"interval_ms": 20, "ack": [1, 2, 3, 4], "paint": [{}]}))
+        time.sleep(1)
+    (stack,) = map(int, re.findall(r"^stack (\d+)$", log.read_text(), re.MULTILINE))
+    print(f"flash {flash}, RAM {ram}, stack {stack}")
+    assert ram + stack <= MOST_RAM
