@@ -1,0 +1,81 @@
+"""Who is there: the retained messages on `{prefix}/{node}/status`, in JSON, for people and tools.
+
+A gateway that goes away leaves `offline` behind, which its last will says where it cannot. Hubs
+and bridges leave nothing: one of them is as good as another.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agent import __version__
+from agent.peers.mqtt_client import Announcement
+from agent.peers.mqtt_topics import Topics
+
+Role = Literal["gateway", "hub", "bridge"]
+
+_MOST: Final = 10_000
+"""Nodes that are remembered; a stranger on the broker could make up any number."""
+
+_Text = Annotated[str, Meta(max_length=200)]
+
+
+class Presence(msgspec.Struct, omit_defaults=True):
+    """What is published. `version` is that of the program."""
+
+    status: Literal["online", "offline"]
+    role: Role
+    version: _Text = ""
+
+
+def gateway_announcement(topics: Topics, node: str) -> Announcement:
+    return Announcement(
+        topics.status(node),
+        msgspec.json.encode(Presence("online", "gateway", __version__)),
+        msgspec.json.encode(Presence("offline", "gateway")),
+    )
+
+
+def responder_announcement(topics: Topics, node: str, role: Role) -> Announcement:
+    return Announcement(
+        topics.status(node), msgspec.json.encode(Presence("online", role, __version__)), b""
+    )
+
+
+class Present:
+    """Who is there, as the broker has told."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, tuple[Presence, float]] = {}
+
+    def take(self, node: str, payload: bytes) -> None:
+        """What came on a node's status topic; what cannot be read changes nothing."""
+        if not payload:
+            self._nodes.pop(node, None)
+            return
+        try:
+            presence = msgspec.json.decode(payload, type=Presence)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        known = self._nodes.get(node)
+        if known is None and len(self._nodes) >= _MOST:
+            return
+        if known is None or known[0] != presence:
+            self._nodes[node] = (presence, time.time())
+
+    def gateways(self) -> list[dict[str, Any]]:
+        """By name. `since` is in seconds since the epoch: when this was first heard here."""
+        return [
+            {
+                "name": node,
+                "status": presence.status,
+                "version": presence.version or None,
+                "since": since,
+            }
+            for node, (presence, since) in sorted(self._nodes.items())
+            if presence.role == "gateway"
+        ]

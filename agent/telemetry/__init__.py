@@ -1,0 +1,1 @@
+"""Readings for others on an MQTT broker, as plain JSON, and for Home Assistant."""

@@ -1,0 +1,51 @@
+"""What is published of a reading: pure functions from documents to JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Value = int | float | bool | str
+
+_Name = Annotated[str, Meta(min_length=1, max_length=64)]
+
+_json = msgspec.json.Encoder()
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """A document that is a reading, as far as it is published.
+
+    `time` is RFC 3339 in UTC, `unit` as the device names it.
+    """
+
+    type: Literal["reading"]
+    device: _Name
+    sensor: _Name
+    time: _Name
+    value: Value
+    unit: _Name | None = None
+    sequence: int | None = None
+
+    def payload(self) -> bytes:
+        """`{"value":21.5,"unit":"C","time":"2026-03-01T08:15:30.250000Z","sequence":4711}`; a unit
+        or a sequence that the device does not tell is left out."""
+        told: dict[str, Any] = {"value": self.value}
+        if self.unit is not None:
+            told["unit"] = self.unit
+        told["time"] = self.time
+        if self.sequence is not None:
+            told["sequence"] = self.sequence
+        return _json.encode(told)
+
+
+_decoder = msgspec.json.Decoder(Reading)
+
+
+def reading_of(body: str) -> Reading | None:
+    """The reading in a document's body (JSON text); None for any other document."""
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None

@@ -1,0 +1,34 @@
+"""How often gateways are told that a database has changed."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.server.mqtt import Pace
+
+
+def pauses(interval: float, seconds: float) -> list[float]:
+    """Those after the notices, where there is a change every `interval` seconds."""
+    pace, now, found = Pace(), 1000.0, []
+    while now < 1000.0 + seconds:
+        found.append(pace.next_pause(now))
+        now += max(found[-1], interval)
+    return found
+
+
+def test_changes_that_come_now_and_then_are_told_at_once() -> None:
+    assert set(pauses(0.05, 5)) == {0.02}
+
+
+def test_a_database_that_keeps_changing_is_told_of_four_times_a_second() -> None:
+    found = pauses(0.001, 10)
+    assert found[:5] == pytest.approx([0.02, 0.04, 0.08, 0.16, 0.25])
+    assert set(found[5:]) == {0.25}
+
+
+def test_it_is_told_at_once_again_after_a_while_of_silence() -> None:
+    pace, now = Pace(), 1000.0
+    for _ in range(10):
+        now += pace.next_pause(now)
+    assert pace.next_pause(now) == 0.25
+    assert pace.next_pause(now + 1) == 0.02
