@@ -84,6 +84,10 @@ class StoreBusyError(StoreError):
     """Another process has the store open for writing."""
 
 
+class StoreFilesError(StoreError):
+    """This process may not open any more files (HTTP 503)."""
+
+
 class StoreWriteError(TransientError):
     """A write was not made durable (disk full, I/O error); nothing of it was kept."""
 

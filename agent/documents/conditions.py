@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from time import thread_time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -19,9 +21,39 @@ if TYPE_CHECKING:
     import regex
 
 _LONGEST_MATCH = 0.25
-"""Seconds of processor time that a regular expression may take on one value."""
 
 _encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class RegexTime:
+    """Seconds of processor time that regular expressions may still take, together.
+
+    `total` is what a request has for all documents, `document` what it has for the one at hand.
+    """
+
+    total: float = math.inf
+    document: float = _LONGEST_MATCH
+
+    def next_document(self) -> None:
+        self.document = _LONGEST_MATCH
+
+    def search(self, pattern: regex.Pattern[str], text: str) -> bool:
+        """Other threads go on meanwhile. Raises TimeoutError."""
+        left = min(self.total, self.document)
+        if left <= 0:
+            raise TimeoutError
+        begun = thread_time()
+        try:
+            return pattern.search(text, timeout=left, concurrent=True) is not None
+        finally:
+            taken = thread_time() - begun
+            self.total -= taken
+            self.document -= taken
+
+
+regex_time: ContextVar[RegexTime] = ContextVar("regex_time")
+"""Set while a selector is evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +129,8 @@ class Regex:
     compiled: regex.Pattern[str] = field(repr=False, compare=False)
 
     def holds(self, value: Any) -> bool:
-        """Other threads go on meanwhile. Raises TimeoutError."""
-        return isinstance(value, str) and bool(
-            self.compiled.search(value, timeout=_LONGEST_MATCH, concurrent=True)
-        )
+        """Raises TimeoutError."""
+        return isinstance(value, str) and regex_time.get().search(self.compiled, value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,11 @@ from agent.documents.conditions import (
     Not,
     Or,
     Regex,
+    RegexTime,
     Size,
     Type,
     has_regex,
+    regex_time,
 )
 from agent.documents.fields import parse_field
 
@@ -77,17 +79,25 @@ class Selector:
     nothing: bool = False
     """`{"$or": []}` and the like, standing alone: a query yields nothing for them."""
 
-    def matches(self, doc: Mapping[str, Any]) -> bool:
+    def matches(self, doc: Mapping[str, Any], time: RegexTime | None = None) -> bool:
         """Whether a document matches; `doc` has its `_id` and `_rev`.
 
-        Raises SelectorError when a `$regex` takes too long.
+        Raises SelectorError when `$regex` takes too long on this document, or longer than is left
+        of `time` for several.
         """
+        if self.root is None:
+            return True
+        time = time or RegexTime()
+        time.next_document()
+        token = regex_time.set(time)
         try:
-            return self.root is None or self.root.matches(doc)
+            return self.root.matches(doc)
         except TimeoutError:
             raise SelectorError(
                 "regex_timeout", "A $regex of the selector takes too long; make it simpler"
             ) from None
+        finally:
+            regex_time.reset(token)
 
     @property
     def slow(self) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 
 from agent.errors import (
     AuthError,
+    ConfigError,
     ConflictError,
     ConnectError,
     EdgeAgentError,
@@ -137,7 +138,7 @@ def _date(text: str) -> datetime | None:
 
 @contextmanager
 def connection_failures(where: str) -> Iterator[None]:
-    """Raise what aiohttp raises as ConnectError, TlsError or NotCouchDBError.
+    """Raise what aiohttp raises as ConnectError, TlsError, NotCouchDBError or ConfigError.
 
     The causes are cut off: some of aiohttp's errors carry the request's headers.
     """
@@ -159,6 +160,8 @@ def connection_failures(where: str) -> Iterator[None]:
             f"{where} cannot be reached ({_os_reason(error)}); check that the server runs, the "
             "address, the port and the network"
         ) from None
+    except UnicodeError:  # the only text that is encoded on the way is the host's name, by IDNA
+        raise ConfigError(f"{where}: there can be no host of that name; check the URL") from None
     except TimeoutError:  # aiohttp's time-outs are TimeoutErrors, too
         raise ConnectError(f"{where} does not answer; check the server and the network") from None
     except aiohttp.ClientResponseError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import msgspec
@@ -20,9 +21,6 @@ from agent.store.sequences import number_of
 from agent.store.store import Store
 
 _json = msgspec.json.Encoder()
-
-_PAGE_WITH_BODIES = 100
-"""Documents that are in memory at once while a selector looks at them."""
 
 
 class LocalPeer:
@@ -57,8 +55,6 @@ class LocalPeer:
         since = self._number(since)
         ids = None if doc_ids is None else frozenset(doc_ids)
         wanted = None if selector is None else self._parsed(selector)
-        if wanted is not None:
-            limit = min(limit, _PAGE_WITH_BODIES)
         while True:
             page = await self._store.changes(since, limit=limit, bodies=wanted is not None)
             since = page.last_seq
@@ -135,20 +131,28 @@ class DatabasePeer(LocalPeer):
     """Replicates with a database of this process by its name.
 
     It may be deleted and made again meanwhile: `info`, with which every replication begins, opens
-    what has the name then. Nothing else may be called before.
+    what has the name then. Nothing else may be called before. From then on it stays open until the
+    peer is closed.
     """
 
     def __init__(self, databases: Databases, name: str) -> None:
         self._databases = databases
+        self._use = ExitStack()
         self.identity = ""
         """Empty until the store was opened."""
         self.label = name
 
     async def info(self) -> PeerInfo:
         """Raises NotFoundError; DocumentError for a name that no database can have."""
+        self._use.close()
+        self._use.enter_context(self._databases.using(self.label))
         self._store = await self._databases.get(self.label)
         self.identity = f"store:{self._store.uuid}"
         return await super().info()
 
     async def create(self) -> None:
         await self._databases.ensure(self.label)
+
+    async def close(self) -> None:
+        """Let go of the database."""
+        self._use.close()

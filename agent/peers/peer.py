@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -151,3 +151,12 @@ class Peer(Protocol):
 
     async def close(self) -> None:
         """Release connections."""
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A peer that counts what crosses its link."""
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of payload sent and received since the start."""

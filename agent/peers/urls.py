@@ -15,6 +15,14 @@ offered."""
 
 _PORTS = {"http": 80, "https": 443}
 
+# A name (RFC 1035, 2.3.4; underscores are in use) or an IPv6 address. Other ones would be refused
+# by whatever comes to see them first, and not as an error of the URL.
+_HOST = re.compile(
+    r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?"
+    r"|[0-9a-f.]*:[0-9a-f:.]*(%[0-9A-Za-z._%-]+)?"
+)
+_LONGEST_HOST = 254  # with a dot at the end
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -63,6 +71,11 @@ def parse_database_url(text: str) -> tuple[DatabaseUrl, Credentials | None]:
         raise bad("it must start with http:// or https://")
     if not host or not host.isascii():
         raise bad("the host is missing or not in ASCII; write an international name as xn--…")
+    if not _HOST.fullmatch(host) or len(host) > _LONGEST_HOST:
+        raise bad(
+            "there can be no host of that name; between dots it has 1 to 63 letters, digits and "
+            "hyphens"
+        )
     if parts.query or parts.fragment or "@" in parts.path:
         raise bad("it may not contain ? # @; write them as %3F %23 %40 in names and passwords")
     segments = [quote(unquote(part), safe="") for part in parts.path.strip("/").split("/")]

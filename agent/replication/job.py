@@ -92,6 +92,7 @@ class Job:
         self._ever_connected = False
         self._failed = False
         self._stopped = False
+        self._broken = False
         self._before = self._reached()
 
     @property
@@ -100,6 +101,8 @@ class Job:
 
     @property
     def state(self) -> State:
+        if self._broken:
+            return State.FAILED
         if self._stopped:
             return State.STOPPED
         if self.retry_at is not None:
@@ -125,7 +128,7 @@ class Job:
     async def run(self) -> None:
         """Returns when a one-shot replication is done. Raises EdgeAgentError as said above."""
         tries = 0
-        self._stopped = False
+        self._stopped = self._broken = False
         try:
             while True:
                 self._note("started")
@@ -147,6 +150,20 @@ class Job:
             self._stopped = True
             self._note("stopped")
             self.retry_at = None
+
+    def broke(self, error: Exception) -> None:
+        """Note that `run`, or what goes with it, raised; the job counts as failed until it is run
+        again.
+        """
+        # Only the errors of this program are known to be without secrets.
+        self.last_error = (
+            str(error)
+            if isinstance(error, EdgeAgentError)
+            else f"unexpected {type(error).__name__}; the log has more"
+        )
+        self.error_count += 1
+        self._note("crashed", self.last_error)
+        self._broken = True
 
     def _connected(self) -> None:
         self._running = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 from agent.errors import (
@@ -107,41 +108,37 @@ class Manager:
             return await self._cancel(body)
         spec = parse_spec(body)
         job = self._job(spec, "_replicate", patient=spec.continuous)
-        await self._open(job.replicator, spec, create=spec.create_target)
-        if self._closed:
-            raise RequestError(503, "service_unavailable", "the agent is being stopped")
-        replication = _described(job, spec, user=user)
-        running = self._find(replication.id)
-        if running is not None:
-            replication = running
-        elif spec.continuous:
-            self._start(replication, lambda: _run_and_close(job))
-        else:
-            # Not supervised: whatever it raises is for the request that waits for it.
-            self._add(replication, asyncio.create_task(_run_and_close(job)))
+        async with AsyncExitStack() as unless_it_runs:
+            unless_it_runs.push_async_callback(_close, job)
+            await self._open(job.replicator, spec, create=spec.create_target)
+            if self._closed:
+                raise RequestError(503, "service_unavailable", "the agent is being stopped")
+            replication = _described(job, spec, user=user)
+            running = self._find(replication.id)
+            if running is not None:
+                replication = running
+            else:
+                unless_it_runs.pop_all()
+                if spec.continuous:
+                    self._start(replication, lambda: _run_and_close(job))
+                else:
+                    # Not supervised: whatever it raises is for the request that waits for it.
+                    self._add(replication, asyncio.create_task(_run_and_close(job)))
+            task = self._tasks[replication]
         if spec.continuous:
             return {"ok": True, "_local_id": replication.id}
-        return await self._result(replication, spec)
-
-    async def _result(self, replication: Replication, spec: Spec) -> dict[str, Any]:
-        task = self._tasks[replication]
-        await asyncio.wait({task})
-        if task.cancelled():
-            raise RequestError(500, "cancelled", "the replication was cancelled")
-        replicator = replication.job.replicator
-        try:
-            task.result()
-        except EdgeAgentError as error:
-            raise _refusal(error, replicator, spec) from error
-        return result(replicator)
+        return await _result(replication, task, spec)
 
     async def _cancel(self, body: Mapping[str, Any]) -> dict[str, Any]:
         id = next((body[key] for key in ("replication_id", "_local_id", "id") if key in body), None)
         if id is None:
             spec = parse_spec(body)
             job = self._job(spec, "_replicate", patient=False)
-            await self._open(job.replicator, spec, create=False)
-            id = _described(job, spec).id
+            try:
+                await self._open(job.replicator, spec, create=False)
+                id = _described(job, spec).id
+            finally:
+                await _close(job)
         replication = self._find(id)
         if replication is None:
             raise RequestError(404, "not found", "no such job")
@@ -184,8 +181,16 @@ class Manager:
         return next((entry for entry in self._tasks if id is not None and entry.id == id), None)
 
     def _start(self, replication: Replication, run: Callable[[], Awaitable[None]]) -> None:
-        name = f"replication {replication.job.name}"
-        self._add(replication, self._spawn(name, run))
+        job = replication.job
+
+        async def observed() -> None:
+            try:
+                await run()
+            except Exception as error:
+                job.broke(error)  # so it looks until it is started again
+                raise
+
+        self._add(replication, self._spawn(f"replication {job.name}", observed))
 
     def _add(self, replication: Replication, task: asyncio.Task[None]) -> None:
         self._tasks[replication] = task
@@ -216,8 +221,25 @@ async def _run_and_close(job: Job) -> None:
     try:
         await _run(job)
     finally:
-        await job.replicator.source.close()
-        await job.replicator.target.close()
+        await _close(job)
+
+
+async def _close(job: Job) -> None:
+    await job.replicator.source.close()
+    await job.replicator.target.close()
+
+
+async def _result(replication: Replication, task: asyncio.Task[None], spec: Spec) -> dict[str, Any]:
+    """The answer to a request, once the replication has ended. Raises RequestError."""
+    await asyncio.wait({task})
+    if task.cancelled():
+        raise RequestError(500, "cancelled", "the replication was cancelled")
+    replicator = replication.job.replicator
+    try:
+        task.result()
+    except EdgeAgentError as error:
+        raise _refusal(error, replicator, spec) from error
+    return result(replicator)
 
 
 def _described(

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -28,6 +28,7 @@ from agent.errors import (
     TransientError,
 )
 from agent.peers.peer import ChangeBatch, Peer, PeerInfo, Seq, WriteResult
+from agent.replication.arrivals import Arrivals
 from agent.replication.checkpoint import Counts, DatabaseRecreatedError, Log
 from agent.replication.progress import Progress
 from agent.replication.selection import EVERYTHING, Selection
@@ -107,11 +108,14 @@ class Replicator:
         batch_size: int = 500,
         checkpoint_interval: float = CHECKPOINT_INTERVAL,
         progress: Progress | None = None,
+        brought: Arrivals | None = None,
+        unasked: Arrivals | None = None,
     ) -> None:
         """`batch_size` in changes, `checkpoint_interval` in seconds.
 
         `since_seq` stands in for the checkpoint at the start; without `use_checkpoints` none are
-        written.
+        written. What is stored is noted in `brought`. With `unasked`, what has arrived at the
+        source, news are sent to the target without asking whether it has them.
         """
         self.source = source
         self.target = target
@@ -139,6 +143,8 @@ class Replicator:
         self._record_due = 0.0
         self._recording = asyncio.Lock()
         self._confirmed: Callable[[], None] = _nothing
+        self._brought = brought
+        self._unasked = unasked
 
     async def run(
         self,
@@ -238,7 +244,9 @@ class Replicator:
                 # The winner is the first of the leaves.
                 wanted_revs = change.revs[:1] if only_winners else change.revs
                 revs.setdefault(change.id, []).extend(wanted_revs)
-            missing = await self.target.revs_diff(revs) if revs else {}
+            missing: Mapping[str, Sequence[str]] = revs
+            if revs and (self._unasked is None or not self._unasked.are_news(revs)):
+                missing = await self.target.revs_diff(revs)
             self.progress.missing_checked += sum(map(len, revs.values()))
             self.progress.missing_found += sum(map(len, missing.values()))
             # In the order of the changes, so that the target's own feed keeps it.
@@ -313,6 +321,8 @@ class Replicator:
     async def _store_piece(self, revisions: Sequence[Revision]) -> None:
         if not revisions:
             return
+        if self._brought is not None:
+            self._brought.note(revisions)
         try:
             results = await self.target.store(revisions, self.source.attachment)
         except TooLargeError as error:

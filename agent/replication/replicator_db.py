@@ -42,28 +42,33 @@ class ReplicatorDatabase:
     async def run(self) -> None:
         """Follow the database, whenever there is one. Ends only when it is cancelled."""
         while True:
-            store = await self._manager.databases.wait_for(NAME)
-            try:
-                await self._follow(store)
-            finally:
-                for id in list(self._active):
-                    await self._stop(id)
+            with self._manager.databases.using(NAME):
+                store = await self._manager.databases.wait_for(NAME)
+                try:
+                    await self._follow(store)
+                finally:
+                    for id in list(self._active):
+                        await self._stop(id)
 
     async def docs(self) -> list[dict[str, Any]]:
         """`_scheduler/docs`: all documents, by id."""
-        if NAME not in await self._manager.databases.names():
+        databases = self._manager.databases
+        if NAME not in await databases.names():
             return []
-        store = await self._manager.databases.get(NAME)
+        with databases.using(NAME):
+            return await self._docs(await databases.get(NAME))
+
+    async def _docs(self, store: Store) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = []
         start: str | None = None
         while True:
-            page = await store.all_docs(start=start, limit=_PAGE)
-            for document in page:
-                if document.id != start and not document.id.startswith("_design/"):
+            page = await store.all_docs(start=start, inclusive_start=False, limit=_PAGE)
+            for document in page.documents:
+                if not document.id.startswith("_design/"):
                     entries.append(self._entry(document))
-            if len(page) < _PAGE:
+            if page.complete:
                 return entries
-            start = page[-1].id
+            start = page.documents[-1].id
 
     def _entry(self, document: StoredDocument) -> dict[str, Any]:
         _, replication = self._active.get(document.id, (None, None))

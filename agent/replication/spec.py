@@ -10,19 +10,28 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from agent.documents.selector import SelectorError, parse_selector
 from agent.errors import ConfigError, RequestError
 from agent.peers.couchdb import CouchPeer
 from agent.peers.local import DatabasePeer
+from agent.peers.mqtt_topics import is_mqtt, parse_mqtt_url
+from agent.peers.peer import Peer
 from agent.peers.urls import Credentials, DatabaseUrl, parse_database_url
 from agent.replication.replicator import CHECKPOINT_INTERVAL
 from agent.replication.selection import EVERYTHING, Selection
 from agent.store.databases import Databases
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A header's name (RFC 9110, 5.6.2)."""
+
+_OF_THE_CONNECTION = frozenset({"connection", "content-length", "host", "transfer-encoding"})
+"""Headers that frame and lead requests; another value would make them into other ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +40,25 @@ class Endpoint:
 
     name: str
     url: DatabaseUrl | None = None
+    mqtt: str | None = None
+    """The URL of a database behind a broker, normalized and without credentials."""
     credentials: Credentials | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         """The name, or the URL without credentials."""
+        if self.mqtt is not None:
+            return self.mqtt
         return self.name if self.url is None else f"{self.url}/"
 
-    def peer(self, databases: Databases) -> CouchPeer | DatabasePeer:
+    def peer(self, databases: Databases) -> Peer:
         """A peer for it; the caller closes it."""
+        if self.mqtt is not None:
+            # Only here: an agent that does without MQTT does without the library.
+            from agent.peers.mqtt import MqttPeer
+
+            known = self.credentials or Credentials("", "")
+            return MqttPeer.from_url(self.mqtt, user=known.user, password=known.password)
         if self.url is None:
             return DatabasePeer(databases, self.name)
         return CouchPeer(self.url, self.credentials, headers=self.headers)
@@ -131,6 +150,8 @@ def parse_endpoint(value: Any, side: str) -> Endpoint:
     place = value.get("url")
     if not isinstance(place, str) or not place:
         raise _bad(f"`{side}` has an invalid url")
+    if is_mqtt(place):
+        return _mqtt_endpoint(place, value, side)
     if not place.lower().startswith(("http://", "https://")):
         if "://" in place:
             raise _bad(f"`{side}` has an invalid url")
@@ -144,15 +165,32 @@ def parse_endpoint(value: Any, side: str) -> Endpoint:
     if basic is not None and (sent := _basic(headers[basic])) is not None:
         credentials = sent
         del headers[basic]
-    return Endpoint(url.name, url, _auth(value.get("auth"), side) or credentials, headers)
+    credentials = _auth(value.get("auth"), side) or credentials
+    return Endpoint(url.name, url, credentials=credentials, headers=headers)
+
+
+def _mqtt_endpoint(place: str, value: Mapping[str, Any], side: str) -> Endpoint:
+    if value.get("headers"):
+        raise _bad(f"`{side}.headers` cannot go to a broker; give `auth` instead")
+    try:
+        broker, name, credentials = parse_mqtt_url(place)
+    except ConfigError as error:
+        raise _bad(f"`{side}`: {error}") from None
+    return Endpoint(
+        name,
+        mqtt=f"{broker}/{quote(name, safe='')}",
+        credentials=_auth(value.get("auth"), side) or credentials,
+    )
 
 
 def _headers(value: Any, side: str) -> dict[str, str]:
     if not isinstance(value, dict):
         raise _bad(f"`{side}.headers` must be an object")
     for name, text in value.items():
+        if not _TOKEN.fullmatch(name) or name.lower() in _OF_THE_CONNECTION:
+            raise _bad(f"`{side}.headers` cannot have {name!r}")
         # What would end a header's line is nothing that a header can have.
-        if not isinstance(text, str) or not name or not f"{name}{text}".isprintable():
+        if not isinstance(text, str) or not text.isprintable():
             raise _bad(f"`{side}.headers` must have strings of printable characters")
     return dict(value)
 

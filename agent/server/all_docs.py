@@ -5,7 +5,7 @@ Source: CouchDB documentation, "API Reference > Databases > Bulk > /{db}/_all_do
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ from agent.errors import RequestError
 from agent.server.all_docs_options import Options, from_query, with_members
 from agent.server.all_docs_source import AllDocs, DesignDocs, LocalDocs, Source
 from agent.server.answers import Stream, json_text
-from agent.server.attached import with_contents
+from agent.server.attached import write_document
 from agent.server.call import DatabaseCall
 from agent.server.edits import JsonObject
 from agent.server.render import conflicts, rendered
@@ -26,8 +26,7 @@ from agent.store.reader import StoredDocument
 from agent.store.store import Store
 
 _PAGE = 1000
-_PAGE_WITH_DOCS = 100
-"""Rows that are in memory at once."""
+"""Rows that are in memory at once, at most: large documents make smaller pages."""
 
 _COUNTED_OFFSET = 100_000
 """Counting the rows before the first one reads all of them; in a larger database `offset` is null,
@@ -42,6 +41,8 @@ class _Bound(Enum):
 
 
 _Key: TypeAlias = str | _Bound
+_Page: TypeAlias = list[tuple[Any, StoredDocument | None]]
+"""Keys (JSON values) and their documents, None where there is none."""
 
 
 async def all_docs(call: DatabaseCall) -> web.StreamResponse:
@@ -111,15 +112,15 @@ async def _several(call: DatabaseCall, source: Source) -> web.StreamResponse:
 
 async def _write(stream: Stream, store: Store, source: Source, options: Options) -> None:
     """The object that answers one query."""
-    pages: AsyncIterator[list[str]]
+    pages: AsyncIterator[_Page]
     newest = sequences.text_of(store, store.update_seq)
     total = await source.total()
     if options.keys is not msgspec.UNSET:
-        offset, pages = None, _by_keys(store, source, options)
+        offset, pages = None, _by_keys(source, options)
     else:
         scan = _Range.of(options, source.prefix)
         offset = await scan.offset(source, total)
-        pages = scan.pages(store, source, options)
+        pages = scan.pages(source, bodies=options.include_docs)
     await stream.write(f'{{"total_rows":{json_text(total)},"offset":{json_text(offset)}')
     if options.update_seq:
         # Null where CouchDB does not tell it: for `keys`, and for local documents.
@@ -127,22 +128,40 @@ async def _write(stream: Stream, store: Store, source: Source, options: Options)
         await stream.write(f',"update_seq":{json_text(newest if known else None)}')
     await stream.write(',"rows":[')
     separator = "\n"
-    async for rows in pages:
-        await stream.write(separator + ",\n".join(rows))
-        separator = ",\n"
+    contents = options.include_docs and options.attachments
+    async for page in pages:
+        for key, document in page:
+            if document is None:
+                await stream.write(f'{separator}{{"key":{json_text(key)},"error":"not_found"}}')
+            elif contents and document.encoded_attachments and not document.deleted:
+                await stream.write(separator)
+                await _write_with_contents(stream, store, document, options)
+            else:
+                await stream.write(separator + _row(document, options))
+            separator = ",\n"
     await stream.write("\n]}")
 
 
-async def _by_keys(store: Store, source: Source, options: Options) -> AsyncIterator[list[str]]:
-    """A row for each key, in their order; one that is no document's has an error."""
+async def _by_keys(source: Source, options: Options) -> AsyncIterator[_Page]:
+    """The keys in their order, each with its document."""
     keys = options.keys[::-1] if options.descending else options.keys
     end = None if options.limit is None else options.skip + options.limit
     keys = keys[options.skip : end]
-    size = _page_size(options)
-    for start in range(0, len(keys), size):
-        page = keys[start : start + size]
-        found = await source.find(list({key for key in page if isinstance(key, str)}))
-        yield [await _row_of_key(store, key, found, options) for key in page]
+    start = 0
+    while start < len(keys):
+        asked = keys[start : start + _PAGE]
+        ids = [key for key in asked if isinstance(key, str)]
+        found = await source.find(ids, bodies=options.include_docs)
+        page: _Page = []
+        for key in asked:
+            if not isinstance(key, str):
+                page.append((key, None))
+            elif key in found:
+                page.append((key, found[key]))
+            else:
+                break  # what was found is a page already
+        yield page
+        start += len(page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,73 +216,64 @@ class _Range:
                 return None
             before = await source.rank(self.start)
             if self.descending:
-                at_start = (await source.find([self.start])).get(self.start)
+                at_start = (await source.find([self.start], bodies=False))[self.start]
                 there = at_start is not None and not at_start.deleted
                 before = total - before - there
         return min(before + self.skip, total)
 
-    async def pages(
-        self, store: Store, source: Source, options: Options
-    ) -> AsyncIterator[list[str]]:
+    async def pages(self, source: Source, *, bodies: bool) -> AsyncIterator[_Page]:
         left = self.limit
         start, skip = self.start, self.skip
-        last: str | None = None
+        first = True
         while not self.empty and left != 0:
-            size = _page_size(options)
-            if left is not None:
-                size = min(size, left)
-            # A further page begins with the last row of the one before, if that is still there.
             page = await source.page(
                 start=start,
+                inclusive_start=first,
                 end=self.end,
                 inclusive_end=self.inclusive_end,
                 descending=self.descending,
                 skip=skip,
-                limit=size if last is None else size + 1,
-                bodies=options.include_docs,
+                limit=_PAGE if left is None else min(_PAGE, left),
+                bodies=bodies,
             )
-            page = page[1:] if page and page[0].id == last else page[:size]
-            if page:
-                yield [await _row(store, document, options) for document in page]
-            if len(page) < size:
+            yield [(document.id, document) for document in page.documents]
+            if page.complete:
                 return
             if left is not None:
-                left -= size
-            start = last = page[-1].id
-            skip = 0
+                left -= len(page.documents)
+            start, skip, first = page.documents[-1].id, 0, False
 
 
-def _page_size(options: Options) -> int:
-    if options.include_docs and options.attachments:
-        return 1
-    return _PAGE_WITH_DOCS if options.include_docs else _PAGE
+async def _write_with_contents(
+    stream: Stream, store: Store, document: StoredDocument, options: Options
+) -> None:
+    """Write a row piece by piece: the contents of attachments may be large."""
+    await stream.write(_head(document) + ',"doc":')
+    members = conflicts(document) if options.conflicts else None
+    await write_document(stream, store, document.revision(), options.show, members=members)
+    await stream.write("}")
 
 
-async def _row_of_key(
-    store: Store, key: Any, found: Mapping[str, StoredDocument], options: Options
-) -> str:
-    document = found.get(key) if isinstance(key, str) else None
-    if document is None:
-        return f'{{"key":{json_text(key)},"error":"not_found"}}'
-    return await _row(store, document, options)
+def _row(document: StoredDocument, options: Options) -> str:
+    if not options.include_docs:
+        return _head(document) + "}"
+    if document.deleted:
+        return _head(document) + ',"doc":null}'
+    doc = rendered(
+        document.revision(),
+        members=conflicts(document) if options.conflicts else None,
+        encoding_info=options.att_encoding_info,
+    )
+    return f'{_head(document)},"doc":{doc}}}'
 
 
-async def _row(store: Store, document: StoredDocument, options: Options) -> str:
+def _head(document: StoredDocument) -> str:
+    """A row but for the document and the closing brace."""
     id = json_text(document.id)
     value = f'"rev":{json_text(str(document.rev))}'
     if document.deleted:
         value += ',"deleted":true'
-    doc = ""
-    if options.include_docs:
-        doc = ',"doc":null'
-        if not document.deleted:
-            extra = conflicts(document) if options.conflicts else None
-            revision = document.revision()
-            if options.attachments and revision.attachments:
-                revision = await with_contents(store, revision, options.show)
-            text = rendered(revision, members=extra, encoding_info=options.att_encoding_info)
-            doc = f',"doc":{text}'
-    return f'{{"id":{id},"key":{id},"value":{{{value}}}{doc}}}'
+    return f'{{"id":{id},"key":{id},"value":{{{value}}}'
 
 
 def _key(value: Any) -> _Key | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from agent.documents.revision import Rev
 from agent.server import local
-from agent.store.reader import StoredDocument
+from agent.store.reader import PAGE_BYTES, DocumentsPage, StoredDocument
 from agent.store.store import Store
 
 _DESIGN = "_design/"
@@ -25,20 +27,26 @@ class Source(Protocol):
     async def rank(self, id: str) -> int:
         """How many come before `id`."""
 
-    async def find(self, ids: Sequence[str]) -> Mapping[str, StoredDocument]:
-        """Those of `ids` that exist, deleted ones included."""
+    async def find(
+        self, ids: Sequence[str], *, bodies: bool
+    ) -> Mapping[str, StoredDocument | None]:
+        """A page of `ids`, from the first on: each document, None where there is none.
+
+        Deleted ones are included.
+        """
 
     async def page(
         self,
         *,
         start: str | None,
+        inclusive_start: bool,
         end: str | None,
         inclusive_end: bool,
         descending: bool,
         skip: int,
         limit: int,
         bodies: bool,
-    ) -> Sequence[StoredDocument]:
+    ) -> DocumentsPage:
         """Live ones from `start` on; `start` is above `end` when they come `descending`."""
 
 
@@ -56,22 +64,27 @@ class AllDocs:
     async def rank(self, id: str) -> int:
         return await self._store.rank(id, after=self.prefix)
 
-    async def find(self, ids: Sequence[str]) -> Mapping[str, StoredDocument]:
-        return await self._store.documents([id for id in ids if id.startswith(self.prefix)])
+    async def find(
+        self, ids: Sequence[str], *, bodies: bool
+    ) -> Mapping[str, StoredDocument | None]:
+        found = await self._store.first_documents(ids, bodies=bodies)
+        return {id: doc if id.startswith(self.prefix) else None for id, doc in found.items()}
 
     async def page(
         self,
         *,
         start: str | None,
+        inclusive_start: bool,
         end: str | None,
         inclusive_end: bool,
         descending: bool,
         skip: int,
         limit: int,
         bodies: bool,
-    ) -> Sequence[StoredDocument]:
+    ) -> DocumentsPage:
         return await self._store.all_docs(
             start=start,
+            inclusive_start=inclusive_start,
             end=end,
             inclusive_end=inclusive_end,
             descending=descending,
@@ -104,35 +117,46 @@ class LocalDocs:
     async def rank(self, id: str) -> int:
         return 0
 
-    async def find(self, ids: Sequence[str]) -> Mapping[str, StoredDocument]:
-        found = {}
+    async def find(
+        self, ids: Sequence[str], *, bodies: bool
+    ) -> Mapping[str, StoredDocument | None]:
+        found: dict[str, StoredDocument | None] = {}
+        size = 0
         for id in ids:
-            if id.startswith(self.prefix):
-                row = await self._store.get_local(id.removeprefix(self.prefix))
-                if row is not None:
-                    found[id] = _as_document(id, *row)
+            name = self._name(id)
+            row = await self._store.get_local(name) if name is not None else None
+            found[id] = row and _as_document(id, *row)
+            size += len(row[1]) if row else 0
+            if size > PAGE_BYTES:
+                break
         return found
 
     async def page(
         self,
         *,
         start: str | None,
+        inclusive_start: bool,
         end: str | None,
         inclusive_end: bool,
         descending: bool,
         skip: int,
         limit: int,
         bodies: bool,
-    ) -> Sequence[StoredDocument]:
-        rows = await self._store.locals(
+    ) -> DocumentsPage:
+        page = await self._store.locals(
             start=self._name(start),
+            inclusive_start=inclusive_start,
             end=self._name(end),
             inclusive_end=inclusive_end,
             descending=descending,
             skip=skip,
             limit=limit,
         )
-        return [_as_document(self.prefix + name, rev, body) for name, rev, body in rows]
+        documents = [
+            msgspec.structs.replace(document, id=self.prefix + document.id)
+            for document in page.documents
+        ]
+        return DocumentsPage(documents, page.complete)
 
     def _name(self, id: str | None) -> str | None:
         """A bound among the names. One that is none of them stands behind all (see `_Range`)."""

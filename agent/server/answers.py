@@ -19,6 +19,7 @@ from agent.errors import (
     RequestError,
     StoreBusyError,
     StoreExistsError,
+    StoreFilesError,
     StoreHeldError,
     StoreWriteError,
     TooLargeError,
@@ -33,6 +34,7 @@ _HEADERS = {
     "Server": f"edge-sync-agent/{__version__}",
 }
 _encoder = msgspec.json.Encoder()
+_TAGS = re.compile(r'(?:W/)?("[^"]*")')
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -61,6 +63,12 @@ def etag(rev: object) -> str:
     """The ETag of a revision. What headers cannot have in them, a foreign hash may, is escaped."""
     text = _CONTROLS.sub(lambda found: f"%{ord(found[0]):02X}", str(rev))
     return f'"{text}"'
+
+
+def has_already(request: web.Request, tag: str) -> bool:
+    """Whether `If-None-Match` says that the client has what `tag` stands for (RFC 9110, 13.1.2)."""
+    given = ", ".join(request.headers.getall("If-None-Match", ())).strip()
+    return given in (tag, "*") or tag in _TAGS.findall(given)
 
 
 def not_modified(tag: str) -> web.Response:
@@ -171,7 +179,7 @@ def _describe(error: EdgeAgentError) -> tuple[int, str, str]:
             return 400, "bad_request", reason
         case TooLargeError():
             return 413, "too_large", "the request entity is too large"
-        case StoreWriteError() | StoreBusyError():
+        case StoreWriteError() | StoreBusyError() | StoreFilesError():
             return 503, "service_unavailable", reason
         case _:
             return 500, "internal_server_error", reason

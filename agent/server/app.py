@@ -6,6 +6,7 @@ Source: CouchDB documentation, "API Reference".
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeAlias, TypeVar
@@ -47,6 +48,8 @@ from agent.server.call import Call, DatabaseCall, DocumentCall, Service, Status
 from agent.server.replication import Replications
 from agent.store.databases import Databases
 from agent.store.store import Store
+
+log = logging.getLogger(__name__)
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of a request's body, after decompression, that are accepted unless said otherwise."""
@@ -168,6 +171,10 @@ async def _errors(
         return web.Response()  # the client has gone, nobody is left to answer
     except web.RequestPayloadError:  # compressed badly, or cut off
         return error_answer(RequestError(400, "bad_request", "the request's body is damaged"))
+    except Exception:  # a mistake in this program: the next request is served all the same
+        log.exception("%s %s failed", request.method, request.path)
+        reason = "this is a bug; the log has more"
+        return _refusal(request, RequestError(500, "internal_server_error", reason))
 
 
 def _refusal(request: web.Request, error: EdgeAgentError) -> web.Response:
@@ -197,14 +204,15 @@ async def _dispatch(call: Call) -> web.StreamResponse:
         return await handler(call, name)
     if name == replication.DATABASE and call.request.method in ("POST", "PUT"):
         await call.service.databases.ensure(name)  # as if it had always been there
-    store = await _open(call.service.databases, name)
-    access.require_database(need, user, store)
-    try:
-        return await _dispatch_in(DatabaseCall(call.service, call.request, name, store), rest)
-    except (StoreError, StoreWriteError):
-        if store.closed and not call.service.closing.is_set():
-            raise _no_database(name) from None  # deleted while the request was dealt with
-        raise
+    with call.service.databases.using(name):
+        store = await _open(call.service.databases, name)
+        access.require_database(need, user, store)
+        try:
+            return await _dispatch_in(DatabaseCall(call.service, call.request, name, store), rest)
+        except (StoreError, StoreWriteError):
+            if store.closed and not call.service.closing.is_set():
+                raise _no_database(name) from None  # deleted while the request was dealt with
+            raise
 
 
 async def _dispatch_in(call: DatabaseCall, rest: list[str]) -> web.StreamResponse:

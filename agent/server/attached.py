@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from agent.documents.attachment import Absent, Attachment, Inline, described, disposition
+from agent.documents.attachment import Absent, Attachment, described, disposition
 from agent.documents.revision import Rev, Revision
 from agent.errors import EdgeAgentError, RequestError
 from agent.server.answers import Stream, json_text
@@ -115,21 +115,6 @@ async def write_document(
             await stream.write(base64.b64encode(rest).decode() + '"}')
         separator = ","
     await stream.write("}}")
-
-
-async def with_contents(store: Store, revision: Revision, show: Show) -> Revision:
-    """The revision with the contents that `show` wants in memory, decoded, for `rendered`.
-
-    For answers made of many documents; a single one is better written by `write_document`.
-    """
-    attachments = []
-    for attachment in revision.attachments:
-        if show.includes(revision, attachment):
-            pieces = [piece async for piece in content(store, attachment, plain=True)]
-            attachments.append(replace(attachment, content=Inline(b"".join(pieces))))
-        else:
-            attachments.append(attachment)
-    return revision.with_attachments(attachments)
 
 
 def related_type(boundary: str) -> str:

@@ -20,7 +20,7 @@ from agent.documents.attachment import DEFAULT_CONTENT_TYPE, Absent, Attachment,
 from agent.documents.revision import canonical
 from agent.documents.wire import checked_id
 from agent.errors import ConflictError, EdgeAgentError, NotFoundError, RequestError
-from agent.server.answers import BASIC_HEADERS, answer, etag
+from agent.server.answers import BASIC_HEADERS, answer, etag, has_already
 from agent.server.attached import content
 from agent.server.call import DocumentCall, parse_rev
 from agent.server.documents import wanted
@@ -46,7 +46,7 @@ async def get(call: AttachmentCall) -> web.StreamResponse:
         raise NotFoundError(f"{call.id}: no such document")
     found = _named(call, (await wanted(call, document)).attachments)
     tag = etag(digest_header(found) or found.digest)
-    if call.request.headers.get("If-None-Match") in (tag, "*"):
+    if has_already(call.request, tag):
         return web.Response(status=304, headers={**BASIC_HEADERS, "ETag": tag})
     headers = {
         **BASIC_HEADERS,

@@ -7,15 +7,15 @@ Source: CouchDB documentation, "API Reference > Databases > /{db}/_bulk_get, /{d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from aiohttp import web
 
 from agent.documents.revision import Rev, Revision
 from agent.documents.wire import checked_id
-from agent.errors import ConflictError, RequestError, TooLargeError
+from agent.errors import RequestError, TooLargeError
 from agent.server import local
 from agent.server.access import write_refusal
 from agent.server.answers import Stream, answer, json_text
@@ -37,6 +37,7 @@ from agent.store.store import Store
 from agent.store.transaction import Edit
 
 _T = TypeVar("_T")
+_Writing: TypeAlias = Callable[[Store], Awaitable[str]]
 
 _GET_AT_ONCE = 200
 """Entries of a _bulk_get that are read together, or fewer where they are large."""
@@ -107,18 +108,18 @@ async def _edit(call: DatabaseCall, docs: Sequence[msgspec.Raw]) -> list[JsonObj
         written = await call.store.edit([edit for _, edit in edits])
         for (place, edit), rev in zip(edits, written, strict=True):
             results[place] = _result(edit.id, None if rev is None else str(rev))
-    for place, doc in locals:
-        results[place] = await _edit_local(call.store, doc)
+    for place, write in locals:
+        results[place] = _result(results[place]["id"], await write(call.store))
     return results
 
 
 def _edits(
     call: DatabaseCall, docs: Sequence[msgspec.Raw]
-) -> tuple[list[JsonObject], list[tuple[int, Edit]], list[tuple[int, JsonObject]]]:
+) -> tuple[list[JsonObject], list[tuple[int, Edit]], list[tuple[int, _Writing]]]:
     """The results known already, and by their places the edits, of `_local` documents apart."""
     results: list[JsonObject] = []
     edits: list[tuple[int, Edit]] = []
-    locals: list[tuple[int, JsonObject]] = []
+    locals: list[tuple[int, _Writing]] = []
     for text in docs:
         doc = doc_of(text)
         id = doc.get("_id")
@@ -131,7 +132,7 @@ def _edits(
             results[place] = _refused(refusal, id=id)
             continue
         if isinstance(id, str) and id.startswith(local.PREFIX):
-            locals.append((place, doc))
+            locals.append((place, local.writing(id, doc, doc.get("_rev"))))
             continue
         parent = None if doc.get("_rev") is None else parse_rev(doc["_rev"])
         try:
@@ -139,14 +140,6 @@ def _edits(
         except ValueError as error:
             raise as_request_error(error) from None
     return results, edits, locals
-
-
-async def _edit_local(store: Store, doc: JsonObject) -> JsonObject:
-    id = doc["_id"]
-    try:
-        return _result(id, await local.write(store, id, doc, doc.get("_rev")))
-    except ConflictError:
-        return _result(id, None)
 
 
 def _result(id: str, rev: str | None) -> JsonObject:

@@ -80,20 +80,26 @@ class Call:
         if self.request.content_type != "application/json":
             raise RequestError(415, "bad_content_type", "Content-Type must be application/json")
 
-    async def json(self, kind: type[_T]) -> _T:
-        """The body as `kind`. Raises RequestError, TooLargeError."""
-        return decode(await self.body(), kind)
+    async def json(self, kind: type[_T], *, limit: int | None = None) -> _T:
+        """The body as `kind`; `limit` as for `body`. Raises RequestError, TooLargeError."""
+        return decode(await self.body(limit=limit), kind)
 
-    async def body(self) -> bytes:
-        """The whole body, decompressed. Raises RequestError, TooLargeError."""
-        body = await self.request.read()
-        encoding = self.request.headers.get("Content-Encoding", "identity").lower()
+    async def body(self, *, limit: int | None = None) -> bytes:
+        """The whole body, decompressed. Raises RequestError, TooLargeError.
+
+        `limit`, in bytes, stands in for the one that the server has for all requests.
+        """
+        request = self.request
+        if limit is not None:
+            request = request.clone(client_max_size=limit)
+        body = await request.read()
+        encoding = request.headers.get("Content-Encoding", "identity").lower()
         if encoding == "identity":
             return body
         if encoding not in _WINDOWS:
             raise RequestError(415, "bad_content_type", f"Unsupported encoding {encoding}")
         return await asyncio.to_thread(
-            _decompressed, body, _WINDOWS[encoding], self.request.client_max_size
+            _decompressed, body, _WINDOWS[encoding], request.client_max_size
         )
 
     def url(self, *segments: str) -> str:

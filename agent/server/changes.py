@@ -9,15 +9,15 @@ written. They share one read of it (`Store.recent_changes`) and the text of its 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from time import monotonic
 
 from aiohttp import web
 
-from agent.documents.revision import Rev, Revision
+from agent.documents.revision import Rev
 from agent.server.answers import Stream, json_text
-from agent.server.attached import with_contents
+from agent.server.attached import write_document
 from agent.server.call import DatabaseCall
 from agent.server.changes_options import Options, options_of
 from agent.server.edits import JsonObject
@@ -27,11 +27,7 @@ from agent.store.reader import ChangesPage, StoredDocument
 from agent.store.selecting import matching_leaves
 
 _PAGE = 1000
-_PAGE_WITH_DOCS = 100
-"""Rows that are in memory at once."""
-
-_PAGE_WITH_CONTENTS = 1
-"""The same where attachments go with the documents."""
+"""Rows that are in memory at once, at most: large documents make smaller pages."""
 
 _LOOKED_UP = 100
 """Up to so many `doc_ids` are looked up, as in CouchDB; for more the whole feed is read."""
@@ -39,7 +35,22 @@ _LOOKED_UP = 100
 _NOTICE = 5.0
 """Seconds within which a client that has gone is noticed."""
 
-_EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What a feed has around its rows and between them; the sequence joins the parts of `end`."""
+
+    start: str = ""
+    end: tuple[str, ...] = ("",)
+    between: str = ""
+    heartbeat: str = "\n"
+
+
+_ONCE = _Frame(between=",\n")
+_LINES = _Frame(end=("\n",))
+_EVENTS = _Frame("data: ", ("\nid: ", "\n\n"), heartbeat="event: heartbeat\ndata: \n\n")
+_FRAMES = {"normal": _ONCE, "longpoll": _ONCE, "continuous": _LINES, "eventsource": _EVENTS}
+_EVENT_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 
 
 async def changes(call: DatabaseCall) -> web.StreamResponse:
@@ -71,7 +82,7 @@ class _Feed:
         "_at_end",
         "_before",
         "_call",
-        "_events",
+        "_frame",
         "_ids",
         "_last_row",
         "_left",
@@ -79,6 +90,7 @@ class _Feed:
         "_options",
         "_pending",
         "_sent",
+        "_separator",
         "_seq",
         "_store",
         "_suffix",
@@ -86,8 +98,10 @@ class _Feed:
     )
 
     def __init__(self, call: DatabaseCall, options: Options) -> None:
-        self._events = options.feed == "eventsource"
-        self.stream = Stream(call.request, headers=_EVENTS if self._events else None)
+        self._frame = _FRAMES[options.feed]
+        headers = _EVENT_HEADERS if self._frame is _EVENTS else None
+        self.stream = Stream(call.request, headers=headers)
+        self._separator = ""
         self._call = call
         self._store = call.store
         self._suffix = sequences.suffix(call.store)
@@ -99,28 +113,24 @@ class _Feed:
         self._pending = 0
         self._at_end = False
         self._looks = (
-            self._events,
+            self._frame,
             options.all_leaves,
             options.include_docs,
             options.conflicts,
-            options.show,
+            options.show.encoding_info,
         )
         self._last_row = monotonic()
         ids = options.filter.ids if options.filter is not None else None
-        self._ids = ids if ids is not None and len(ids) <= _LOOKED_UP else None
+        self._ids = list(ids) if ids is not None and len(ids) <= _LOOKED_UP else None
 
     async def once(self, *, wait: bool) -> web.StreamResponse:
         """One JSON object; with `wait` it comes once there is a row, or nothing to wait for."""
         await self.stream.write('{"results":[\n')
-        separator = ""
         while not self._ending():
-            rows = await self._next()
-            if rows:
-                await self.stream.write(separator + ",\n".join(rows))
-                separator = ",\n"
+            await self._next()
             if not self._at_end:
                 continue
-            if separator or not wait or not await self._more():
+            if self._sent or not wait or not await self._more():
                 break
         last = self._sequence(self._seq)
         await self.stream.write(f'\n],\n"last_seq":{last},"pending":{self._pending}}}\n')
@@ -129,14 +139,10 @@ class _Feed:
     async def follow(self) -> web.StreamResponse:
         """A line (or an event) for each row as it comes; lines end with one for `last_seq`."""
         while not self._ending():
-            rows = await self._next()
-            if self._events:
-                await self.stream.write("".join(rows))
-            elif rows:
-                await self.stream.write("\n".join(rows) + "\n")
+            await self._next()
             if self._at_end and (self._left == 0 or not await self._more()):
                 break
-        if not self._events:
+        if self._frame is not _EVENTS:
             last = self._sequence(self._seq)
             await self.stream.write(f'{{"last_seq":{last},"pending":{self._pending}}}\n')
         return await self.stream.finish()
@@ -145,66 +151,64 @@ class _Feed:
         """As JSON."""
         return f'"{number}{self._suffix}"'
 
-    async def _next(self) -> list[str]:
-        """The rows of the next page; sets `_at_end` when there are no more for now, or allowed."""
+    async def _next(self) -> None:
+        """Write the rows of the next page; `_at_end`: no more there for now, or allowed."""
         options = self._options
-        page, complete = await self._page()
+        page = await self._page()
         texts = page.rendered.setdefault(self._looks, {})
-        rows = []
+        contents = options.include_docs and options.show.data
+        before = self._left
+        rows: list[str] = []
         for document in page.documents:
             leaves = None if options.filter is None else await self._passing(document)
             if leaves is None or leaves:
-                rows.append(await self._row(texts, document, leaves))
-                if len(rows) == self._left:
+                if contents and document.encoded_attachments:
+                    await self._write(rows)
+                    await self._write_with_contents(document, leaves)
+                    rows.clear()
+                else:
+                    rows.append(self._text_of_row(texts, document, leaves))
+                self._left -= 1
+                if not self._left:
                     self._seq = document.seq
                     break
         else:
             self._seq = page.last_seq
-        if rows:
+        await self._write(rows)
+        if self._left < before:
             self._last_row = monotonic()
-            self._left -= len(rows)
         if options.descending:
             self._before = self._seq
         self._pending = page.pending
         if options.filter is not None and self._left == 0:
             self._pending = await self._store.pending(self._seq)
-        self._at_end = self._left == 0 or complete
-        return rows
+        self._at_end = self._left == 0 or page.complete
 
-    async def _page(self) -> tuple[ChangesPage, bool]:
-        """What comes next, and whether that is all there is for now."""
+    async def _page(self) -> ChangesPage:
+        """What comes next, as much of it as fits in memory."""
         options = self._options
-        if self._ids is not None:
-            ids, self._ids = self._ids, None
-            return await self._looked_up(ids), True
         bodies = options.include_docs
-        size = _PAGE_WITH_DOCS if bodies else _PAGE
-        if bodies and options.show.data:
-            size = _PAGE_WITH_CONTENTS
+        if self._ids is not None:
+            page = await self._store.changes_of(
+                self._ids,
+                self._seq,
+                descending=options.descending,
+                before=self._before,
+                bodies=bodies,
+            )
+            if page.complete:
+                self._ids = None
+            return page
+        limit = _PAGE
         if options.filter is None:
-            size = min(size, self._left)
+            limit = min(limit, self._left)
         else:
             bodies = bodies or options.filter.reads_bodies
         if options.descending:
-            page = await self._store.changes(
-                self._seq, limit=size, descending=True, before=self._before, bodies=bodies
+            return await self._store.changes(
+                self._seq, limit=limit, descending=True, before=self._before, bodies=bodies
             )
-        else:
-            page = await self._store.recent_changes(self._seq, limit=size, bodies=bodies)
-        return page, len(page.documents) < size
-
-    async def _looked_up(self, ids: Iterable[str]) -> ChangesPage:
-        """The changes of a few documents, without reading those of all others."""
-        newest = self._store.update_seq
-        found = await self._store.documents(list(ids))
-        descending = self._options.descending
-        documents = [doc for doc in found.values() if descending or doc.seq > self._seq]
-        documents.sort(key=lambda document: document.seq, reverse=descending)
-        if descending:
-            last = documents[-1].seq if documents else self._seq
-        else:
-            last = max([newest, *(document.seq for document in documents)])
-        return ChangesPage(documents, last, 0)
+        return await self._store.recent_changes(self._seq, limit=limit, bodies=bodies)
 
     async def _passing(self, document: StoredDocument) -> Sequence[Rev] | None:
         """The leaves that the filter lets pass; None for all that the style asks for."""
@@ -214,25 +218,42 @@ class _Feed:
         if selector is None or not options.all_leaves or document.encoded_tree is None:
             accepts = options.filter.accepts
             slow = options.filter.slow
-            passes = await asyncio.to_thread(accepts, document) if slow else accepts(document)
+            passes = await self._store.examine(accepts, document) if slow else accepts(document)
             return None if passes else ()
         [leaves] = await matching_leaves(self._store, [document], selector)
         return leaves
 
-    async def _row(
+    async def _write(self, rows: Sequence[str]) -> None:
+        if rows:
+            await self.stream.write(self._separator + self._frame.between.join(rows))
+            self._separator = self._frame.between
+
+    async def _write_with_contents(
+        self, document: StoredDocument, leaves: Sequence[Rev] | None
+    ) -> None:
+        """Write a row piece by piece: the contents of attachments may be large."""
+        options = self._options
+        seq, _ = self._next_sequence(document)
+        row = _row(document, options, seq, leaves)
+        await self.stream.write(f'{self._separator}{self._frame.start}{row},"doc":')
+        self._separator = self._frame.between
+        await write_document(
+            self.stream,
+            self._store,
+            document.revision(),
+            options.show,
+            members=conflicts(document) if options.conflicts else None,
+        )
+        await self.stream.write("}" + seq.join(self._frame.end))
+
+    def _text_of_row(
         self,
         texts: dict[tuple[int, bool], str],
         document: StoredDocument,
         leaves: Sequence[Rev] | None,
     ) -> str:
         """A row as the feed has it; those who share the page and its looks share the text."""
-        options = self._options
-        self._sent += 1
-        shown = self._sent % options.seq_interval == 0
-        seq = self._sequence(document.seq) if shown else "null"
-        if options.include_docs and options.show.data and document.encoded_attachments:
-            revision = await with_contents(self._store, document.revision(), options.show)
-            return self._text(document, seq, leaves, revision)
+        seq, shown = self._next_sequence(document)
         if leaves is not None:
             return self._text(document, seq, leaves)
         key = (document.seq, shown)
@@ -241,15 +262,23 @@ class _Feed:
             text = texts[key] = self._text(document, seq)
         return text
 
-    def _text(
-        self,
-        document: StoredDocument,
-        seq: str,
-        leaves: Sequence[Rev] | None = None,
-        revision: Revision | None = None,
-    ) -> str:
-        text = _row(document, self._options, seq, leaves, revision)
-        return f"data: {text}\nid: {seq}\n\n" if self._events else text
+    def _next_sequence(self, document: StoredDocument) -> tuple[str, bool]:
+        """The sequence of the next row as JSON, and whether it is shown: otherwise it is null."""
+        self._sent += 1
+        shown = self._sent % self._options.seq_interval == 0
+        return self._sequence(document.seq) if shown else "null", shown
+
+    def _text(self, document: StoredDocument, seq: str, leaves: Sequence[Rev] | None = None) -> str:
+        options = self._options
+        row = _row(document, options, seq, leaves)
+        if options.include_docs:
+            doc = rendered(
+                document.revision(),
+                members=conflicts(document) if options.conflicts else None,
+                encoding_info=options.show.encoding_info,
+            )
+            row += f',"doc":{doc}'
+        return f"{self._frame.start}{row}}}{seq.join(self._frame.end)}"
 
     async def _more(self) -> bool:
         """Wait until there is a change; False when the feed is to end."""
@@ -268,7 +297,7 @@ class _Feed:
             if due is None and now >= deadline:
                 return False
             if due is not None and now >= due:
-                await self.stream.write("event: heartbeat\ndata: \n\n" if self._events else "\n")
+                await self.stream.write(self._frame.heartbeat)
                 await self.stream.flush()
                 due = now + (options.heartbeat or 0.0)
             left = (deadline if due is None else due) - now
@@ -284,27 +313,11 @@ class _Feed:
         )
 
 
-def _row(
-    document: StoredDocument,
-    options: Options,
-    seq: str,
-    leaves: Sequence[Rev] | None,
-    revision: Revision | None,
-) -> str:
-    """`seq` is JSON. `leaves` are the revisions that the row tells of, where it is not all that the
-    style asks for. `revision` stands in for the document's, which is made without contents."""
+def _row(document: StoredDocument, options: Options, seq: str, leaves: Sequence[Rev] | None) -> str:
+    """A row but for the document and the closing brace. `seq` is JSON. `leaves` are the revisions
+    that the row tells of, where it is not all that the style asks for."""
     if leaves is None:
         leaves = document.leaves() if options.all_leaves else (document.rev,)
     revs = ",".join([f'{{"rev":{json_text(str(leaf))}}}' for leaf in leaves])
     text = f'{{"seq":{seq},"id":{json_text(document.id)},"changes":[{revs}]'
-    if document.deleted:
-        text += ',"deleted":true'
-    if options.include_docs:
-        extra = conflicts(document) if options.conflicts else None
-        doc = rendered(
-            revision or document.revision(),
-            members=extra,
-            encoding_info=options.show.encoding_info,
-        )
-        text += f',"doc":{doc}'
-    return text + "}"
+    return text + ',"deleted":true' if document.deleted else text

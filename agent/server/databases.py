@@ -57,11 +57,13 @@ async def dbs_info_of(call: Call) -> web.StreamResponse:
 
 
 async def _infos(call: Call, names: list[str]) -> web.StreamResponse:
+    databases = call.service.databases
     stream = Stream(call.request)
     separator = "["
     for name in names:
         try:
-            facts = await _facts(name, await call.service.databases.get(name))
+            with databases.using(name):
+                facts = await _facts(name, await databases.get(name))
             await stream.write(f"{separator}{json_text({'key': name, 'info': facts})}")
         except (NotFoundError, DocumentError):
             await stream.write(f"{separator}{json_text({'key': name, 'error': 'not_found'})}")

@@ -15,7 +15,15 @@ from agent.documents.revision import Rev, Revision
 from agent.errors import ConflictError, NotFoundError, RequestError
 from agent.server import local
 from agent.server.access import write_refusal
-from agent.server.answers import Stream, answer, etag, json_text, not_modified, text_answer
+from agent.server.answers import (
+    Stream,
+    answer,
+    etag,
+    has_already,
+    json_text,
+    not_modified,
+    text_answer,
+)
 from agent.server.attached import Parts, Show, accepts, document_answer, write_document
 from agent.server.call import DatabaseCall, DocumentCall, decode, parse_rev
 from agent.server.edits import (
@@ -46,7 +54,7 @@ async def get(call: DocumentCall) -> web.StreamResponse:
     members = await _members(call, document, revision)
     tag = etag(revision.rev)
     if members is None:
-        if call.request.headers.get("If-None-Match") == tag:
+        if has_already(call.request, tag):
             return not_modified(tag)
         headers = {"ETag": tag}
     else:

@@ -14,18 +14,21 @@ import msgspec
 from aiohttp import web
 
 from agent.documents.collation import sort_key
-from agent.documents.conditions import Compare
+from agent.documents.conditions import Compare, RegexTime
 from agent.documents.fields import project
 from agent.errors import RequestError
 from agent.server.answers import Stream, answer, json_text
 from agent.server.call import DatabaseCall
 from agent.server.edits import JsonObject
 from agent.server.find_options import FindOptions, bookmark_of, find_options
-from agent.store.find import PAGE_BYTES, FindPage, Position
+from agent.store.find import FindPage, Position
 from agent.store.planner import Plan, PlanError, fields_of, indexable_fields, plan
-from agent.store.store import Store
+from agent.store.reader import PAGE_BYTES
 
 _MAX = "<MAX>"
+_REGEX_SECONDS = 10.0
+"""Of processor time, for all regular expressions of a query."""
+
 _MANY_EXAMINED = 10
 _TOO_MANY_EXAMINED = (
     "The number of documents examined is high in proportion to the number of results returned. "
@@ -39,7 +42,8 @@ async def find(call: DatabaseCall) -> web.StreamResponse:
     Options: selector, limit (25), skip, sort, fields, use_index, allow_fallback, bookmark,
     conflicts, execution_stats; r, update, stable and stale have no meaning in a database of one
     node whose indexes are always up to date. `total_docs_examined` counts what had to be read:
-    what SQLite has passed over in an index is not among it. Raises RequestError.
+    what SQLite has passed over in an index is not among it. Raises RequestError, and SelectorError
+    when `$regex` takes too long, on one document or on all together.
     """
     call.require_json()
     options = find_options(await call.json(JsonObject))
@@ -51,7 +55,7 @@ async def find(call: DatabaseCall) -> web.StreamResponse:
     await stream.write('{"docs":[')
     separator = "\r\n"
     if options.limit and not options.selector.nothing:
-        async for page, rows in _pages(call.store, chosen, options):
+        async for page, rows in _pages(call, chosen, options):
             examined += page.examined
             returned += len(rows)
             if rows:
@@ -143,15 +147,26 @@ def _plan(call: DatabaseCall, options: FindOptions) -> Plan:
 
 
 async def _pages(
-    store: Store, chosen: Plan, options: FindOptions
+    call: DatabaseCall, chosen: Plan, options: FindOptions
 ) -> AsyncIterator[tuple[FindPage, list[str]]]:
-    """Pages of documents, with the texts of those that are to be shown."""
+    """Pages of documents, with the texts of those that are to be shown.
+
+    Raises ConnectionError once the client has gone.
+    """
     skip, left = options.skip, options.limit
     after = options.after
     read = partial(_texts, options=options)
+    time = RegexTime(_REGEX_SECONDS)
     while left:
-        page, texts = await store.find(
-            chosen, read, after=after, limit=skip + left, conflicts=options.conflicts
+        if call.request.transport is None:
+            raise ConnectionResetError
+        page, texts = await call.store.find(
+            chosen,
+            read,
+            after=after,
+            limit=skip + left,
+            conflicts=options.conflicts,
+            time=time,
         )
         rows = texts[skip:]
         skip -= len(texts) - len(rows)

@@ -58,7 +58,7 @@ class Server:
 
 def check_host(host: str, *, has_users: bool) -> None:
     """Raises PermanentError for a host that is no loopback address, where there are no users."""
-    if not has_users and not _is_loopback(host):
+    if not has_users and not is_loopback(host):
         raise PermanentError(
             f"{host}: the server listens on loopback only until a user is configured, because "
             "until then everybody is an administrator; add one with edge-agent user add, or "
@@ -80,7 +80,7 @@ async def serve(
     loopback address and there are no users, or the port is taken.
     """
     check_host(host, has_users=has_users)
-    if tls is None and not _is_loopback(host):
+    if tls is None and not is_loopback(host):
         log.warning(
             "passwords and documents cross the network unencrypted, because the server "
             "listens on %s without TLS; set server.tls_certificate and server.tls_key",
@@ -113,7 +113,7 @@ def _refusal(host: str, port: int, error: OSError) -> str:
     return f"{host}:{port}: cannot listen ({error.strerror}); choose another address"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

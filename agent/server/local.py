@@ -5,7 +5,7 @@ Source: CouchDB documentation, "API Reference > Local (non-replicating) Document
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -13,7 +13,7 @@ from aiohttp import web
 
 from agent.documents.wire import body_text, own_members
 from agent.errors import NotFoundError, RequestError
-from agent.server.answers import answer, json_text, not_modified, text_answer
+from agent.server.answers import answer, has_already, json_text, not_modified, text_answer
 from agent.server.call import DocumentCall
 from agent.server.edits import doc_of, given_rev, parse_local_rev, parsed
 from agent.store.store import Store
@@ -32,7 +32,7 @@ async def get(call: DocumentCall) -> web.Response:
     rev, body = found
     # Revisions are counted anew once the document was deleted, so the tag has the body in it.
     etag = f'"{blake2b(f"{rev}{body}".encode(), digest_size=16).hexdigest()}"'
-    if call.request.headers.get("If-None-Match") == etag:
+    if has_already(call.request, etag):
         return not_modified(etag)
     members = "" if body == "{}" else "," + body[1:-1]
     text = f'{{"_id":{json_text(call.id)},"_rev":"{rev}"{members}}}'
@@ -64,15 +64,27 @@ async def write(store: Store, id: str, doc: Mapping[str, Any], rev: str | None) 
     """Write a local document; returns the revision that follows on `rev`, the client's.
 
     As in CouchDB nobody is refused: whoever writes last has it, and revisions only count.
+    Raises RequestError.
+    """
+    return await writing(id, doc, rev)(store)
+
+
+def writing(id: str, doc: Mapping[str, Any], rev: Any) -> Callable[[Store], Awaitable[str]]:
+    """What writes a local document, once everything about it is known to be sound.
+
     `_deleted` deletes it, `_attachments` are left out. Raises RequestError.
     """
+    if id == PREFIX:
+        raise RequestError(400, "bad_request", "Invalid _local document id.")
     body, deleted = parsed(own_members, doc)
     before, _, number = ("0-0" if rev is None else parse_local_rev(rev)).partition("-")
     if before != "0" or not (number.isascii() and number.isdigit() and len(number) <= _DIGITS):
         raise RequestError(400, "bad_request", "Invalid rev format")
     name, last = _name(id), int(number)
     text = None if deleted else parsed(body_text, body)
-    return await store.write(lambda transaction: transaction.locals.overwrite(name, last, text))
+    return lambda store: store.write(
+        lambda transaction: transaction.locals.overwrite(name, last, text)
+    )
 
 
 def _name(id: str) -> str:

@@ -1,11 +1,14 @@
 """Checking names and passwords: once for many requests, slowly for who guesses.
 
 A check costs a tenth of a second and 16 MiB on purpose, and clients with Basic authentication send
-the password with every request. So a password that was right is remembered for a while, as a keyed
-hash; and checks run one after the other, in a thread.
+the password with every request, several at a time. So a password that was right is remembered, as a
+keyed hash, for as long as it is used; requests with the same password wait for one check of it; and
+checks run one after the other, in a thread.
 
-A failure delays the next try of the same name from the same address, for longer each time.
-Nobody else waits: neither that user at another address, nor those who are logged in.
+A failure delays the next try of the same name from the same address, for longer each time. A
+password that is known to be wrong there is refused at once and counts no more: that is a client
+whose password has changed, and who guesses learns nothing. Nobody else waits: neither that user at
+another address, nor others at that one, nor those who are logged in.
 """
 
 from __future__ import annotations
@@ -26,11 +29,13 @@ from agent.server.passwords import PasswordHash, nobodys_hash
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 300.0
-"""Seconds that a password that was right counts as right without another look."""
+"""Seconds without use after which a password that was right is looked at again."""
 
 _MOST_REMEMBERED = 256
 _MOST_FAILURES = 4096  # pairs of name and address whose failures are remembered
-_MOST_WAITING = 8  # checks at a time that one address may have in the queue
+_MOST_KNOWN_WRONG = 4  # passwords of such a pair
+_MOST_WAITING = 8  # passwords at a time that are tried for such a pair
+_MOST_OF_NOBODY = 8  # checks at a time, for one address, of names that no user has
 
 _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 8.0
@@ -42,7 +47,14 @@ _FORGIVEN = 900.0
 class _Failures:
     count: int = 0
     last: float = 0.0
+    known_wrong: tuple[bytes, ...] = ()
+    waiting: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def add(self, digest: bytes) -> None:
+        self.count += 1
+        self.last = time.monotonic()
+        self.known_wrong = (*self.known_wrong, digest)[-_MOST_KNOWN_WRONG:]
 
 
 class Logins:
@@ -65,47 +77,79 @@ class Logins:
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, float] = OrderedDict()
         self._failures: OrderedDict[tuple[str, str], _Failures] = OrderedDict()
-        self._waiting: Counter[str] = Counter()
+        self._checks: dict[tuple[str, bytes], asyncio.Task[bool]] = {}
+        self._of_nobody: Counter[str] = Counter()
+        self._seconds = 0.0  # that the latest check took
         self._one_at_a_time = asyncio.Semaphore(1)
 
     async def check(self, name: str, password: str, address: str | None) -> bool:
         """Whether that is the user's password. `address` is the client's.
 
-        Raises RequestError (429) when too many tries from that address wait already.
+        Raises RequestError (429) when too many passwords are tried for that name there already.
         """
         digest = self._digest(name, password)
         if self._is_remembered(digest):
             return True
         origin = _network(address)
-        if self._waiting[origin] >= _MOST_WAITING:
-            raise RequestError(
-                429, "too_many_requests", "Too many log-ins at a time from your address."
-            )
-        self._waiting[origin] += 1
-        try:
-            return await self._check(name, password, origin, digest)
-        finally:
-            self._waiting[origin] -= 1
-            if not self._waiting[origin]:
-                del self._waiting[origin]
+        check = self._checks.get((origin, digest))
+        if check is None:
+            failures = self._failures_of(name, origin)
+            if digest in failures.known_wrong:
+                return False
+            if failures.waiting >= _MOST_WAITING:
+                raise RequestError(
+                    429, "too_many_requests", "Too many log-ins at a time by that name."
+                )
+            check = asyncio.create_task(self._try(name, password, origin, digest, failures))
+            self._checks[origin, digest] = check
+            failures.waiting += 1
 
-    async def _check(self, name: str, password: str, origin: str, digest: bytes) -> bool:
-        failures = self._failures_of(name, origin)
+            def done(_: asyncio.Task[bool]) -> None:
+                del self._checks[origin, digest]
+                failures.waiting -= 1
+
+            check.add_done_callback(done)
+        return await asyncio.shield(check)  # others may wait for it, too
+
+    async def _try(
+        self, name: str, password: str, origin: str, digest: bytes, failures: _Failures
+    ) -> bool:
         async with failures.turn:
             await asyncio.sleep(self._delay(failures))
             if self._is_remembered(digest):
-                return True  # the same password, checked while this one waited
-            hash = self._hashes.get(name, self._nobody)
-            async with self._one_at_a_time:
-                right = await asyncio.to_thread(hash.matches, password)
+                return True  # checked meanwhile, for another address
+            if name in self._hashes:
+                right = await self._matches(self._hashes[name], password)
+            else:
+                right = await self._matches_nobody(password, origin)
             if right:
                 failures.count = 0
                 self._remember(digest)
             else:
-                failures.count += 1
-                failures.last = time.monotonic()
-                log.warning("log-in failed for %r from %s (%d)", name[:64], origin, failures.count)
+                failures.add(digest)
+                count = failures.count
+                log.warning("log-in failed for %r from %s (%d)", name[:64], origin, count)
             return right
+
+    async def _matches(self, hash: PasswordHash, password: str) -> bool:
+        async with self._one_at_a_time:
+            start = time.monotonic()
+            right = await asyncio.to_thread(hash.matches, password)
+            self._seconds = time.monotonic() - start
+        return right
+
+    async def _matches_nobody(self, password: str, origin: str) -> bool:
+        """False, in the time that a check takes. Invented names do not fill the users' queue."""
+        if self._of_nobody[origin] >= _MOST_OF_NOBODY:
+            await asyncio.sleep(self._seconds * (_MOST_OF_NOBODY + 1))
+            return False
+        self._of_nobody[origin] += 1
+        try:
+            return await self._matches(self._nobody, password)
+        finally:
+            self._of_nobody[origin] -= 1
+            if not self._of_nobody[origin]:
+                del self._of_nobody[origin]
 
     def _failures_of(self, name: str, origin: str) -> _Failures:
         key = (name[:256], origin)
@@ -132,7 +176,10 @@ class Logins:
 
     def _is_remembered(self, digest: bytes) -> bool:
         until = self._right.get(digest)
-        return until is not None and time.monotonic() < until
+        if until is None or time.monotonic() >= until:
+            return False
+        self._remember(digest)
+        return True
 
     def _remember(self, digest: bytes) -> None:
         self._right[digest] = time.monotonic() + _REMEMBERED

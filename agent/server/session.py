@@ -18,6 +18,10 @@ from agent.server.users import user_of
 
 HANDLERS = ("cookie", "default")
 
+# Whoever asks is nobody yet: nothing that takes time or memory is done for them.
+_LONGEST_FORM = 16 * 1024  # bytes, after decompression
+_MOST_FIELDS = 16
+
 
 async def get(call: Call) -> web.Response:
     """GET /_session: who is logged in, and how. 401 for nobody with `basic=true`."""
@@ -57,10 +61,13 @@ async def logout(call: Call) -> web.Response:
 async def _form(call: Call) -> dict[str, Any]:
     kind = call.request.content_type
     if kind == "application/x-www-form-urlencoded":
-        text = (await call.request.read()).decode(errors="replace")
-        return dict(parse_qsl(text, keep_blank_values=True))
+        text = (await call.body(limit=_LONGEST_FORM)).decode(errors="replace")
+        try:
+            return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+        except ValueError:
+            raise RequestError(400, "bad_request", "request body has too many fields") from None
     if kind == "application/json":
-        return await call.json(dict[str, Any])
+        return await call.json(dict[str, Any], limit=_LONGEST_FORM)
     return {}
 
 

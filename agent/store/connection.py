@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.errors import NotFoundError, StoreBusyError, StoreError, StoreWriteError
+from agent.errors import (
+    NotFoundError,
+    StoreBusyError,
+    StoreError,
+    StoreFilesError,
+    StoreWriteError,
+)
 from agent.store import schema
 from agent.store.blobs import remove_uploads
 from agent.store.mango_index import synchronise
@@ -43,7 +49,7 @@ class StoreLock:
             ) from error
         except OSError as error:
             if error.errno in _NO_MORE_FILES:
-                raise StoreError(_TOO_MANY_FILES.format(store), path=str(store)) from error
+                raise StoreFilesError(_TOO_MANY_FILES.format(store), path=str(store)) from error
             raise StoreError(
                 f"{store}: cannot be opened for writing ({error.strerror}); "
                 "check the permissions and that the file system is not read-only",
@@ -143,7 +149,7 @@ def explained(path: Path) -> Iterator[None]:
                 f"{path}: locked by another program; close what else writes to the file"
             ) from error
         if name.startswith("SQLITE_CANTOPEN") and _few_files_left():
-            raise StoreError(_TOO_MANY_FILES.format(path), path=str(path)) from error
+            raise StoreFilesError(_TOO_MANY_FILES.format(path), path=str(path)) from error
         if name.startswith("SQLITE_NOTADB"):
             raise StoreError(
                 f"{path}: not a store (no SQLite file); give another path or move the file away",

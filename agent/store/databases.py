@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote
+from weakref import WeakValueDictionary
 
 from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.errors import DocumentError, NotFoundError, StoreError, StoreExistsError, StoreHeldError
@@ -16,6 +20,10 @@ from agent.store.store import Store
 _NAME = re.compile(r"[a-z][a-z0-9_$()+/-]*\Z")
 _SYSTEM = frozenset({"_replicator"})
 _SUFFIX = ".sqlite"
+_MOST_OPEN = 64
+"""Databases that are open at once, unless more are in use. Each has two threads or more, six files
+and about 0.5 MB."""
+
 _LONGEST_NAME = 200  # as a file name, with its suffixes, within what file systems allow
 
 BAD_NAME = (
@@ -25,13 +33,24 @@ BAD_NAME = (
 
 
 class Databases:
-    """Opens, creates and deletes databases by name (CouchDB's rules for names)."""
+    """Opens, creates and deletes databases by name (CouchDB's rules for names).
 
-    def __init__(self, folder: Path, *, revs_limit: int = DEFAULT_REVS_LIMIT) -> None:
+    When many are open, those that were not asked for the longest are closed again, so a store is
+    worked with inside `using`, or held. `get`, `create`, `ensure` and `wait_for` return a store
+    that may otherwise be closed as soon as another one is opened.
+    """
+
+    def __init__(
+        self, folder: Path, *, revs_limit: int = DEFAULT_REVS_LIMIT, most_open: int = _MOST_OPEN
+    ) -> None:
         self.folder = folder
         self._revs_limit = revs_limit
+        self._most_open = most_open
         self._open: dict[str, Store] = {}
-        self._lock = asyncio.Lock()
+        """In the order in which they were last asked for."""
+        self._users: Counter[str] = Counter()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Of names that are being opened, closed, made or deleted."""
         self._created = asyncio.Event()
         self._closed = False
         self._held: set[str] = set()
@@ -48,21 +67,34 @@ class Databases:
 
     async def get(self, name: str) -> Store:
         """The database, opened. Raises NotFoundError, StoreError, DocumentError."""
-        store = self._open.get(name)
+        store = self._open.pop(name, None)
         if store is not None:
+            self._open[name] = store  # the last in the order
             return store
         return await asyncio.shield(self._get(name))
 
     async def _get(self, name: str) -> Store:
         # In a task of its own, as is `_create`: the thread that opens a file cannot be cancelled,
         # so neither may be who waits for it; the store would stay open and belong to nobody.
-        async with self._lock:
+        async with self._lock(name):
             if name not in self._open:
                 self._check_open()
+                await self._make_room()
                 self._open[name] = await Store.open(
                     self.path(name), create=False, revs_limit=self._revs_limit
                 )
             return self._open[name]
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[None]:
+        """Meanwhile the database of this name is closed only to be deleted."""
+        self._users[name] += 1
+        try:
+            yield
+        finally:
+            self._users[name] -= 1
+            if not self._users[name]:
+                del self._users[name]
 
     async def create(self, name: str) -> Store:
         """A new database. Raises StoreExistsError, StoreError, DocumentError."""
@@ -70,13 +102,14 @@ class Databases:
 
     async def _create(self, name: str) -> Store:
         path = self.path(name)
-        async with self._lock:
+        async with self._lock(name):
             self._check_open()
             if name in self._open or await asyncio.to_thread(path.exists):
                 raise StoreExistsError(
                     "The database could not be created, the file already exists.", path=str(path)
                 )
             await self.make_folder()
+            await self._make_room()
             store = self._open[name] = await Store.open(path, revs_limit=self._revs_limit)
             self._created.set()
             self._created = asyncio.Event()
@@ -101,11 +134,11 @@ class Databases:
                 await created.wait()
 
     async def make_folder(self) -> None:
-        """Raises StoreError."""
+        """Make it, if it is missing, for this user only. Raises StoreError."""
         await asyncio.to_thread(self._make_folder)
 
     def hold(self, name: str) -> None:
-        """Somebody here depends on this database: it cannot be deleted any more."""
+        """Somebody here depends on this database: it is neither closed nor deleted any more."""
         self._held.add(name)
 
     async def delete(self, name: str) -> None:
@@ -119,7 +152,7 @@ class Databases:
                 f"{name} is the database of this agent: stop it, then delete {path.name}",
                 path=str(path),
             )
-        async with self._lock:
+        async with self._lock(name):
             store = self._open.pop(name, None)
             if store is not None:
                 await store.close()
@@ -131,11 +164,33 @@ class Databases:
             store.wake()
 
     async def close(self) -> None:
-        async with self._lock:
-            self._closed = True
-            for store in self._open.values():
-                await store.close()
-            self._open.clear()
+        self._closed = True
+        for name in {*self._open, *self._locks}:
+            async with self._lock(name):
+                store = self._open.pop(name, None)
+                if store is not None:
+                    await store.close()
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _make_room(self) -> None:
+        """Close what was not asked for the longest, where the next one would be too many."""
+        while len(self._open) >= self._most_open:
+            name = next(filter(self._unused, self._open), None)
+            if name is None:
+                return
+            # Nobody has the lock, so nobody waits here who has another one.
+            async with self._lock(name):
+                await self._open.pop(name).close()
+
+    def _unused(self, name: str) -> bool:
+        return not (
+            name in self._users
+            or name in self._held
+            or name in self._locks
+            or self._open[name].compacting
+        )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -147,7 +202,8 @@ class Databases:
 
     def _make_folder(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            # Documents of `_replicator` have passwords in them.
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
                 f"{self.folder}: the folder cannot be made ({error.strerror}); "

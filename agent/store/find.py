@@ -1,7 +1,7 @@
 """Running a planned query: pages of matching documents, in the order of the index.
 
-A page ends after some documents or some bytes, and the next one begins after its last document, by
-a search in the index: neither the store nor the memory is held.
+A page ends after some documents, bytes or time, and the next one begins after its last document, by
+a search in the index: neither the store, nor a thread, nor the memory is held.
 """
 
 from __future__ import annotations
@@ -9,24 +9,27 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import thread_time
 from typing import Any, TypeAlias
 
 import msgspec
 
 from agent.documents.attachment import attachments_from_store
 from agent.documents.collation import sort_key
-from agent.documents.conditions import And, At
+from agent.documents.conditions import And, At, RegexTime
 from agent.documents.fields import field_value, parse_field
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import RevTree
 from agent.documents.wire import document_text
 from agent.store.mango_index import LISTED, sqlite_indexes
 from agent.store.planner import Plan, conjuncts
+from agent.store.reader import PAGE_BYTES
 from agent.store.selector_sql import OPERATORS, Sql, condition, conjunction
 
 _PAGE = 1000
-PAGE_BYTES = 1024 * 1024
-"""A page ends with the document that exceeds this."""
+
+_PAGE_SECONDS = 0.25
+"""Of processor time. A page ends with the document that exceeds this; then it is others' turn."""
 
 _COLUMNS = "id, gen, hash, body, attachments, CASE WHEN conflicts > 0 THEN tree END"
 
@@ -69,23 +72,29 @@ def find_page(
     after: Position | None,
     limit: int,
     conflicts: bool = False,
+    time: RegexTime | None = None,
 ) -> FindPage:
-    """At most `limit` documents, from the place `after` on; with `conflicts` their `_conflicts`."""
+    """At most `limit` documents, from the place `after` on; with `conflicts` their `_conflicts`.
+
+    Raises SelectorError when `$regex` takes too long on a document, or longer than `time`.
+    """
     scan = _Scan.of(plan)
     exact, matches = scan.rest.exact, plan.selector.matches
     texts: list[str] = []
     last: str | None = None
     examined = size = 0
+    end = thread_time() + _PAGE_SECONDS
     for where in scan.ranges(after):
         most = _PAGE - examined
         for row in scan.rows(db, where, min(most, limit - len(texts)) if exact else most):
             text = _text(row)
             examined += 1
             size += len(text)
-            if exact or matches(_decode_object(text)):
+            if exact or matches(_decode_object(text), time):
                 last = text
                 texts.append(_with_conflicts(row, text) if conflicts and row[5] else text)
-            if size > PAGE_BYTES or examined == _PAGE or len(texts) == limit:
+            full = size > PAGE_BYTES or examined == _PAGE or len(texts) == limit
+            if full or thread_time() > end:
                 return FindPage(texts, _position(plan, last), _position(plan, text), examined)
     return FindPage(texts, _position(plan, last), None, examined)
 

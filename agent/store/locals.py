@@ -23,13 +23,6 @@ class Locals:
         """
         return self.overwrite(id, self._check(id, rev), body)
 
-    def delete(self, id: str, rev: str | None) -> bool:
-        """Delete `_local/{id}`; False when there is none. Raises ConflictError."""
-        if self._check(id, rev) == 0 and rev is None:
-            return False
-        self._db.execute("DELETE FROM local WHERE id = ?", (id,))
-        return True
-
     def overwrite(self, id: str, rev: int, body: str | None) -> str:
         """Write `_local/{id}` whatever is there, as CouchDB's API does; None deletes it.
 

@@ -1,13 +1,14 @@
 """Queries, on read-only connections of their own. Blocking: run in threads.
 
-Every query is short and fetches all of its rows, so that no reader holds the WAL back; whoever
-reads much reads in pages.
+Every query is short and fetches all that it returns, so that no reader holds the WAL back; whoever
+reads much reads in pages. A page ends after some documents or some bytes, whichever comes first;
+it says itself whether there was more.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ from agent.store.connection import explained, open_reader
 from agent.store.schema import PURGE_SEQ, SEQ_FLOOR, SETTING
 
 _T = TypeVar("_T")
+
+PAGE_BYTES = 1024 * 1024
+"""A page ends with the document that exceeds this."""
 
 _LOOKUP = 500
 _COUNTED_PENDING = 2_000
@@ -90,13 +94,25 @@ class StoreInfo:
 class ChangesPage:
     """`pending`: changes after this page; an upper bound once it exceeds 2,000.
 
-    `rendered` belongs to those who share the page: what one made of it the others may use.
+    `complete`: the page was not cut short, so nothing came after it when it was read. `size`: about
+    what the documents take, in bytes. `rendered` belongs to those who share the page: what one made
+    of it the others may use.
     """
 
     documents: list[StoredDocument]
     last_seq: int
     pending: int
+    complete: bool
+    size: int
     rendered: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsPage:
+    """Documents in the order of their ids; `complete` as for `ChangesPage`."""
+
+    documents: list[StoredDocument]
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +197,25 @@ class Reader:
         with self._connection() as db:
             return _documents(db, ids, most=_MOST_AT_ONCE if bounded else None)
 
+    def first_documents(
+        self, ids: Sequence[str], *, bodies: bool = True
+    ) -> dict[str, StoredDocument | None]:
+        """A page of `ids`, from the first on: each document, or None where there is none.
+
+        Tombstones are included. Without `bodies` every body is empty.
+        """
+        sql = f"SELECT {_COLUMNS if bodies else _NO_BODY} FROM docs WHERE id = ?"  # noqa: S608
+        found: dict[str, StoredDocument | None] = {}
+        size = 0
+        with self._connection(snapshot=True) as db:
+            for id in ids:
+                row = db.execute(sql, (id,)).fetchone()
+                found[id] = row and _document(row)
+                size += _size(row) if row else 0
+                if size > PAGE_BYTES:
+                    break
+        return found
+
     def revisions(
         self, wanted: Sequence[tuple[str, Sequence[str]]], *, bounded: bool = False
     ) -> list[list[tuple[str, Revision | None]]]:
@@ -248,20 +283,49 @@ class Reader:
                     f"SELECT {columns} FROM docs WHERE seq < ? "  # noqa: S608
                     "ORDER BY seq DESC LIMIT ?",
                     (_LARGEST if before is None else before, limit),
-                ).fetchall()
+                )
             else:
                 rows = db.execute(
                     f"SELECT {columns} FROM docs WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
                     (since, limit),
-                ).fetchall()
-            documents = [_document(row) for row in rows]
+                )
+            documents, size = _filled(rows)
+            complete = len(documents) < limit and size <= PAGE_BYTES
             last = documents[-1].seq if documents else since
             pending = 0
-            if len(documents) == limit and not descending:
+            if not complete and not descending:
                 pending = _pending(db, last)
             elif not descending:
                 last = max(last, _floor(db))
-        return ChangesPage(documents, last, pending)
+        return ChangesPage(documents, last, pending, complete, size)
+
+    def changes_of(
+        self,
+        ids: Sequence[str],
+        since: int,
+        *,
+        descending: bool = False,
+        before: int | None = None,
+        bodies: bool = True,
+    ) -> ChangesPage:
+        """The same of some documents (500 at most), without reading the others.
+
+        `pending` counts these documents' changes only.
+        """
+        columns = _COLUMNS if bodies else _NO_BODY
+        marks = ",".join("?" * len(ids))
+        one = f"SELECT {columns} FROM docs WHERE seq = ?"  # noqa: S608
+        with self._connection(snapshot=True) as db:
+            found = db.execute(f"SELECT seq FROM docs WHERE id IN ({marks})", ids)  # noqa: S608
+            seqs = sorted((seq for (seq,) in found), reverse=descending)
+            low, high = (0, before or _LARGEST) if descending else (since, _LARGEST)
+            seqs = [seq for seq in seqs if low < seq < high]
+            documents, size = _filled(db.execute(one, (seq,)).fetchone() for seq in seqs)
+            pending = len(seqs) - len(documents)
+            last = documents[-1].seq if documents else since
+            if not pending and not descending:
+                last = max(last, _newest(db), _floor(db))
+        return ChangesPage(documents, last, pending, pending == 0, size)
 
     def pending(self, since: int) -> int:
         """How many changes there are after `since`; an upper bound from 2,000 on."""
@@ -272,18 +336,20 @@ class Reader:
         self,
         *,
         start: str | None = None,
+        inclusive_start: bool = True,
         end: str | None = None,
         inclusive_end: bool = True,
         descending: bool = False,
         skip: int = 0,
         limit: int,
         bodies: bool = True,
-    ) -> list[StoredDocument]:
+    ) -> DocumentsPage:
         """Live documents in the order of their ids (by code point), `start` and `end` included.
 
+        The next page begins behind the last one of this: at its id, without `inclusive_start`.
         Without `bodies` every body is empty, which saves reading them.
         """
-        where, parameters = _bounds(start, end, inclusive_end, descending)
+        where, parameters = _bounds(start, inclusive_start, end, inclusive_end, descending)
         order = "DESC" if descending else "ASC"
         columns = _COLUMNS if bodies else _NO_BODY
         sql = (
@@ -291,8 +357,8 @@ class Reader:
             f"ORDER BY id {order} LIMIT ? OFFSET ?"
         )
         with self._connection() as db:
-            rows = db.execute(sql, [*parameters, limit, skip]).fetchall()
-        return [_document(row) for row in rows]
+            documents, size = _filled(db.execute(sql, [*parameters, limit, skip]))
+        return DocumentsPage(documents, len(documents) < limit and size <= PAGE_BYTES)
 
     def rank(self, id: str, *, after: str = "") -> int:
         """How many live documents come before `id`, from `after` on (the `offset` of _all_docs)."""
@@ -306,20 +372,23 @@ class Reader:
         self,
         *,
         start: str | None = None,
+        inclusive_start: bool = True,
         end: str | None = None,
         inclusive_end: bool = True,
         descending: bool = False,
         skip: int = 0,
         limit: int,
-    ) -> list[tuple[str, str, str]]:
-        """Id, revision and body of `_local` documents, in the order of their ids."""
-        where, parameters = _bounds(start, end, inclusive_end, descending)
+    ) -> DocumentsPage:
+        """`_local` documents in the order of their ids, which are without `_local/`."""
+        where, parameters = _bounds(start, inclusive_start, end, inclusive_end, descending)
         sql = (
-            f"SELECT id, '0-' || rev, body FROM local WHERE {where} "  # noqa: S608
+            "SELECT 0, id, 0, CAST(rev AS TEXT), 0, 0, body, NULL, NULL "  # noqa: S608
+            f"FROM local WHERE {where} "
             f"ORDER BY id {'DESC' if descending else 'ASC'} LIMIT ? OFFSET ?"
         )
         with self._connection() as db:
-            return db.execute(sql, [*parameters, limit, skip]).fetchall()
+            documents, size = _filled(db.execute(sql, [*parameters, limit, skip]))
+        return DocumentsPage(documents, len(documents) < limit and size <= PAGE_BYTES)
 
     def chunks(self, blob: str, upload: int | None, first: int, count: int) -> list[bytes]:
         """Up to `count` chunks of an attachment's content, from number `first` on.
@@ -351,22 +420,35 @@ class Reader:
             row = db.execute("SELECT rev, body FROM local WHERE id = ?", (id,)).fetchone()
         return (f"0-{row[0]}", row[1]) if row else None
 
+    def parts(self, device: str) -> list[tuple[str, str]]:
+        """A device's parts of documents, in order: the documents' ids, and bodies."""
+        sql = "SELECT document, body FROM parts WHERE device = ? ORDER BY place"
+        with self._connection() as db:
+            return db.execute(sql, (device,)).fetchall()
+
+    def devices_with_parts(self) -> list[str]:
+        """The devices that have parts of documents."""
+        with self._connection() as db:
+            return [name for (name,) in db.execute("SELECT DISTINCT device FROM parts")]
+
 
 def _bounds(
-    start: str | None, end: str | None, inclusive_end: bool, descending: bool
+    start: str | None,
+    inclusive_start: bool,
+    end: str | None,
+    inclusive_end: bool,
+    descending: bool,
 ) -> tuple[str, list[str]]:
     """The condition on `id` that a range of ids means, and its parameters."""
-    above, below = (end, start) if descending else (start, end)
     conditions = ["1"]
     parameters = []
-    if above is not None:
-        strict = descending and not inclusive_end
-        conditions.append("id > ?" if strict else "id >= ?")
-        parameters.append(above)
-    if below is not None:
-        strict = not descending and not inclusive_end
-        conditions.append("id < ?" if strict else "id <= ?")
-        parameters.append(below)
+    for bound, inclusive, operator in (
+        (start, inclusive_start, "<" if descending else ">"),
+        (end, inclusive_end, ">" if descending else "<"),
+    ):
+        if bound is not None:
+            conditions.append(f"id {operator}{'=' if inclusive else ''} ?")
+            parameters.append(bound)
     return " AND ".join(conditions), parameters
 
 
@@ -374,6 +456,10 @@ def _possible_ancestors(document: StoredDocument | None, lacking: Sequence[str])
     generation = max((rev.generation for text in lacking if (rev := _parsed(text))), default=0)
     leaves = document.leaves() if document is not None else []
     return [leaf for leaf in leaves if leaf.generation < generation]
+
+
+def _newest(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT coalesce(max(seq), 0) FROM docs").fetchone()[0])
 
 
 def _floor(db: sqlite3.Connection) -> int:
@@ -397,6 +483,23 @@ def _documents(
             if most is not None and size > most and len(found) > 1:
                 raise TooLargeError(_TOO_MUCH)
     return found
+
+
+def _filled(rows: Iterable[tuple[Any, ...]]) -> tuple[list[StoredDocument], int]:
+    """The documents that fill a page; what comes after them is not read. And their size."""
+    documents = []
+    size = 0
+    for row in rows:
+        documents.append(_document(row))
+        size += _size(row)
+        if size > PAGE_BYTES:
+            break
+    return documents, size
+
+
+def _size(row: tuple[Any, ...]) -> int:
+    """About the bytes that a document takes."""
+    return len(row[1]) + len(row[6]) + len(row[7] or b"") + len(row[8] or "")
 
 
 def _document(row: tuple[Any, ...]) -> StoredDocument:
@@ -445,5 +548,4 @@ def _pending(db: sqlite3.Connection, since: int) -> int:
         return int(counted)
     # Counting millions of rows for every page costs more than the page. Each document has one
     # sequence, so the distance to the newest one is what can be pending at most.
-    newest = db.execute("SELECT max(seq) FROM docs").fetchone()[0]
-    return int(newest - since)
+    return _newest(db) - since

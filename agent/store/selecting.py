@@ -6,7 +6,6 @@ winner does not match may have other leaves that do.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,25 +26,26 @@ async def matching_leaves(
 ) -> list[list[Rev]]:
     """For each document, which were read with their bodies, its leaves that match.
 
-    Raises DocumentError when a `$regex` takes too long.
+    Raises StoreError, and DocumentError when `$regex` takes too long on one of them.
     """
-    leaves: list[list[Revision]] = []
-    for document in documents:
-        revisions = [document.revision()]
-        others = [str(rev) for rev in document.leaves()[1:]]
-        if others:
-            [found] = await store.revisions([(document.id, others)])
-            revisions += [revision for _, revision in found if revision is not None]
-        leaves.append(revisions)
+    winners = await _matching(store, selector, [document.revision() for document in documents])
+    leaves: list[list[Rev]] = []
+    for document, matches in zip(documents, winners, strict=True):
+        found = [document.rev] if matches else []
+        for rev in document.leaves()[1:]:  # one by one: together they may be large
+            [[(_, leaf)]] = await store.revisions([(document.id, [str(rev)])])
+            if leaf is not None and await _matching(store, selector, [leaf]) == [True]:
+                found.append(rev)
+        leaves.append(found)
+    return leaves
 
-    def matching() -> list[list[Rev]]:
-        return [
-            [revision.rev for revision in revisions if selector.matches(_as_json(revision))]
-            for revisions in leaves
-        ]
+
+async def _matching(store: Store, selector: Selector, revisions: Sequence[Revision]) -> list[bool]:
+    def matching() -> list[bool]:
+        return [selector.matches(_as_json(revision)) for revision in revisions]
 
     try:
-        return await asyncio.to_thread(matching)
+        return await store.examine(matching)
     except SelectorError as error:
         raise DocumentError(str(error)) from None
 

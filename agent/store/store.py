@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from agent.documents.attachment import Attachment, Content, Inline, Stored, Uploaded
+from agent.documents.conditions import RegexTime
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.errors import EdgeAgentError, StoreError
@@ -24,7 +25,14 @@ from agent.store.connection import StoreLock, open_writer
 from agent.store.find import FindPage, Position, find_page
 from agent.store.mango_index import MangoIndex, all_indexes
 from agent.store.planner import Plan
-from agent.store.reader import ChangesPage, MissingRevs, Reader, StoredDocument, StoreInfo
+from agent.store.reader import (
+    ChangesPage,
+    DocumentsPage,
+    MissingRevs,
+    Reader,
+    StoredDocument,
+    StoreInfo,
+)
 from agent.store.transaction import Edit, Transaction
 from agent.store.writer import Writer
 
@@ -35,6 +43,9 @@ log = logging.getLogger(__name__)
 _READERS = 4
 """Threads that read, at most; each has a connection to the file. The first comes when needed."""
 
+_EXAMINERS = 2
+"""The same for what may take long, which so never keeps others from reading."""
+
 _READ_CHUNKS = 2
 """Chunks of an attachment that are read together, and in memory."""
 
@@ -43,6 +54,9 @@ _SHARED_ROWS = 100
 
 _SHARED_PAGES = 4
 """Answers that are kept until the next write: followers with and without bodies, and slow ones."""
+
+_SHARED_BYTES = 64 * 1024
+"""A larger answer is shared by those who ask for it while it is read, and not kept."""
 
 
 class Store:
@@ -67,6 +81,7 @@ class Store:
         self._indexes: Sequence[MangoIndex] = reader.query(all_indexes)
         # Not asyncio's own threads: look-ups of names may fill those for as long as they like.
         self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix=f"reader {path.name}")
+        self._examiners = ThreadPoolExecutor(_EXAMINERS, thread_name_prefix=f"examiner {path.name}")
         self._writer: Writer
         self._waiting: set[asyncio.Future[None]] = set()
         self._shared: dict[tuple[int, int, bool], asyncio.Future[ChangesPage]] = {}
@@ -147,10 +162,6 @@ class Store:
     async def put_local(self, id: str, rev: str | None, body: str) -> str:
         """Write `_local/{id}` (body: JSON text); returns its new revision. Raises ConflictError."""
         return await self._writer.run(lambda transaction: transaction.locals.put(id, rev, body))
-
-    async def delete_local(self, id: str, rev: str | None) -> bool:
-        """Delete `_local/{id}`; False when there is none. Raises ConflictError."""
-        return await self._writer.run(lambda transaction: transaction.locals.delete(id, rev))
 
     def setting(self, name: str) -> Any:
         """A setting of this database (JSON), None where it was never set. From memory."""
@@ -244,6 +255,12 @@ class Store:
         """
         return await self._read(self._reader.documents, ids, bounded=bounded)
 
+    async def first_documents(
+        self, ids: Sequence[str], *, bodies: bool = True
+    ) -> dict[str, StoredDocument | None]:
+        """A page of `ids`, from the first on: each document, or None where there is none."""
+        return await self._read(self._reader.first_documents, ids, bodies=bodies)
+
     async def revisions(
         self, wanted: Sequence[tuple[str, Sequence[str]]], *, bounded: bool = False
     ) -> list[list[tuple[str, Revision | None]]]:
@@ -292,11 +309,22 @@ class Store:
         key = (since, limit, bodies)
         page = self._shared.get(key)
         if page is None or (page.done() and page.exception() is not None):
-            page = asyncio.ensure_future(self.changes(since, limit=limit, bodies=bodies))
+            page = asyncio.ensure_future(self._recent_changes(key))
             self._shared[key] = page
             if len(self._shared) > _SHARED_PAGES:
                 del self._shared[next(iter(self._shared))]
         return await asyncio.shield(page)  # one of them may be cancelled; the others wait on
+
+    async def _recent_changes(self, key: tuple[int, int, bool]) -> ChangesPage:
+        since, limit, bodies = key
+        page = await self.changes(since, limit=limit, bodies=bodies)
+        if page.size > _SHARED_BYTES:
+            self._shared.pop(key, None)
+        return page
+
+    async def changes_of(self, ids: Sequence[str], since: int, **options: Any) -> ChangesPage:
+        """The same as `changes` of some documents; the options are those of `Reader.changes_of`."""
+        return await self._read(self._reader.changes_of, ids, since, **options)
 
     async def pending(self, since: int) -> int:
         """How many changes there are after `since`; an upper bound from 2,000 on."""
@@ -315,20 +343,35 @@ class Store:
         after: Position | None,
         limit: int,
         conflicts: bool = False,
+        time: RegexTime | None = None,
     ) -> tuple[FindPage, _T]:
         """A page of the documents that a planned query finds, at most `limit`.
 
         With it what `read` makes of the page, in the thread that has read it. `conflicts`: the
-        documents have `_conflicts`.
+        documents have `_conflicts`. Raises SelectorError when `$regex` takes too long on a
+        document, or longer than what is left of `time`.
         """
 
         def found(db: sqlite3.Connection) -> tuple[FindPage, _T]:
-            page = find_page(db, plan, after=after, limit=limit, conflicts=conflicts)
+            page = find_page(db, plan, after=after, limit=limit, conflicts=conflicts, time=time)
             return page, read(page)
 
-        return await self._read(self._reader.query, found)
+        return await self.examine(self._reader.query, found)
 
-    async def all_docs(self, **options: Any) -> list[StoredDocument]:
+    async def examine(self, function: Callable[..., _T], *args: Any) -> _T:
+        """What a function returns that may take long, called in one of a few threads for such.
+
+        Raises StoreError, also when the store is closed before its turn has come.
+        """
+
+        def examined() -> _T:
+            self._check_open()
+            return function(*args)
+
+        self._check_open()
+        return await asyncio.get_running_loop().run_in_executor(self._examiners, examined)
+
+    async def all_docs(self, **options: Any) -> DocumentsPage:
         """Live documents by id; the options are those of `Reader.all_docs`."""
         return await self._read(self._reader.all_docs, **options)
 
@@ -336,7 +379,7 @@ class Store:
         """How many live documents come before `id`, from `after` on."""
         return await self._read(self._reader.rank, id, after=after)
 
-    async def locals(self, **options: Any) -> list[tuple[str, str, str]]:
+    async def locals(self, **options: Any) -> DocumentsPage:
         """`_local` documents by id; the options are those of `Reader.locals`."""
         return await self._read(self._reader.locals, **options)
 
@@ -369,6 +412,14 @@ class Store:
         """The revision and the body (JSON text) of `_local/{id}`."""
         return await self._read(self._reader.local, id)
 
+    async def parts(self, device: str) -> list[tuple[str, str]]:
+        """A device's parts of documents that are not finished: their ids, and JSON texts."""
+        return await asyncio.to_thread(self._reader.parts, device)
+
+    async def devices_with_parts(self) -> list[str]:
+        """The devices that have parts of documents."""
+        return await asyncio.to_thread(self._reader.devices_with_parts)
+
     async def wait(self, since: int) -> None:
         """Wait until there is a change after `since`, or the store is closed."""
         while self.update_seq <= since and not self._closed:
@@ -400,13 +451,17 @@ class Store:
 
     async def _read(self, function: Callable[..., _T], *args: Any, **options: Any) -> _T:
         """What a function of the reader returns, called in a thread. Raises StoreError."""
-        if self._closed:
-            raise StoreError(f"{self.path}: the store is closed", path=str(self.path))
+        self._check_open()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(function, *args, **options))
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"{self.path}: the store is closed", path=str(self.path))
+
     def _stop_reading(self) -> None:
         self._threads.shutdown()  # lets those finish that have begun, or wait for a thread
+        self._examiners.shutdown()
         self._reader.close()
 
     def _on_commit(self, update_seq: int, indexes: Sequence[MangoIndex] | None) -> None:

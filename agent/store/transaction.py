@@ -21,6 +21,7 @@ from agent.store.blobs import Blobs, settled
 from agent.store.document_rows import Document, DocumentRows, marked
 from agent.store.locals import Locals
 from agent.store.mango_index import PREFIX, MangoIndex, synchronise
+from agent.store.parts import Parts
 from agent.store.schema import PURGE_SEQ, SEQ_FLOOR, SETTING
 
 
@@ -50,6 +51,7 @@ class Transaction:
         self._rows = DocumentRows(connection)
         self.blobs = Blobs(connection)
         self.locals = Locals(connection)
+        self.parts = Parts(connection)
         newest = connection.execute("SELECT coalesce(max(seq), 0) FROM docs").fetchone()[0]
         counts = dict(
             connection.execute(
@@ -119,6 +121,10 @@ class Transaction:
             if document.changed:
                 self._save(document)
         return results
+
+    def winner(self, id: str) -> Document | None:
+        """A document as it stands in this transaction; its `winner` may be a tombstone."""
+        return self._rows.load({id}).get(id)
 
     def edit(self, edits: Sequence[Edit]) -> list[Rev | None]:
         """Apply edits in order; the new revision of each, None for a conflict.

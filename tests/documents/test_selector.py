@@ -222,3 +222,13 @@ def test_projection() -> None:
     assert project(doc, paths) == {"a": {"b": 1}, "d": {"0": {"e": 3}}, "f": None}
     assert project(doc, [("a",), ("a", "b")]) == {"a": {"b": 1, "c": 2}}
     assert doc == {"a": {"b": 1, "c": 2}, "d": [{"e": 3}], "f": None}
+
+
+def test_a_document_has_a_limit_for_all_its_values_together() -> None:
+    """Each of them takes `$regex` some hundredths of a second."""
+    selector = parse_selector({"a": {"$elemMatch": {"$regex": "^(a|aa)+$"}}})
+    assert not selector.matches({"a": ["a" * 25 + "b"]})
+    with pytest.raises(SelectorError) as caught:
+        selector.matches({"a": ["a" * 25 + "b"] * 200})
+    assert caught.value.error == "regex_timeout"
+    assert selector.matches({"a": ["b", "aaa"]})

@@ -131,7 +131,7 @@ async def test_a_checkpoint_that_has_gone_is_not_written_again(tmp_path: Path) -
     a, b = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
     log = await Log.open(LocalPeer(a), LocalPeer(b))
     await log.write(3, COUNTS)
-    await b.delete_local(log.id, "0-1")
+    await b.write(lambda transaction: transaction.locals.overwrite(log.id, 1, None))
     with pytest.raises(DatabaseRecreatedError):
         await log.write(4, COUNTS)
     assert await b.get_local(log.id) is None

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
-import re
-import sys
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 
+from tests.server.hub_process import hub
+
 PIECE = bytes(range(256)) * 1024
 PIECES = 400  # 100 MiB
 MOST = 16 * 1024 * 1024
-
-
-def resident(pid: int) -> int:
-    """The highest resident memory of a process so far, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) * 1024
+LISTS = ("_all_docs?", "_changes?", "_changes?feed=continuous&timeout=1&")
 
 
 async def pieces(start: int = 0) -> AsyncIterator[bytes]:
@@ -37,28 +30,41 @@ async def digest(content: AsyncIterator[bytes]) -> str:
     return sha.hexdigest()
 
 
+async def length(answer: aiohttp.ClientResponse) -> int:
+    assert answer.status == 200, await answer.text()
+    return sum([len(piece) async for piece in answer.content.iter_chunked(65536)])
+
+
 async def test_100_mb_up_and_down(tmp_path: Path) -> None:
-    command = ["-m", "agent", "hub", "--data", str(tmp_path), "--listen", "127.0.0.1:0"]
-    hub = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert hub.stdout is not None
-        found = re.search(rb"http://[\d.:]+", await hub.stdout.readline())
-        assert found is not None
-        async with aiohttp.ClientSession(found[0].decode()) as session:
-            await (await session.put("/db")).read()
-            await (await session.put("/db/first/f", data=io.BytesIO(PIECE * 16))).read()
-            await (await session.get("/db/first/f")).read()
-            before = resident(hub.pid)
-            answer = await session.put("/db/a/f", data=pieces())
-            assert answer.status == 201, await answer.text()
-            up = resident(hub.pid) - before
-            answer = await session.get("/db/a/f")
-            received = await digest(answer.content.iter_chunked(65536))
-            down = resident(hub.pid) - before
-        assert received == await digest(pieces())
-        assert max(up, down) <= MOST, (up, down)
-    finally:
-        hub.terminate()
-        await hub.wait()
+    async with hub(tmp_path) as process, aiohttp.ClientSession(process.url) as session:
+        await (await session.put("/db")).read()
+        await (await session.put("/db/first/f", data=io.BytesIO(PIECE * 16))).read()
+        await (await session.get("/db/first/f")).read()
+        before = process.resident()
+        answer = await session.put("/db/a/f", data=pieces())
+        assert answer.status == 201, await answer.text()
+        up = process.resident() - before
+        answer = await session.get("/db/a/f")
+        received = await digest(answer.content.iter_chunked(65536))
+        down = process.resident() - before
+    assert received == await digest(pieces())
+    assert max(up, down) <= MOST, (up, down)
+
+
+async def test_100_mb_in_lists_of_documents(tmp_path: Path) -> None:
+    async with hub(tmp_path) as process, aiohttp.ClientSession(process.url) as session:
+        await (await session.put("/db")).read()
+        await (await session.put("/db/a/f", data=pieces())).read()
+        before = process.resident()
+        grown = {}
+        for path in LISTS:
+            answer = await session.get(f"/db/{path}include_docs=true&attachments=true")
+            assert await length(answer) > len(PIECE) * PIECES * 4 / 3
+            grown[path] = process.resident() - before
+        keys = json.dumps({"keys": ["a"]})
+        path = "/db/_all_docs?include_docs=true&attachments=true"
+        headers = {"Content-Type": "application/json"}
+        answer = await session.post(path, data=keys, headers=headers)
+        assert await length(answer) > len(PIECE) * PIECES * 4 / 3
+        grown["keys"] = process.resident() - before
+    assert max(grown.values()) <= MOST, grown

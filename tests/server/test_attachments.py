@@ -103,6 +103,8 @@ async def test_life_of_an_attachment(api: Api, data: bytes) -> None:
     assert {name: head.headers[name] for name in expected} == expected
     same = await api.get("/db/a/some/name.txt", headers={"If-None-Match": etag})
     assert (same.status, same.text) == (304, "")
+    # A page that somebody attached runs no scripts in the name of this server.
+    assert answer.headers["Content-Security-Policy"] == "sandbox"
 
     second = await attach(api, "/db/a/b", b"two", **{"If-Match": first["rev"]})
     assert second["rev"][:2] == "2-"

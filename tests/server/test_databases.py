@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import resource
+
 import pytest
 
 from tests.server.api import Api, number_in
@@ -98,3 +101,35 @@ async def test_a_client_that_does_not_name_the_host_is_not_looked_up(server: Api
     answer = await server.raw(b"PUT /db HTTP/1.0\r\n\r\n")
     assert b" 201 " in answer
     assert b"\r\nLocation: /db\r\n" in answer
+
+
+async def test_many_databases_take_turns_to_be_open(server: Api) -> None:
+    databases = server.databases
+    databases._most_open = 4
+    assert (await server.put("/followed")).status == 201
+    async with server.open("GET", "/followed/_changes?feed=continuous&heartbeat=9000") as feed:
+        assert await feed.content.readline() == b"\n"
+        for number in range(12):
+            assert (await server.put(f"/n{number}")).status == 201
+            await server.write("x", db=f"n{number}", number=number)
+        infos = (await server.get("/_dbs_info")).json
+        assert [entry["info"]["doc_count"] for entry in infos] == [0, *[1] * 12]
+        assert len(databases._open) == 4
+        await server.write("news", db="followed")
+        assert json.loads(await feed.content.readline())["id"] == "news"
+    for number in range(12):
+        assert (await server.get(f"/n{number}/x")).json["number"] == number
+
+
+async def test_no_more_files(api: Api) -> None:
+    """The server is overloaded, not broken: the next request may well succeed."""
+    await api.write("x")  # its connection is open
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        answer = await api.put("/more")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert answer.error[:2] == (503, "service_unavailable")
+    assert "too many files" in answer.error[2]
+    assert (await api.put("/more")).status == 201

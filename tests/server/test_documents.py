@@ -89,6 +89,10 @@ async def test_etag(api: Api) -> None:
     assert (await api.get("/db/a")).headers["ETag"] == f'"{rev}"'
     same = await api.get("/db/a", headers={"If-None-Match": f'"{rev}"'})
     assert (same.status, same.text, same.headers["ETag"]) == (304, "", f'"{rev}"')
+    for several in (f'W/"{rev}"', f'"x", W/"y,z" ,"{rev}"', "*"):
+        assert (await api.get("/db/a", headers={"If-None-Match": several})).status == 304
+    for other in (rev, f'"{rev}x"', f'"x{rev}"', '"*"', "W/*"):
+        assert (await api.get("/db/a", headers={"If-None-Match": other})).status == 200
     second = await api.write("a", _rev=rev)
     assert (await api.get("/db/a", headers={"If-None-Match": f'"{rev}"'})).status == 200
     # These answers change without a new revision.

@@ -70,6 +70,8 @@ async def test_etag(api: Api) -> None:
     tag = (await api.get("/db/_local/x")).headers["ETag"]
     same = await api.get("/db/_local/x", headers={"If-None-Match": tag})
     assert (same.status, same.text) == (304, "")
+    several = await api.get("/db/_local/x", headers={"If-None-Match": f'"x", W/{tag}'})
+    assert several.status == 304
     await api.delete("/db/_local/x?rev=0-1")
     await api.put("/db/_local/x", {"a": 2})
     assert (await api.get("/db/_local/x", headers={"If-None-Match": tag})).json["_rev"] == "0-1"
@@ -120,3 +122,21 @@ async def test_there_are_no_attachments(api: Api) -> None:
 async def test_unknown_underscore_members_are_refused(api: Api) -> None:
     answer = await api.put("/db/_local/x", {"_foo": 1})
     assert answer.error == (400, "doc_validation", "Bad special document member: _foo")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"_id": "_local/x", "_rev": "1-a"},
+        {"_id": "_local/x", "_rev": 1},
+        {"_id": "_local/x", "_rev": "0-x"},
+        {"_id": "_local/x", "_bad": 1},
+        {"_id": "_local/"},
+    ],
+)
+async def test_one_that_is_malformed_refuses_the_whole_bulk(api: Api, bad: dict[str, Any]) -> None:
+    docs = [{"_id": "y"}, {"_id": "_local/z"}, bad]
+    answer = await api.post("/db/_bulk_docs", {"docs": docs})
+    assert answer.status == 400
+    assert (await api.get("/db")).json["doc_count"] == 0
+    assert (await api.get("/db/_local/z")).status == 404

@@ -72,7 +72,8 @@ async def test_a_name_that_nobody_has_costs_as_much(monkeypatch: pytest.MonkeyPa
 
 async def test_each_failure_delays_the_next_try_for_longer() -> None:
     checker = logins(first_delay=0.1)
-    times = [await seconds(checker.check("anna", "x", "192.0.2.1")) for _ in range(4)]
+    guesses = [checker.check("anna", f"guess {number}", "192.0.2.1") for number in range(4)]
+    times = [await seconds(guess) for guess in guesses]
     assert times[0] < 0.1 <= times[1] + 0.02
     assert times[2] >= 0.18
     assert times[3] >= 0.38
@@ -96,34 +97,109 @@ async def test_who_is_logged_in_does_not_notice() -> None:
 
 async def test_a_success_and_time_forgive(monkeypatch: pytest.MonkeyPatch) -> None:
     checker = logins(first_delay=0.05)
-    for _ in range(2):
-        await checker.check("anna", "x", None)
+    for password in ("v", "w"):
+        await checker.check("anna", password, None)
     assert await checker.check("anna", "anna's", None)
     assert await seconds(checker.check("anna", "x", None)) < 0.05
     monkeypatch.setattr(module, "_FORGIVEN", 0.0)
-    assert await seconds(checker.check("anna", "x", None)) < 0.05
+    assert await seconds(checker.check("anna", "y", None)) < 0.05
 
 
-async def test_one_address_does_not_fill_the_queue() -> None:
+async def test_requests_with_one_password_wait_for_one_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = counted(monkeypatch)
+    checker = logins(first_delay=0.0)
+    right = [checker.check("anna", "anna's", "192.0.2.1") for _ in range(30)]
+    assert all(await asyncio.gather(*right))
+    wrong = [checker.check("mia", "old", "192.0.2.1") for _ in range(30)]
+    assert not any(await asyncio.gather(*wrong))
+    assert seen == ["anna's", "old"]
+
+
+async def test_what_is_remembered_stays_so_while_it_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = counted(monkeypatch)
+    monkeypatch.setattr(module, "_REMEMBERED", 0.5)
+    checker = logins()
+    for _ in range(8):
+        assert await checker.check("anna", "anna's", None)
+        await asyncio.sleep(0.1)
+    assert seen == ["anna's"]
+    await asyncio.sleep(0.5)
+    assert await checker.check("anna", "anna's", None)
+    assert len(seen) == 2
+
+
+async def test_a_client_with_an_old_password_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = counted(monkeypatch)
+    checker = logins(first_delay=0.1)
+    for _ in range(20):
+        assert not await checker.check("anna", "old", "192.0.2.1")
+    assert seen == ["old"]
+    assert await seconds(checker.check("anna", "anna's", "192.0.2.1")) < 0.2
+    assert not await checker.check("anna", "old", "192.0.2.1")
+
+
+async def test_many_passwords_at_a_time_for_one_name_are_refused() -> None:
     checker = logins(first_delay=10.0)
     await checker.check("anna", "x", "192.0.2.1")
-    waiting = [asyncio.create_task(checker.check("anna", "x", "192.0.2.1")) for _ in range(8)]
+    guesses = [checker.check("anna", f"guess {number}", "192.0.2.1") for number in range(8)]
+    waiting = [asyncio.create_task(guess) for guess in guesses]
     await asyncio.sleep(0.01)
     with pytest.raises(RequestError) as caught:
-        await checker.check("mia", "mia's", "192.0.2.1")
+        await checker.check("anna", "anna's", "192.0.2.1")
     assert caught.value.status == 429
-    assert await checker.check("mia", "mia's", "192.0.2.2")
-    for task in waiting:
+    # Others there, and anna elsewhere, are let in at once.
+    assert await seconds(checker.check("mia", "mia's", "192.0.2.1")) < 1.0
+    assert await seconds(checker.check("anna", "anna's", "192.0.2.2")) < 1.0
+    for task in [*waiting, *checker._checks.values()]:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
+    assert not checker._checks
+
+
+async def test_failures_of_invented_names_do_not_keep_users_out() -> None:
+    checker = logins(first_delay=10.0)
+    names = [f"nobody {number}" for number in range(20)]
+    await asyncio.gather(*(checker.check(name, "x", "192.0.2.1") for name in names))
+    delayed = [asyncio.create_task(checker.check(name, "y", "192.0.2.1")) for name in names]
+    await asyncio.sleep(0.01)
+    assert await seconds(checker.check("mia", "mia's", "192.0.2.1")) < 1.0
+    for task in [*delayed, *checker._checks.values()]:
+        task.cancel()
+    await asyncio.gather(*delayed, return_exceptions=True)
+
+
+async def test_invented_names_do_not_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def slowly(self: PasswordHash, password: str) -> bool:
+        time.sleep(0.05)
+        seen.append(password)
+        return password == "mia's"
+
+    monkeypatch.setattr(PasswordHash, "matches", slowly)
+    checker = logins()
+    await checker.check("nobody", "x", "192.0.2.1")
+    tries = [checker.check(f"nobody {number}", "y", "192.0.2.1") for number in range(60)]
+    waiting = [asyncio.create_task(seconds(each)) for each in tries]
+    await asyncio.sleep(0.01)
+    # Eight checks before this one, not sixty.
     assert await checker.check("mia", "mia's", "192.0.2.1")
+    assert seen == ["x", *["y"] * 8, "mia's"]
+    # Those that were not worked out took as long as the last of those that were, nine checks.
+    times = await asyncio.gather(*waiting)
+    assert min(times[8:]) >= 9 * 0.05 - 0.01
+    assert len(seen) == 10
 
 
 async def test_an_ipv6_network_is_one_address() -> None:
     checker = logins(first_delay=0.2)
     await checker.check("anna", "x", "2001:db8::1")
-    assert await seconds(checker.check("anna", "x", "2001:db8::ffff:2")) >= 0.18
-    assert await seconds(checker.check("anna", "x", "2001:db8:0:1::1")) < 0.15
+    assert await seconds(checker.check("anna", "y", "2001:db8::ffff:2")) >= 0.18
+    assert await seconds(checker.check("anna", "y", "2001:db8:0:1::1")) < 0.15
 
 
 async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +212,8 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await checker.check("anna", "anna's", None)
     assert await checker.check("mia", "mia's", None)
     assert len(checker._right) == 1
-    assert not checker._waiting
+    assert not checker._checks
+    assert not checker._of_nobody
 
 
 async def test_nothing_that_was_typed_is_kept() -> None:

@@ -213,8 +213,28 @@ async def test_the_same_request_joins_what_runs(hub: Api) -> None:
         ({"source": "ftp://h/db", "target": "two"}, 400, "bad_request"),
         ({"source": "http://h/", "target": "two"}, 400, "bad_request"),
         ({"source": "http://u:secret@h:x/d", "target": "two"}, 400, "bad_request"),
-        ({"source": {"url": "http://h/d", "headers": {"a": "b\r\nc"}}}, 400, "bad_request"),
-        ({"source": {"url": "http://h/d", "auth": {"iam": {}}}}, 400, "bad_request"),
+        (
+            {"source": {"url": "http://h/d", "headers": {"a": "b\r\nc"}}, "target": "one"},
+            400,
+            "bad_request",
+        ),
+        *(
+            (
+                {"source": {"url": "http://h/d", "headers": {name: "1"}}, "target": "one"},
+                400,
+                "bad_request",
+            )
+            for name in (
+                *("Content-Length", "transfer-encoding", "HOST", "Connection"),
+                *("", "a b", "a:b", "ü"),
+            )
+        ),
+        ({"source": "http://db..example.org/d", "target": "one"}, 400, "bad_request"),
+        (
+            {"source": {"url": "http://h/d", "auth": {"iam": {}}}, "target": "one"},
+            400,
+            "bad_request",
+        ),
         ({"source": "one", "target": "one2", "continuous": 1}, 400, "bad_request"),
         ({"source": "one", "target": "one2", "cancel": "true"}, 400, "bad_request"),
         ({"source": "one", "target": "one2", "doc_ids": "a"}, 400, "bad_request"),
@@ -311,6 +331,20 @@ async def test_continuous_until_it_is_cancelled(hub: Api, closed: Api) -> None:
     assert (await hub.get("/_active_tasks")).json == []
     assert (await hub.get(f"/_scheduler/jobs/{id}")).error[:2] == (404, "not_found")
     assert (await hub.post("/_replicate", {**body, "cancel": True})).status == 404
+
+
+async def test_databases_are_in_use_as_long_as_they_are_replicated(hub: Api) -> None:
+    before = dict(hub.databases._users)
+    body = {"source": "one", "target": "two", "create_target": True, "continuous": True}
+    for _ in range(2):
+        assert (await hub.post("/_replicate", body)).status == 202  # the second joins the first
+    assert {"one", "two"} <= set(hub.databases._users)
+    assert (await hub.post("/_replicate", {**body, "cancel": True})).status == 200
+    assert hub.databases._users == before
+    assert (await hub.post("/_replicate", {**body, "cancel": True})).status == 404
+    await replicate(hub, "one", "two")
+    assert (await hub.post("/_replicate", {"source": "none", "target": "two"})).status == 404
+    assert hub.databases._users == before
 
 
 async def test_cancelling_by_id(hub: Api) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent.peers.local import DatabasePeer
 from agent.replication import manager
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.server.api import Api
@@ -123,6 +124,9 @@ async def test_an_edit_starts_it_anew(hub: Api) -> None:
     rev = await put(hub, "c", target="two", **common)
     first = await doc_in_state(hub, "c", "running")
     rev = await put(hub, "c", _rev=rev, target="two", note="nothing that counts", **common)
+    await put(hub, "later", source="one", target="two", create_target=True)
+    await doc_in_state(hub, "later", "completed")  # so the edit before it was seen, too
+    assert (await hub.get("/_scheduler/docs/_replicator/c")).json["pid"] == first["pid"]
     await put(hub, "c", _rev=rev, target="three", **common)
 
     async def moved() -> Any:
@@ -162,6 +166,31 @@ async def test_what_crashes_goes_on_once_it_can(hub: Api) -> None:
     await fill(hub, "missing", {"_id": "found"})
     await doc_in_state(hub, "w", "completed")
     assert await ids(hub, "two") == ["found"]
+
+
+async def test_what_fails_unexpectedly_is_crashing_until_it_is_started_again(
+    hub: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = True
+    revs_diff = DatabasePeer.revs_diff
+
+    async def fails(self: DatabasePeer, *arguments: Any) -> Any:
+        if failing:
+            raise ZeroDivisionError("a secret")
+        return await revs_diff(self, *arguments)
+
+    monkeypatch.setattr(DatabasePeer, "revs_diff", fails)
+    await put(hub, "w", source="one", target="two", create_target=True)
+    entry = await doc_in_state(hub, "w", "crashing")
+    assert entry["error_count"] == 1
+    assert "ZeroDivisionError" in entry["info"]["error"]
+    assert "secret" not in str(entry)
+    [job] = (await hub.get("/_scheduler/jobs")).json["jobs"]
+    assert job["history"][0]["type"] == "crashed"
+    assert (await hub.get("/_active_tasks")).json == []
+    failing = False
+    await doc_in_state(hub, "w", "completed")
+    assert await ids(hub, "two") == ["a", "b"]
 
 
 async def test_two_documents_for_one_replication(hub: Api) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,6 +46,20 @@ async def test_uuids(server: Api) -> None:
     assert len(set(many)) == 50
     assert (await server.get("/_uuids?count=1001")).status == 400
     assert (await server.get("/_uuids?count=x")).status == 400
+
+
+async def test_what_fails_unexpectedly_is_an_error_in_couchdbs_form(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def status() -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    async with running(tmp_path, status=status) as server:
+        answer = await server.get("/_status")
+        assert answer.error[:2] == (500, "internal_server_error")
+        assert (await server.get("/_up")).status == 200
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert record.getMessage() == "GET /_status failed"
 
 
 async def test_status_comes_from_whoever_runs_the_server(tmp_path: Path) -> None:

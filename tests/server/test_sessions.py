@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import stat
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -203,6 +204,29 @@ async def test_a_session_outlives_a_restart(tmp_path: Path) -> None:
 
 
 # --- the cookie ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [FORM["Content-Type"], "application/json"])
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+async def test_long_bodies_are_refused_before_they_are_looked_at(
+    api: Api, kind: str, encoding: str
+) -> None:
+    """Whoever has no log-in could have the server busy with them otherwise."""
+    body = b'{"name":"' + b"a" * 20_000 if kind == "application/json" else b"name=" + b"a&" * 10_000
+    if encoding == "gzip":
+        body = gzip.compress(body)
+        assert len(body) < 1000
+    headers = {"Content-Type": kind, "Content-Encoding": encoding}
+    answer = await api.request("POST", "/_session", data=body, headers=headers)
+    assert answer.error[:2] == (413, "too_large")
+
+
+async def test_a_form_has_few_fields(api: Api) -> None:
+    text = urlencode({**ANNA, **{f"f{number}": "" for number in range(14)}})
+    assert (await api.request("POST", "/_session", data=text, headers=FORM)).status == 200
+    answer = await api.request("POST", "/_session", data=f"{text}&one=more", headers=FORM)
+    assert answer.error == (400, "bad_request", "request body has too many fields")
+
 
 SECRET = b"0123456789abcdef" * 2
 HASHES = {"anna": "hash of anna's", "mia": "hash of mia's", "ü": "x"}

@@ -248,15 +248,16 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(ConflictError):
                 self.runner.run(self.store.put_local(name, rev, body))
 
-    @rule(name=NAMES, rev=st.sampled_from([None, "0-1", "0-2"]))
-    def delete_local(self, name: str, rev: str | None) -> None:
-        number, _ = self.model.local.get(name, (0, ""))
-        if rev == (f"0-{number}" if number else None):
-            assert self.runner.run(self.store.delete_local(name, rev)) is bool(number)
-            self.model.local.pop(name, None)
-        else:
-            with pytest.raises(ConflictError):
-                self.runner.run(self.store.delete_local(name, rev))
+    @rule(name=NAMES, rev=st.integers(0, 3), body=st.sampled_from([None, "{}", "1"]))
+    def overwrite_local(self, name: str, rev: int, body: str | None) -> None:
+        writing = self.store.write(
+            lambda transaction: transaction.locals.overwrite(name, rev, body)
+        )
+        number = 0 if body is None else rev + 1
+        assert self.runner.run(writing) == f"0-{number}"
+        self.model.local.pop(name, None)
+        if body is not None:
+            self.model.local[name] = (number, body)
 
     @rule()
     def reopen(self) -> None:
@@ -323,7 +324,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert info.doc_del_count == len(gone)
         assert info.doc_count == len(self.model.revisions) - len(gone)
         assert info.update_seq == self.store.update_seq == self.model.seq
-        listed = self.runner.run(self.store.all_docs(limit=100))
+        listed = self.runner.run(self.store.all_docs(limit=100)).documents
         assert [each.id for each in listed] == sorted(set(self.model.revisions) - gone)
 
     @invariant()
