@@ -1,8 +1,8 @@
 """The demo: what happens to readings, and to a document, when the network goes away.
 
 Two agents run as processes of their own: a hub, which plays the cloud, and a gateway. Between
-them is a line that can be cut. The device is the reference firmware under MicroPython on a
-pseudo-terminal; it keeps its own account of what it sent.
+them is a line that can be cut, or an MQTT broker that can be stopped. The device is the reference
+firmware under MicroPython on a pseudo-terminal; it keeps its own account of what it sent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import click
@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.devices.micropython import SensorNode, Witness
+from tests.mqtt.mosquitto import PROGRAM, Mosquitto
 
 FRAMES = 240
 INTERVAL_MS = 50
@@ -39,18 +40,41 @@ class DemoFailedError(Exception):
     """Something did not happen in time, or not as promised."""
 
 
-class Line:
-    """A TCP connection to the hub that can be cut and mended."""
+class Network(Protocol):
+    """What is between the gateway and the hub."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
+    name: str
+    hub_options: tuple[str, ...]
+    """For the command line of the hub."""
+
+    async def begin(self, hub_url: str) -> str:
+        """Connect the two; returns the URL at which the gateway finds the hub."""
+
+    async def cut(self) -> None: ...
+
+    async def mend(self) -> None: ...
+
+
+class Line:
+    """TCP connections to the hub that can be cut and mended."""
+
+    name = "network"
+    hub_options = ()
+
+    def __init__(self) -> None:
+        self._target = ("127.0.0.1", 0)
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
-        self.port = 0
+        self._port = 0
+
+    async def begin(self, hub_url: str) -> str:
+        self._target = ("127.0.0.1", int(hub_url.rpartition(":")[2].rstrip("/")))
+        await self.mend()
+        return f"http://127.0.0.1:{self._port}"
 
     async def mend(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
         if self._server is not None:
@@ -68,6 +92,28 @@ class Line:
         self._open |= {writer, far_writer}
         await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
         self._open -= {writer, far_writer}
+
+
+class Broker:
+    """A Mosquitto on which the hub answers; it is stopped and started again."""
+
+    name = "broker"
+
+    def __init__(self, folder: Path) -> None:
+        if PROGRAM is None:
+            raise DemoFailedError("there is no mosquitto here; install it")
+        self._broker = Mosquitto(folder)
+        self.hub_options = ("--broker", self._broker.url)
+
+    async def begin(self, hub_url: str) -> str:
+        await self.mend()
+        return self._broker.url
+
+    async def cut(self) -> None:
+        await self._broker.stop()
+
+    async def mend(self) -> None:
+        await self._broker.start()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -149,8 +195,9 @@ async def until(what: str, condition: Callable[[], Awaitable[bool]]) -> None:
 class Story:
     """Tells what happens, and does it."""
 
-    def __init__(self, folder: Path, console: Console, *, pauses: bool) -> None:
+    def __init__(self, folder: Path, network: Network, console: Console, *, pauses: bool) -> None:
         self._folder = folder
+        self._network = network
         self._console = console
         self._pauses = pauses
         self._node = SensorNode(
@@ -162,23 +209,23 @@ class Story:
         async with contextlib.AsyncExitStack() as stack:
             session = await stack.enter_async_context(aiohttp.ClientSession())
             stack.callback(self._node.unplug)
+            where = ("--data", str(self._folder / "hub"), "--listen", "127.0.0.1:0")
             hub_url = await stack.enter_async_context(
-                agent("hub", "--data", str(self._folder / "hub"), "--listen", "127.0.0.1:0")
+                agent("hub", *where, *self._network.hub_options)
             )
-            line = Line("127.0.0.1", int(hub_url.rpartition(":")[2].rstrip("/")))
-            await line.mend()
-            stack.push_async_callback(line.cut)
+            far_url = await self._network.begin(hub_url)
+            stack.push_async_callback(self._network.cut)
             self._node.plug_in(start=False)
             gateway_url = await stack.enter_async_context(
-                agent("run", "--config", str(self._write_config(line.port)))
+                agent("run", "--config", str(self._write_config(far_url)))
             )
             hub = Database(session, f"{hub_url}/edge")
             gateway = Database(session, f"{gateway_url}/edge")
             await self._say(f"A hub runs at {hub_url}, a gateway at {gateway_url}.")
-            return await self._acts(hub, gateway, line, Database(session, gateway_url))
+            return await self._acts(hub, gateway, Database(session, gateway_url))
 
     async def _acts(
-        self, hub: Database, gateway: Database, line: Line, gateway_root: Database
+        self, hub: Database, gateway: Database, gateway_root: Database
     ) -> dict[str, Any]:
         async def listening() -> bool:
             status = await gateway_root.request("GET", "/_status")
@@ -203,12 +250,14 @@ class Story:
         await until("the gateway gets the setpoint", has_setpoint)
         await self._say("A setpoint written at the hub has reached the gateway.")
 
-        await line.cut()
+        await self._network.cut()
         at_cut = await gateway.doc_count()
         for place, value in ((hub, 22), (gateway, 18)):
             edit = {"type": "setpoint", "value": value, "_rev": written["rev"]}
             await place.request("PUT", "/setpoint", edit)
-        await self._say("The network goes away. Both sides change the setpoint: to 22, to 18.")
+        await self._say(
+            f"The {self._network.name} goes away. Both sides change the setpoint: to 22, to 18."
+        )
 
         async def during_outage() -> bool:
             return await gateway.doc_count() >= at_cut + DURING_OUTAGE * per_frame
@@ -216,10 +265,10 @@ class Story:
         await until("readings go on during the outage", during_outage)
         behind = await gateway.doc_count() - await hub.doc_count()
         if behind < DURING_OUTAGE * per_frame:
-            raise DemoFailedError("the line was not cut")
+            raise DemoFailedError("the network was not cut")
         await self._say(f"Readings go on; the hub is {behind} documents behind.")
 
-        await line.mend()
+        await self._network.mend()
         mended = time.monotonic()
 
         async def finished() -> bool:
@@ -230,8 +279,8 @@ class Story:
 
         await until("both sides are equal", finished)
         await self._say(
-            f"The network is back; {time.monotonic() - mended:.1f} s later the device has sent its "
-            "last frame and both sides are equal."
+            f"The {self._network.name} is back; {time.monotonic() - mended:.1f} s later the device "
+            "has sent its last frame and both sides are equal."
         )
         return await self._result(gateway, hub)
 
@@ -243,7 +292,7 @@ class Story:
         return len(self._sent()[0].values)
 
     def _sent(self) -> list[Witness]:
-        return [witness for witness in self._node.witnesses() if not witness.lost]
+        return self._node.witnesses()
 
     def _sent_values(self) -> int:
         return sum(len(witness.values) for witness in self._sent())
@@ -275,7 +324,7 @@ class Story:
             "converged": ours == theirs and same_winner,
         }
 
-    def _write_config(self, port: int) -> Path:
+    def _write_config(self, hub_url: str) -> Path:
         path = self._folder / "gateway.toml"
         path.write_text(
             f"""\
@@ -293,7 +342,7 @@ adapter = "cbor-frames"
 
 [[remote]]
 name = "hub"
-url = "http://127.0.0.1:{port}/edge"
+url = "{hub_url}/edge"
 create = true
 retry_cap = 1
 """
@@ -327,15 +376,18 @@ def _holds(result: dict[str, Any]) -> bool:
 
 
 @click.command()
+@click.option("--mqtt", is_flag=True, help="Replicate through an MQTT broker, Mosquitto.")
 @click.option("--once", is_flag=True, help="Without pauses for reading.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def main(once: bool, as_json: bool) -> None:
+def main(mqtt: bool, once: bool, as_json: bool) -> None:
     """Show how readings and documents get through an outage."""
     console = Console(stderr=as_json)
-    with tempfile.TemporaryDirectory(prefix="edge-agent-demo-") as folder:
+    with tempfile.TemporaryDirectory(prefix="edge-agent-demo-") as name:
+        folder = Path(name)
         pauses = not once and console.is_terminal
         try:
-            result = asyncio.run(Story(Path(folder), console, pauses=pauses).tell())
+            network = Broker(folder / "broker") if mqtt else Line()
+            result = asyncio.run(Story(folder, network, console, pauses=pauses).tell())
         except DemoFailedError as error:
             raise click.ClickException(str(error)) from error
     if as_json:

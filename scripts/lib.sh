@@ -7,6 +7,7 @@
 project_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$project_root/.venv
 node_peers=$project_root/tests/peers
+captures=$venv/captures
 
 note() {
     printf '== %s\n' "$*" >&2
@@ -144,11 +145,52 @@ set_up_test_packages() {
     ((${#packages[@]} == 0)) || debian_packages "${packages[@]}"
 }
 
+# Recordings of real devices are nobody's to copy into this project, so they are fetched. Without
+# one, its tests are skipped.
+set_up_captures() {
+    local stamp=$captures/.set-up list=$project_root/tests/captures.txt wanted origin name missing=''
+    wanted=$(fingerprint '' "$list")
+    is_stamped "$stamp" "$wanted" && return
+    note "fetching recordings of real devices for the tests"
+    mkdir -p "$captures"
+    while read -r origin name; do
+        "${origin}_source" "$name" </dev/null || {
+            note "the source package $name is not to be had; tests that need it are skipped"
+            missing=yes
+        }
+    done < <(sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$list")
+    [[ -n $missing ]] || printf '%s\n' "$wanted" >"$stamp"
+}
+
+pypi_source() {
+    "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-input --no-deps \
+        --no-binary :all: --dest "$captures" "$1"
+}
+
+# The machine's own package sources, asked for sources, with lists of their own.
+debian_source() {
+    local own status=0 options
+    command -v apt-get >/dev/null || return
+    own=$(mktemp -d)
+    mkdir -p "$own"/{parts,lists,cache}
+    cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
+        sed -n 's/^deb /deb-src /p' >"$own/parts/own.list"
+    cat /etc/apt/sources.list.d/*.sources 2>/dev/null |
+        sed 's/^Types:.*/Types: deb-src/' >"$own/parts/own.sources"
+    options=(-qq -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$own/parts"
+        -o "Dir::State::lists=$own/lists" -o "Dir::Cache=$own/cache")
+    { apt-get "${options[@]}" update &&
+        (cd "$captures" && apt-get "${options[@]}" source --download-only "$1"); } \
+        >/dev/null 2>&1 || status=$?
+    rm -rf "$own"
+    return "$status"
+}
+
 # set_up [tests]: what the program needs and, if asked, what its tests need. Others who ask for it
 # at the same time wait. The lock is on the checkout's folder, so it leaves no file behind.
 set_up() {
     local step steps=(python)
-    [[ ${1:-} != tests ]] || steps+=(node node_peers test_packages)
+    [[ ${1:-} != tests ]] || steps+=(node node_peers test_packages captures)
     export PATH=$venv/bin:$PATH
     {
         flock 9

@@ -6,13 +6,15 @@ import subprocess
 import sys
 
 import msgspec
+import pytest
 
 from tests.agents import CHECKOUT
 
 
-def test_the_demo() -> None:
+@pytest.mark.parametrize("options", [(), ("--mqtt",)])
+def test_the_demo(options: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.demo_story", "--once", "--json"],
+        [sys.executable, "-m", "scripts.demo_story", "--once", "--json", *options],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,

@@ -20,8 +20,12 @@ from scripts.benchmarks.machine import describe
 # In the order in which they run.
 BENCHES = {
     "ingest": "scripts.benchmarks.ingest",
+    "writes": "scripts.benchmarks.writes",
     "replication": "scripts.benchmarks.replication",
     "gateway": "scripts.benchmarks.gateway",
+    "mqtt": "scripts.benchmarks.mqtt",
+    "live": "scripts.benchmarks.live",
+    "fleet": "scripts.benchmarks.fleet",
     "bulk": "scripts.benchmarks.bulk",
     "single": "scripts.benchmarks.single",
     "followers": "scripts.benchmarks.followers",
@@ -69,7 +73,8 @@ def main(
 ) -> None:
     """Measure the agent, beside its peers where there are any; without a NAME, all of it.
 
-    The names: ingest, replication, gateway, bulk, single, followers, attachments, find, large.
+    The names: ingest, writes, replication, gateway, bulk, single, followers, attachments, find,
+    large.
 
     Peers take turns within each round. A figure is the median over the rounds, with the least and
     the greatest; a ratio is the median of the rounds' ratios. The exit status is 1 when a target
