@@ -1,28 +1,30 @@
-"""The configuration file: one TOML file, checked into typed structs.
+"""The configuration as typed structs: what keys there are, and what they may be.
 
-Every mistake is reported with the file, the key, what was expected and an example. Secrets may
-stand in a file or an environment variable instead of here.
+`config_file.py` reads them from a file. Secrets may stand in files or environment variables.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import socket
-import tomllib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from agent.config_explain import explain, hint
+from agent.config_login import Login
+from agent.config_sensors import SensorConfig
 from agent.errors import ConfigError
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 DEFAULT_LISTEN = "127.0.0.1:5984"
 
+_PORT = (
+    r"^(?!usb:|serial:|[a-z0-9]+://)[^\x00]+\Z"
+    r"|^serial:\S.*\Z"
+    r"|^usb:([0-9a-fA-F]{4}:[0-9a-fA-F]{4}|\d+-\d+(\.\d+)*(:\d+\.\d+)?)\Z"
+    r"|^(socket://[^/\s@]+:\d{1,5}|rfc2217://[^/\s@]+:\d{1,5}/?(\?\S+)?)\Z"
+)
 _DATABASE = r"^[a-z][a-z0-9_$()+/-]*$"
 
 Name = Annotated[
@@ -64,7 +66,7 @@ class AgentConfig(Struct, forbid_unknown_fields=True):
     data: Annotated[
         str, Meta(min_length=1, description="a folder", examples=["/var/lib/edge-agent"])
     ]
-    name: Name = msgspec.field(default_factory=lambda: _host_name())
+    name: Name = msgspec.field(default_factory=lambda: host_name())
     database: Annotated[
         str,
         Meta(
@@ -74,6 +76,15 @@ class AgentConfig(Struct, forbid_unknown_fields=True):
             examples=["edge"],
         ),
     ] = "edge"
+    commit_interval: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=60,
+            description="seconds between writes of readings to the disk, at most 60; 0: at once",
+            examples=[1],
+        ),
+    ] = 0.0
 
 
 class ServerConfig(Struct, forbid_unknown_fields=True):
@@ -162,8 +173,11 @@ class DeviceConfig(Struct, forbid_unknown_fields=True):
     port: Annotated[
         str,
         Meta(
-            min_length=1,
-            description="the path of a serial port",
+            pattern=_PORT,
+            description=(
+                "a port's path, its name in /dev/serial/by-id, serial:NUMBER, usb:VID:PID, "
+                "usb:LOCATION (1-1.2), socket://HOST:PORT or rfc2217://HOST:PORT"
+            ),
             examples=["/dev/serial/by-id/usb-FTDI_FT232R_A1B2C3-if00-port0"],
         ),
     ]
@@ -173,17 +187,38 @@ class DeviceConfig(Struct, forbid_unknown_fields=True):
     baud: Annotated[
         int, Meta(gt=0, le=20_000_000, description="a baud rate", examples=[115200])
     ] = 115200
+    data_bits: Annotated[Literal[7, 8], Meta(description="7 or 8", examples=[8])] = 8
+    parity: Annotated[
+        Literal["none", "even", "odd"],
+        Meta(description="'none', 'even' or 'odd'", examples=["even"]),
+    ] = "none"
+    stop_bits: Annotated[Literal[1, 2], Meta(description="1 or 2", examples=[1])] = 1
+    rs485: Annotated[
+        bool,
+        Meta(
+            description="true: RTS switches the line's driver on while something is sent",
+            examples=[True],
+        ),
+    ] = False
+    settings: Annotated[
+        dict[str, Any],
+        Meta(
+            description="a table [device.settings] with the firmware adapter's settings",
+            examples=[{"version": "5"}],
+        ),
+    ] = {}
+    sensor: list[SensorConfig] = []
 
 
-class RemoteConfig(Struct, forbid_unknown_fields=True):
+class RemoteConfig(Login, forbid_unknown_fields=True):
     """`[[remote]]`: a database elsewhere that is replicated with."""
 
     name: Name
     url: Annotated[
         str,
         Meta(
-            pattern=r"^https?://[^/]+/.+",
-            description="http(s)://HOST[:PORT]/DATABASE",
+            pattern=r"^(https?|mqtts?|wss?)://[^/]+/.+",
+            description="http(s)://HOST[:PORT]/DATABASE, or mqtt(s):// or ws(s):// over a broker",
             examples=["https://cloud.example.org:6984/edge"],
         ),
     ]
@@ -191,25 +226,6 @@ class RemoteConfig(Struct, forbid_unknown_fields=True):
         Literal["both", "push", "pull"],
         Meta(description="'both', 'push' or 'pull'", examples=["both"]),
     ] = "both"
-    user: Annotated[str, Meta(description="a user name", examples=["gateway-1"])] | None = None
-    password: Annotated[str, Meta(description="a password", examples=["..."])] | None = None
-    password_file: (
-        Annotated[
-            str,
-            Meta(description="a file that holds the password", examples=["/etc/edge-agent/cloud"]),
-        ]
-        | None
-    ) = None
-    password_env: (
-        Annotated[
-            str,
-            Meta(
-                description="an environment variable that holds the password",
-                examples=["CLOUD_PASSWORD"],
-            ),
-        ]
-        | None
-    ) = None
     auth: Annotated[
         Literal["auto", "basic", "cookie"],
         Meta(
@@ -217,16 +233,6 @@ class RemoteConfig(Struct, forbid_unknown_fields=True):
             examples=["auto"],
         ),
     ] = "auto"
-    ca_file: (
-        Annotated[
-            str,
-            Meta(
-                description="a PEM file with the authority that signed the remote's certificate",
-                examples=["/etc/edge-agent/ca.pem"],
-            ),
-        ]
-        | None
-    ) = None
     create: Annotated[
         bool, Meta(description="true: make the database when it is missing", examples=[True])
     ] = False
@@ -245,26 +251,52 @@ class RemoteConfig(Struct, forbid_unknown_fields=True):
     checkpoint_interval: Seconds = 10.0
     retry_cap: Seconds = 60.0
 
-    def secret(self) -> str | None:
-        """The password, from wherever it is kept. Raises ConfigError."""
-        if self.password_file is not None:
-            try:
-                return Path(self.password_file).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = getattr(error, "strerror", None) or "not UTF-8 text"
-                raise ConfigError(
-                    f"remote {self.name!r}: password_file {self.password_file} cannot be read "
-                    f"({reason}); make it, readable by this user"
-                ) from error
-        if self.password_env is not None:
-            try:
-                return os.environ[self.password_env]
-            except KeyError:
-                raise ConfigError(
-                    f"remote {self.name!r}: the environment variable {self.password_env} "
-                    "(password_env) is not set; set it, or use password_file"
-                ) from None
-        return self.password
+    @property
+    def label(self) -> str:
+        return f"remote {self.name!r}"
+
+
+class TelemetryConfig(Login, forbid_unknown_fields=True):
+    """`[[telemetry]]`: an MQTT broker on which the devices' readings are published for others."""
+
+    name: Name
+    url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(mqtts?|wss?)://[^/]+",
+            description="mqtt(s):// or ws(s)://HOST[:PORT][/PREFIX]",
+            examples=["mqtt://broker.example.org"],
+        ),
+    ]
+    qos: Annotated[Literal[0, 1], Meta(description="0 or 1", examples=[1])] = 0
+    retain: Annotated[
+        bool,
+        Meta(description="false: the broker does not keep the latest readings", examples=[False]),
+    ] = True
+    interval: Seconds | None = None
+    backlog: Annotated[
+        bool,
+        Meta(
+            description="true: what was recorded during an outage is published afterwards",
+            examples=[True],
+        ),
+    ] = False
+    home_assistant: (
+        bool
+        | Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$",
+                description="true, or the prefix of topics where Home Assistant looks for devices",
+                examples=[True],
+            ),
+        ]
+    ) = False
+    heartbeat: Seconds = 30.0
+
+    @property
+    def label(self) -> str:
+        return f"telemetry {self.name!r}"
 
 
 class Config(Struct, forbid_unknown_fields=True):
@@ -275,6 +307,7 @@ class Config(Struct, forbid_unknown_fields=True):
     user: list[UserConfig] = []
     device: list[DeviceConfig] = []
     remote: list[RemoteConfig] = []
+    telemetry: list[TelemetryConfig] = []
 
 
 class HubConfig(Struct, forbid_unknown_fields=True):
@@ -282,92 +315,6 @@ class HubConfig(Struct, forbid_unknown_fields=True):
 
     server: ServerConfig = msgspec.field(default_factory=ServerConfig)
     user: list[UserConfig] = []
-
-
-_FileT = TypeVar("_FileT", Config, HubConfig)
-
-
-_OF_A_GATEWAY = frozenset({"agent", "device", "remote"})
-
-
-def load(path: Path) -> Config:
-    """Read and check a configuration file. Raises ConfigError, one line.
-
-    Relative paths in it are taken from the folder that the file is in.
-    """
-    config = _load(path, Config)
-    _check(config, path)
-    config.agent.data = str(path.parent / config.agent.data)
-    for remote in config.remote:
-        if remote.password_file is not None:
-            remote.password_file = str(path.parent / remote.password_file)
-        if remote.ca_file is not None:
-            remote.ca_file = str(path.parent / remote.ca_file)
-    return config
-
-
-def load_either(path: Path) -> Config | HubConfig:
-    """The file of a gateway or of a hub, which has none of the former's tables."""
-    return load(path) if _parsed(_text(path), path).keys() & _OF_A_GATEWAY else load_hub(path)
-
-
-def load_hub(path: Path) -> HubConfig:
-    """As `load`, the file of a hub: `[server]` and `[[user]]`."""
-    return _load(path, HubConfig)
-
-
-def check_user(name: str, roles: Sequence[str]) -> None:
-    """Raises ConfigError unless a user of that name and with those roles can be configured."""
-    raw = {"name": name, "password_hash": "$scrypt$", "roles": list(roles)}
-    try:
-        msgspec.convert(raw, UserConfig)
-    except msgspec.ValidationError as error:
-        raise ConfigError(explain(str(error), raw, UserConfig)) from None
-
-
-def check_text(text: str, path: Path) -> None:
-    """Raises ConfigError unless a gateway's or a hub's file could be just that text."""
-    raw = _parsed(text, path)
-    if "agent" in raw:
-        _check(_converted(raw, path, Config), path)
-    else:
-        _converted(raw, path, HubConfig)
-
-
-def _load(path: Path, kind: type[_FileT]) -> _FileT:
-    config = _converted(_parsed(_text(path), path), path, kind)
-    for key in ("tls_certificate", "tls_key"):
-        file = getattr(config.server, key)
-        if file is not None:
-            setattr(config.server, key, str(path.parent / file))
-    return config
-
-
-def _converted(raw: dict[str, Any], path: Path, kind: type[_FileT]) -> _FileT:
-    try:
-        config = msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {explain(str(error), raw, kind)}") from error
-    _check_access(config.server, config.user, path)
-    return config
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; name the right one with --config") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
-
-
-def _parsed(text: str, path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -382,95 +329,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _check_access(server: ServerConfig, users: list[UserConfig], path: Path) -> None:
-    """What the types cannot say of who may use the server."""
-    try:
-        parse_listen(server.listen)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: server.{error}") from None
-    for given, missing in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
-        if getattr(server, given) is not None and getattr(server, missing) is None:
-            raise ConfigError(
-                f"{path}: server.{given} needs server.{missing}, "
-                f"expected {hint(['server', missing], Config)}"
-            )
-    names = [user.name for user in users]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(
-                f"{path}: user: the name {name!r} is used twice; remove one of the two tables"
-            )
-    if users and not any("_admin" in user.roles for user in users):
-        raise ConfigError(
-            f"{path}: user: nobody has the role _admin, so nobody could make a database or let "
-            'anyone into one; give it to somebody, for example roles = ["_admin"]'
-        )
-    if "*" in server.cors_origins and not users:
-        raise ConfigError(
-            f'{path}: server.cors_origins = ["*"] without a user would open all data to every web '
-            "page; add one with edge-agent user add, or name the origins, for example "
-            'cors_origins = ["http://localhost:8080"]'
-        )
-
-
-def _check(config: Config, path: Path) -> None:
-    """What the types cannot say."""
-    for table, entries in (("device", config.device), ("remote", config.remote)):
-        seen: set[str] = set()
-        for entry in entries:
-            if entry.name in seen:
-                raise ConfigError(
-                    f"{path}: {table}: the name {entry.name!r} is used twice; "
-                    "each needs its own, for example "
-                    f'name = "{entry.name}-2"'
-                )
-            seen.add(entry.name)
-    ports: dict[str, str] = {}
-    for device in config.device:
-        other = ports.setdefault(device.port, device.name)
-        if other != device.name:
-            raise ConfigError(
-                f"{path}: device {device.name!r}: the port {device.port} is that of "
-                f"{other!r} already; each device needs its own"
-            )
-    for remote in config.remote:
-        _check_selections(remote, path)
-        given = [
-            key
-            for key in ("password", "password_file", "password_env")
-            if getattr(remote, key) is not None
-        ]
-        if len(given) > 1:
-            raise ConfigError(
-                f"{path}: remote {remote.name!r}: {' and '.join(given)} exclude each other; "
-                "keep one, for example password_file"
-            )
-        if given and remote.user is None:
-            raise ConfigError(
-                f"{path}: remote {remote.name!r}: {given[0]} needs a user, for example "
-                'user = "gateway-1"'
-            )
-
-
-def _check_selections(remote: RemoteConfig, path: Path) -> None:
-    for direction, other in (("push", "pull"), ("pull", "push")):
-        given = [
-            key
-            for key in (f"{direction}_selector", f"{direction}_doc_ids")
-            if getattr(remote, key) is not None
-        ]
-        if len(given) > 1:
-            raise ConfigError(
-                f"{path}: remote {remote.name!r}: {' and '.join(given)} exclude each other; "
-                "keep one"
-            )
-        if given and remote.direction == other:
-            raise ConfigError(
-                f"{path}: remote {remote.name!r}: {given[0]} is of no use with "
-                f'direction = "{other}"; take it out, or write direction = "both"'
-            )
-
-
-def _host_name() -> str:
+def host_name() -> str:
+    """This machine's name, as far as it can name a gateway."""
     name = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname())[:64].lstrip("-._")
     return name or "gateway"

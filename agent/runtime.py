@@ -7,15 +7,14 @@ import contextlib
 import logging
 import os
 import signal
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from agent import __version__
-from agent.backoff import Backoff
 from agent.config import (
+    AgentConfig,
     Config,
     DeviceConfig,
     RemoteConfig,
@@ -23,83 +22,72 @@ from agent.config import (
     UserConfig,
     parse_listen,
 )
-from agent.documents.selector import SelectorError, parse_selector
-from agent.errors import ConfigError, EdgeAgentError, StoreWriteError
-from agent.peers.couchdb import CouchPeer
+from agent.errors import StoreWriteError
+from agent.parts import (
+    access_for,
+    adapter_for,
+    first_on_brokers,
+    peer_for,
+    publisher_for,
+    responder_for,
+    selection_for,
+)
 from agent.peers.local import LocalPeer
+from agent.peers.peer import Metered, Peer
+from agent.replication.arrivals import Arrivals
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
-from agent.replication.selection import Selection
 from agent.replication.service import ReplicationService
 from agent.sensors.link import SerialLink
-from agent.sensors.recorder import Recorder
-from agent.server.access import Access
+from agent.sensors.opening import LineFormat
+from agent.sensors.polling import Polling
+from agent.sensors.recorder import Recorder, finish_windows
+from agent.sensors.rules import Rules
 from agent.server.app import make_app
 from agent.server.http import Server, serve
-from agent.server.tls import server_context
-from agent.status import device_status, job_status, timestamp
+from agent.status import device_status, job_status, responder_status, timestamp
 from agent.store.databases import Databases
 from agent.store.store import Store
-from firmware_adapters import create as create_adapter
+from agent.supervisor import Supervisor
+from firmware_adapters import PollingAdapter
+
+if TYPE_CHECKING:
+    from agent.server.mqtt import Broker, Responder
+    from agent.telemetry.publisher import Publisher
 
 log = logging.getLogger(__name__)
-
-_RESTART_BASE = 1.0
-_RESTART_CAP = 60.0
 
 _LAST_WRITE = 5.0
 """Seconds that the last readings get to become durable when the agent stops."""
 
 
-class Supervisor:
-    """Runs tasks that should run for ever; one that fails is logged, counted and restarted."""
-
-    def __init__(self) -> None:
-        self.restarts: dict[str, int] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def start(self, name: str, run: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
-        """The task may be cancelled on its own."""
-        task = asyncio.create_task(self._keep_running(name, run), name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def stop(self) -> None:
-        """Cancel the tasks and wait for all of them."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _keep_running(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        backoff = Backoff(_RESTART_BASE, _RESTART_CAP)
-        while True:
-            started = time.monotonic()
-            try:
-                await run()
-            except EdgeAgentError as error:
-                log.error("task %s failed and is started again: %s", name, error)  # noqa: TRY400
-            except Exception:  # the one place where everything is caught: the rest goes on
-                log.exception("task %s failed and is started again", name)
-            else:
-                return
-            self.restarts[name] = self.restarts.get(name, 0) + 1
-            if time.monotonic() - started > _RESTART_CAP:
-                backoff.reset()
-            await asyncio.sleep(backoff.next_delay())
-
-
 class Device:
     """A configured device: its link, its adapter and its recorder."""
 
-    def __init__(self, config: DeviceConfig, store: Store) -> None:
-        """Raises ConfigError for an adapter that does not exist."""
+    def __init__(self, config: DeviceConfig, store: Store, interval: float = 0.0) -> None:
+        """`interval` is the recorder's. Raises ConfigError for an adapter that does not exist."""
         self.config = config
-        self.link = SerialLink(config.port, config.baud)
-        self.recorder = Recorder(store, config.name, adapter_for(config))
+        line = LineFormat(config.data_bits, config.parity, config.stop_bits, config.rs485)
+        self.link = SerialLink(config.port, config.baud, line=line)
+        adapter = adapter_for(config)
+        rules = Rules(config.sensor)
+        self.recorder = Recorder(store, config.name, adapter, self.link.send, rules, interval)
+        self.polling: Polling | None = None
+        if isinstance(adapter, PollingAdapter):
+            self.polling = Polling(adapter, self.link, self.recorder.note)
 
     async def run_link(self) -> None:
-        await self.link.run(self.recorder.feed, self.recorder.port_opened)
+        await self.link.run(self._received, self._opened)
+
+    def _opened(self) -> None:
+        self.recorder.port_opened()
+        if self.polling is not None:
+            self.polling.stir()
+
+    async def _received(self, data: bytes) -> None:
+        await self.recorder.feed(data)
+        if self.polling is not None:
+            self.polling.stir()
 
     async def store_the_rest(self) -> None:
         """Wait until what was read is durable. Raises StoreWriteError when it is lost."""
@@ -116,11 +104,22 @@ class Device:
 class Remote:
     """A configured remote and the replications with it."""
 
-    def __init__(self, config: RemoteConfig, store: Store, database: str) -> None:
-        """`store` is the database of that name. Raises ConfigError."""
+    def __init__(
+        self,
+        config: RemoteConfig,
+        store: Store,
+        agent: AgentConfig,
+        arrivals: Arrivals,
+        *,
+        announce: bool,
+    ) -> None:
+        """`store` is the agent's database, `arrivals` what comes to it, `announce` as `peer_for`
+        has it. Raises ConfigError.
+        """
         self.config = config
-        self.database = database
-        self.peer = peer_for(config)
+        self.database = agent.database
+        self._arrivals = arrivals
+        self.peer = peer_for(config, agent.name, announce=announce)
         local = LocalPeer(store)
         self.jobs: dict[str, Job] = {}
         if config.direction != "pull":
@@ -131,8 +130,8 @@ class Remote:
     def _add(
         self,
         direction: str,
-        source: LocalPeer | CouchPeer,
-        target: LocalPeer | CouchPeer,
+        source: Peer,
+        target: Peer,
         *,
         count_pending: Callable[[Any], Awaitable[int]] | None,
     ) -> None:
@@ -145,6 +144,8 @@ class Remote:
             create_target=config.create and direction == "push",
             selection=selection_for(config, direction),
             checkpoint_interval=config.checkpoint_interval,
+            brought=self._arrivals if direction == "pull" else None,
+            unasked=self._arrivals if direction == "push" else None,
         )
         self.jobs[direction] = Job(
             f"{config.name} {direction}",
@@ -157,7 +158,7 @@ class Remote:
 
 class Agent:
     """A running agent. A hub is one without devices and remotes, and without a database of its
-    own."""
+    own; with a `broker` it serves its databases there, too."""
 
     def __init__(
         self,
@@ -165,15 +166,21 @@ class Agent:
         server: ServerConfig,
         users: Sequence[UserConfig] = (),
         config: Config | None = None,
+        broker: Broker | None = None,
     ) -> None:
         self.databases = Databases(data)
         self.server: Server | None = None
         self._server_config = server
         self._users = users
         self._config = config
+        self._broker = broker
+        self._responder: Responder | None = None
         self._store: Store | None = None
         self._devices: list[Device] = []
         self._remotes: list[Remote] = []
+        self._publishers: list[Publisher] = []
+        self._responding = Supervisor()
+        self._publishing = Supervisor()
         self._links = Supervisor()
         self._recorders = Supervisor()
         self._replications = Supervisor()
@@ -203,13 +210,24 @@ class Agent:
             self._store = await self.databases.ensure(self._config.agent.database)
             self.databases.hold(self._config.agent.database)
             await asyncio.to_thread(self._build, self._config, self._store)
+            configured = {device.name for device in self._config.device}
+            for name in await self._store.devices_with_parts():
+                if name not in configured:
+                    await finish_windows(self._store, name)
         app = make_app(
             self.databases, access=access, status=self.status, replications=self._replication
         )
         self.server = await serve(app, host, port, has_users=bool(access.accounts), tls=tls)
+        if self._broker is not None:
+            self._responder = responder_for(self._broker, self.databases)
+            self._responding.start("MQTT responder", self._responder.run)
+        for publisher in self._publishers:
+            self._publishing.start(f"telemetry {publisher.name}", publisher.run)
         for device in self._devices:
             self._recorders.start(f"recorder {device.config.name}", device.recorder.run)
             self._links.start(f"device {device.config.name}", device.run_link)
+            if device.polling is not None:
+                self._links.start(f"polling {device.config.name}", device.polling.run)
         for remote in self._remotes:
             for job in remote.jobs.values():
                 self._replication.adopt(job, remote.database)
@@ -217,8 +235,15 @@ class Agent:
 
     def _build(self, config: Config, store: Store) -> None:
         """Reads files: passwords, and what firmware adapters are installed."""
-        self._devices = [Device(entry, store) for entry in config.device]
-        self._remotes = [Remote(entry, store, config.agent.database) for entry in config.remote]
+        interval = config.agent.commit_interval
+        self._devices = [Device(entry, store, interval) for entry in config.device]
+        arrivals = Arrivals()
+        announcing = first_on_brokers(config.remote)
+        self._remotes = [
+            Remote(entry, store, config.agent, arrivals, announce=entry.name in announcing)
+            for entry in config.remote
+        ]
+        self._publishers = [publisher_for(entry, store, config) for entry in config.telemetry]
 
     async def _close(self) -> None:
         """From the wire inwards: nothing that was read is left unstored."""
@@ -226,6 +251,8 @@ class Agent:
             last_first.push_async_callback(self.databases.close)
             if self.server is not None:
                 last_first.push_async_callback(self.server.close)
+            last_first.push_async_callback(self._responding.stop)
+            last_first.push_async_callback(self._publishing.stop)
             for remote in self._remotes:
                 last_first.push_async_callback(remote.peer.close)
             last_first.push_async_callback(self._replication.close)
@@ -241,6 +268,8 @@ class Agent:
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""
         restarts = {
+            **self._responding.restarts,
+            **self._publishing.restarts,
             **self._links.restarts,
             **self._recorders.restarts,
             **self._replications.restarts,
@@ -253,6 +282,8 @@ class Agent:
             "data": str(self.databases.folder),
             "restarts": {name: count for name, count in restarts.items() if count},
         }
+        if self._responder is not None:
+            status |= responder_status(self._responder)
         if self._store is None or self._config is None:
             return status
         info = await self._store.info()
@@ -272,85 +303,37 @@ class Agent:
             {
                 "name": remote.config.name,
                 "url": remote.peer.label,
+                **_traffic(remote.peer),
                 **{direction: await job_status(job) for direction, job in remote.jobs.items()},
             }
             for remote in self._remotes
         ]
+        status["telemetry"] = [publisher.status() for publisher in self._publishers]
         return status
 
 
-def access_for(
-    data: Path, server: ServerConfig, users: Sequence[UserConfig]
-) -> tuple[Access, ssl.SSLContext | None]:
-    """Who may use a server, and its TLS. Reads files, and keeps a secret in the data's folder.
-
-    Raises ConfigError, PermanentError.
-    """
-    access = Access.open(
-        data,
-        [(user.name, user.password_hash, user.roles) for user in users],
-        host=parse_listen(server.listen)[0],
-        cors_origins=server.cors_origins,
-        timeout=server.session_timeout,
-    )
-    return access, tls_for(server)
+def _traffic(peer: Peer) -> dict[str, int]:
+    """Bytes over the remote's link, where they are counted."""
+    if not isinstance(peer, Metered):
+        return {}
+    sent, received = peer.traffic
+    return {"bytes_sent": sent, "bytes_received": received}
 
 
-def tls_for(server: ServerConfig) -> ssl.SSLContext | None:
-    """What the server encrypts with, if it does. Reads files. Raises ConfigError."""
-    if server.tls_certificate is None or server.tls_key is None:
-        return None
-    return server_context(Path(server.tls_certificate), Path(server.tls_key))
+class Running(Protocol):
+    """What runs until it is told to stop."""
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[Self], None]) -> None:
+        """Raises EdgeAgentError when it cannot start."""
 
 
-def adapter_for(config: DeviceConfig) -> Any:
-    """The firmware adapter that a device is configured with. Raises ConfigError."""
-    try:
-        return create_adapter(config.adapter)
-    except ValueError as error:
-        raise ConfigError(
-            f'device {config.name!r}: adapter: {error}; for example adapter = "cbor-frames"'
-        ) from None
+_RunningT = TypeVar("_RunningT", bound=Running)
 
 
-def selection_for(config: RemoteConfig, direction: str) -> Selection:
-    """What is replicated with a remote in a direction, "push" or "pull". Raises ConfigError."""
-    selector = getattr(config, f"{direction}_selector")
-    doc_ids = getattr(config, f"{direction}_doc_ids")
-    if selector is not None:
-        try:
-            parse_selector(selector)
-        except SelectorError as error:
-            raise ConfigError(f"remote {config.name!r}: {direction}_selector: {error}") from None
-    return Selection(selector, None if doc_ids is None else tuple(doc_ids))
-
-
-def peer_for(config: RemoteConfig) -> CouchPeer:
-    """The other side of a remote; it does not connect yet. Raises ConfigError."""
-    password = config.secret()
-    if config.ca_file is not None and not os.access(config.ca_file, os.R_OK):
-        raise ConfigError(
-            f"remote {config.name!r}: ca_file {config.ca_file} cannot be read; give a file with "
-            "certificates in PEM format, readable by this user"
-        )
-    try:
-        return CouchPeer.from_url(
-            config.url,
-            user=config.user,
-            password=password,
-            auth=config.auth,
-            ca_file=config.ca_file,
-            feed=config.feed,
-            heartbeat=config.heartbeat,
-        )
-    except ConfigError as error:
-        raise ConfigError(f"remote {config.name!r}: {error}") from None
-
-
-async def run_until_signalled(agent: Agent, ready: Callable[[Agent], None]) -> None:
-    """Run an agent until SIGTERM or SIGINT, then stop it in order."""
+async def run_until_signalled(running: _RunningT, ready: Callable[[_RunningT], None]) -> None:
+    """Run an agent or a bridge until SIGTERM or SIGINT, then stop it in order."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await agent.run(stop, ready)
+    await running.run(stop, ready)

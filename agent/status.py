@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.config import DeviceConfig
 from agent.replication.job import Job
 from agent.sensors.link import SerialLink
 from agent.sensors.recorder import Recorder
+
+if TYPE_CHECKING:
+    from agent.server.mqtt import Responder
 
 _HARMLESS = frozenset(("log", "heartbeat", "no-value"))
 
@@ -22,9 +25,11 @@ def timestamp(seconds: float | None) -> str | None:
 
 
 def device_status(config: DeviceConfig, link: SerialLink, recorder: Recorder) -> dict[str, Any]:
-    """`errors` counts damage on the wire since the start; `gaps`, `missing`, `repeated` and
-    `restarts` count for as long as the store lasts. `rate` is in readings per second."""
-    sequence = recorder.sequence
+    """`errors` counts damage on the wire since the start; `gaps`, `missing`, `dropped` (frames
+    that the device says it had no room to keep), `repeated` and `restarts` count for as long as
+    the store lasts. Of a sensor's `readings` (since the start) `suppressed` told nothing new and
+    were not stored; `rate` is in readings per second; `alarms` are those that are raised."""
+    state = recorder.state
     errors = sum(count for kind, count in recorder.events.items() if kind not in _HARMLESS)
     return {
         "name": config.name,
@@ -35,18 +40,22 @@ def device_status(config: DeviceConfig, link: SerialLink, recorder: Recorder) ->
         "bytes_received": link.bytes_received,
         "errors": errors,
         "events": dict(recorder.events),
-        "gaps": sequence.gaps,
-        "missing": sequence.lost,
-        "repeated": sequence.repeated,
-        "restarts": sequence.restarts,
+        "gaps": state.gaps,
+        "missing": state.lost,
+        "dropped": state.dropped,
+        "repeated": state.repeated,
+        "restarts": state.restarts,
         "sensors": [
             {
                 "name": name,
                 "readings": stats.readings,
+                "suppressed": stats.suppressed,
                 "rate": round(stats.rate(), 3),
                 "last_value": stats.last_value,
+                "quality": stats.last_quality,
                 "unit": stats.unit,
                 "last_time": stats.last_time,
+                "alarms": state.sensors[name].raised() if name in state.sensors else [],
             }
             for name, stats in recorder.sensors.items()
         ],
@@ -76,5 +85,16 @@ async def job_status(job: Job) -> dict[str, Any]:
                 "reason": failure.reason,
             }
             for failure in progress.failures
+        ],
+    }
+
+
+def responder_status(responder: Responder) -> dict[str, Any]:
+    """`mqtt` is the responder's own account; `since` is when a gateway's status was first heard."""
+    return {
+        "mqtt": responder.status(),
+        "gateways": [
+            {**gateway, "since": timestamp(gateway["since"])}
+            for gateway in responder.present.gateways()
         ],
     }

@@ -6,6 +6,12 @@ servers and clients in `tests/peers`.
 
 from __future__ import annotations
 
+from hypothesis import settings
+
+# How long one example takes says more of what else the machine does than of the program.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
+
 # Named here rather than imported, so that pytest can explain their assertions. One that imports
 # another comes after it.
 pytest_plugins = (

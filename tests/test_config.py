@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import HubConfig, load, load_hub, parse_listen
+from agent.config import HubConfig, parse_listen
+from agent.config_file import load, load_hub
 from agent.errors import ConfigError
+from tests.cli.helpers import in_process
 
 GOOD = """
 [agent]
@@ -77,6 +79,24 @@ def test_a_good_file(tmp_path: Path) -> None:
     assert config.remote[0].retry_cap == 30
 
 
+@pytest.mark.parametrize(
+    "port",
+    [
+        "/dev/serial/by-path/pci-0000:00:14.0-usb-0:1:1.0-port0",
+        "usb-FTDI_FT232R_A1B2C3-if00-port0",
+        "serial:A1 B2",
+        "usb:0403:6001",
+        "usb:1-1.2",
+        "usb:1-1.2:1.0",
+        "socket://10.0.0.7:4000",
+        "rfc2217://[::1]:2217?ign_set_control",
+    ],
+)
+def test_names_of_ports(port: str, tmp_path: Path) -> None:
+    text = GOOD.replace("/dev/ttyUSB0", port)
+    assert load(written(tmp_path, text)).device[0].port == port
+
+
 def test_the_smallest_file_has_a_usable_name(tmp_path: Path) -> None:
     config = load(written(tmp_path, '[agent]\ndata = "/var/lib/x"\n'))
     assert config.agent.name
@@ -111,6 +131,14 @@ def test_the_smallest_file_has_a_usable_name(tmp_path: Path) -> None:
             GOOD + "[[device]]\nname='b'\nport='/dev/ttyUSB0'\nadapter='json-lines'\n",
             ["/dev/ttyUSB0", "'greenhouse'"],
         ),
+        (GOOD.replace("/dev/ttyUSB0", "usb:0403"), ["= 'usb:0403'", "usb:VID:PID"]),
+        (GOOD.replace("/dev/ttyUSB0", "serial:"), ["device.port", "serial:NUMBER"]),
+        (GOOD.replace("/dev/ttyUSB0", "socket://host"), ["device.port", "socket://HOST:PORT"]),
+        (GOOD.replace("/dev/ttyUSB0", "tcp://host:1"), ["device.port", "socket://HOST:PORT"]),
+        (
+            GOOD.replace('"/dev/ttyUSB0"', '"socket://host:4000"\nrs485 = true'),
+            ["'greenhouse'", "rs485 is for ports of this machine", "take it out"],
+        ),
         (GOOD + "password = 'x'\n", ["password and password_file exclude each other"]),
         (GOOD.replace('user = "gateway-1"\n', ""), ["password_file needs a user"]),
         (USERS.replace('"anna"', '"a:b"'), ["user.name", "number 1", "no colon"]),
@@ -135,6 +163,68 @@ def test_the_smallest_file_has_a_usable_name(tmp_path: Path) -> None:
 )
 def test_mistakes_are_explained(tmp_path: Path, text: str, parts: list[str]) -> None:
     message = complaint(tmp_path, text)
+    for part in parts:
+        assert part in message
+
+
+MODBUS = """
+[[device]]
+name = "meters"
+port = "/dev/ttyUSB1"
+adapter = "modbus-rtu"
+parity = "even"
+
+[[device.settings.map]]
+name = "a"
+
+[[device.settings.map.register]]
+name = "x"
+address = 0
+
+[[device.settings.map.register]]
+name = "y"
+address = 1
+scale = 0.1
+
+[[device.settings.slave]]
+name = "s"
+address = 1
+map = "a"
+"""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "parts"),
+    [
+        (MODBUS.replace('"even"', '"evn"'), ["device.parity", "number 2", "'even' or 'odd'"]),
+        (
+            MODBUS.replace("scale", "skale"),
+            [
+                "device.settings.map.register.skale",
+                "in [[device.settings.map]] number 1, [[device.settings.map.register]] number 2",
+                "did you mean scale?",
+            ],
+        ),
+        (MODBUS.replace("scale = 0.1", "scale = 0"), ["scale = 0", "number that is not 0"]),
+        (MODBUS.replace("address = 1\nmap", "address = 300\nmap"), ["= 300", "from 1 to 247"]),
+        (MODBUS.replace("address = 0\n", ""), ["number 1) is missing", "from 0 to 65535"]),
+        (MODBUS.replace('map = "a"', 'map = "b"'), ["no map is called 'b'", "known are: a"]),
+        (
+            MODBUS.partition("[[device.settings.slave]]")[0],
+            ["device.settings.slave is missing", "begin with [[device.settings.slave]]"],
+        ),
+        (MODBUS.replace("modbus-rtu", "json-lines"), ["device.settings", "takes none"]),
+    ],
+)
+def test_mistakes_in_the_settings_of_an_adapter(
+    tmp_path: Path, wrong: str, parts: list[str]
+) -> None:
+    config = written(
+        tmp_path, GOOD.replace('user = "gateway-1"\npassword_file = "secret"\n', "") + wrong
+    )
+    done = in_process("config", "check", "--config", config)
+    message = done.complaint()
+    assert message.startswith(f"{config}: ")
     for part in parts:
         assert part in message
 

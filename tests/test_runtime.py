@@ -12,14 +12,22 @@ from typing import Any
 import pytest
 
 from agent import runtime
-from agent.config import AgentConfig, Config, DeviceConfig, RemoteConfig, ServerConfig, UserConfig
+from agent.config import (
+    AgentConfig,
+    Config,
+    DeviceConfig,
+    RemoteConfig,
+    ServerConfig,
+    UserConfig,
+)
 from agent.errors import PermanentError, StoreHeldError, StoreWriteError
 from agent.replication.replicator import Replicator
-from agent.runtime import Agent, Supervisor
+from agent.runtime import Agent
 from agent.sensors.link import SerialLink
 from agent.sensors.recorder import Recorder
 from agent.server.passwords import hash_password
 from agent.store.store import Store
+from agent.supervisor import Supervisor
 from tests.devices.micropython import SensorNode
 
 
@@ -32,8 +40,8 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Restarts come after a few milliseconds, not after a second."""
-    monkeypatch.setattr(runtime, "_RESTART_BASE", 0.005)
-    monkeypatch.setattr(runtime, "_RESTART_CAP", 0.01)
+    monkeypatch.setattr("agent.supervisor._RESTART_BASE", 0.005)
+    monkeypatch.setattr("agent.supervisor._RESTART_CAP", 0.01)
 
 
 # --- the supervisor --------------------------------------------------------------------
@@ -125,8 +133,8 @@ async def test_stopping_waits_for_what_tasks_do_last(supervisor: Supervisor) -> 
 async def test_a_waiting_restart_can_be_stopped(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "_RESTART_BASE", 1000.0)
-    monkeypatch.setattr(runtime, "_RESTART_CAP", 1000.0)
+    monkeypatch.setattr("agent.supervisor._RESTART_BASE", 1000.0)
+    monkeypatch.setattr("agent.supervisor._RESTART_CAP", 1000.0)
 
     async def bad() -> None:
         raise RuntimeError("bad")
@@ -255,7 +263,9 @@ async def test_a_replication_that_fails(
     monkeypatch.setattr(Replicator, "run", failing)
     async with running(Agent.from_config(site[0])) as agent:
         status = await everything_else_works(agent, "replication second push")
-        assert status["remotes"][1]["push"]["state"] == "stopped"
+        push = status["remotes"][1]["push"]
+        assert push["state"] == "failed"
+        assert "RuntimeError" in push["last_error"]
         fails = False
 
         async def is_back() -> bool:

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from agent.cli.options import config_option, json_option, print_json
-from agent.config import Config, load_either, parse_listen
-from agent.runtime import adapter_for, peer_for, selection_for, tls_for
+from agent.config import Config, parse_listen
+from agent.config_file import load_either, naming
+from agent.parts import adapter_for, peer_for, selection_for, tls_for
 from agent.server.http import check_host
 from agent.server.passwords import PasswordHash
+from agent.telemetry.options import telemetry_options
 
 
 @click.group()
@@ -24,27 +26,31 @@ def config_command() -> None:
 def check(config_path: Path, as_json: bool) -> None:
     """Check the configuration file of a gateway or a hub, without starting anything."""
     config = load_either(config_path)
-    for user in config.user:
-        PasswordHash.parse(user.password_hash)
-    tls_for(config.server)
-    check_host(parse_listen(config.server.listen)[0], has_users=bool(config.user))
-    names = _check_gateway(config) if isinstance(config, Config) else {}
+    with naming(config_path):
+        for user in config.user:
+            PasswordHash.parse(user.password_hash)
+        tls_for(config.server)
+        check_host(parse_listen(config.server.listen)[0], has_users=bool(config.user))
+        names = _check_gateway(config) if isinstance(config, Config) else {}
     names["users"] = [user.name for user in config.user]
     if as_json:
         print_json({"ok": True, "file": str(config_path), **names})
     else:
-        listed = "; ".join(f"{key}: {', '.join(names[key]) or 'none'}" for key in names)
-        click.echo(f"{config_path}: ok ({listed})")
+        listed = "; ".join(f"{key}: {', '.join(found)}" for key, found in names.items() if found)
+        click.echo(f"{config_path}: ok ({listed or 'no device, no remote'})")
 
 
 def _check_gateway(config: Config) -> dict[str, list[str]]:
     for device in config.device:
         adapter_for(device)
     for remote in config.remote:
-        peer_for(remote)
+        peer_for(remote, config.agent.name)
         for direction in ("push", "pull"):
             selection_for(remote, direction)
+    for telemetry in config.telemetry:
+        telemetry_options(telemetry, config)
     return {
         "devices": [device.name for device in config.device],
         "remotes": [remote.name for remote in config.remote],
+        "telemetry": [telemetry.name for telemetry in config.telemetry],
     }

@@ -16,10 +16,14 @@ from agent.errors import EdgeAgentError
 
 # Imported when they are used: no command waits for, or holds in memory, what another one needs.
 _COMMANDS = {
+    "init": "agent.cli.init",
     "run": "agent.cli.run",
     "hub": "agent.cli.run",
+    "bridge": "agent.cli.bridge",
     "replicate": "agent.cli.replicate",
     "status": "agent.cli.status",
+    "ports": "agent.cli.ports",
+    "sensors": "agent.cli.sensors",
     "config": "agent.cli.config",
     "user": "agent.cli.user",
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
 
-from agent.errors import EdgeAgentError
+from agent.errors import ConfigError, EdgeAgentError
 
 DEFAULT_CONFIG = Path("/etc/edge-agent/config.toml")
 
@@ -24,19 +25,28 @@ config_option = click.option(
 
 _JSON = "agent.cli.json"
 
+_CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
+
 
 def _remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
     ctx.meta[_JSON] = value
     return value
 
 
-json_option = click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    callback=_remember,
-    help="Print one JSON object and nothing else.",
-)
+def _json_option(text: str) -> Callable[[_CommandT], _CommandT]:
+    return click.option("--json", "as_json", is_flag=True, callback=_remember, help=text)
+
+
+json_option = _json_option("Print one JSON object and nothing else.")
+json_lines_option = _json_option("Print a JSON object a line, one for each reading.")
+
+
+def read_password(file: Path) -> str:
+    """Raises ConfigError."""
+    try:
+        return file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: no password can be read from it ({error})") from None
 
 
 def print_json(value: Any) -> None:

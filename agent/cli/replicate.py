@@ -14,11 +14,12 @@ from typing import Any
 import click
 import msgspec
 
-from agent.cli.options import json_option, print_json
+from agent.cli.options import json_option, print_json, read_password
 from agent.documents.selector import SelectorError, parse_selector
 from agent.errors import ConfigError, EdgeAgentError, NotFoundError
 from agent.peers.couchdb import CouchPeer
 from agent.peers.local import LocalPeer
+from agent.peers.mqtt_topics import is_mqtt
 from agent.peers.peer import Peer
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
@@ -85,7 +86,8 @@ def replicate_command(
 ) -> None:
     """Copy what SOURCE has and TARGET lacks.
 
-    Each is the path of a store, or the URL of a database, http(s)://[USER[:PASSWORD]@]HOST/NAME.
+    Each is the path of a store, or the URL of a database, http(s)://[USER[:PASSWORD]@]HOST/NAME;
+    with mqtt(s):// or ws(s):// it is reached over a broker, through a hub or a bridge.
     """
     if selector is not None and doc_ids:
         raise click.UsageError("--selector and --doc-id exclude each other; give one of them")
@@ -106,8 +108,8 @@ async def _opened(place: str, password_file: Path | None, *, create: bool) -> As
     if "://" in place:
         password = None
         if password_file is not None:
-            password = await asyncio.to_thread(_password, password_file)
-        peer = CouchPeer.from_url(place, password=password)
+            password = await asyncio.to_thread(read_password, password_file)
+        peer = _remote(place, password)
         try:
             yield peer
         finally:
@@ -128,11 +130,12 @@ async def _opened(place: str, password_file: Path | None, *, create: bool) -> As
             await store.close()
 
 
-def _password(file: Path) -> str:
-    try:
-        return file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: no password can be read from it ({error})") from None
+def _remote(url: str, password: str | None) -> Peer:
+    if is_mqtt(url):
+        from agent.peers.mqtt import MqttPeer
+
+        return MqttPeer.from_url(url, password=password)
+    return CouchPeer.from_url(url, password=password)
 
 
 async def _replicate(

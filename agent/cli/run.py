@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
+from typing import Any
 
 import click
 
+from agent.cli.broker import broker_from, broker_options
 from agent.cli.options import config_option
-from agent.config import DEFAULT_LISTEN, HubConfig, load, load_hub
+from agent.config import DEFAULT_LISTEN, HubConfig
+from agent.config_file import load, load_hub, naming
 from agent.runtime import Agent, run_until_signalled
 
 
@@ -19,7 +23,9 @@ def run_command(config_path: Path) -> None:
 
     Ends in order, with nothing lost, at SIGTERM or Ctrl-C.
     """
-    asyncio.run(run_until_signalled(Agent.from_config(load(config_path)), _ready))
+    config = load(config_path)
+    with naming(config_path):
+        _serve(Agent.from_config(config))
 
 
 @click.command()
@@ -41,15 +47,29 @@ def run_command(config_path: Path) -> None:
     metavar="FILE",
     help="A file with [[user]] tables (edge-agent user add makes them) and a [server] table.",
 )
-def hub_command(data: Path, listen: str | None, config_path: Path | None) -> None:
+@broker_options(required=False)
+def hub_command(
+    data: Path, listen: str | None, config_path: Path | None, broker: str | None, **options: Any
+) -> None:
     """Run a hub: a CouchDB-compatible server for gateways and clients to replicate with.
 
     Without users it listens on loopback only, and everybody on this machine is an administrator.
+    With --broker its databases are served over MQTT, too; the broker says who may use them there.
     """
     config = HubConfig() if config_path is None else load_hub(config_path)
     if listen is not None:
         config.server.listen = listen
-    asyncio.run(run_until_signalled(Agent(data, config.server, config.user), _ready))
+    if broker is None and any(options[key] for key in options if key.startswith("broker_")):
+        raise click.UsageError("the options for a broker need --broker URL")
+    on_broker = None if broker is None else broker_from(broker=broker, **options)
+    _serve(Agent(data, config.server, config.user, broker=on_broker))
+
+
+def _serve(agent: Agent) -> None:
+    # The stores are for this user only: among them is `_replicator`, with the passwords of remotes.
+    # `edge-agent replicate` leaves that to the umask, since its user names the file.
+    os.umask(0o077)
+    asyncio.run(run_until_signalled(agent, _ready))
 
 
 def _ready(agent: Agent) -> None:

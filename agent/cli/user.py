@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TextIO
 import click
 import msgspec
 
+from agent.cli.files import replace_file
 from agent.cli.options import json_option, print_json
-from agent.config import check_text, check_user
+from agent.config_file import check_text, check_user
 from agent.errors import ConfigError
 from agent.server.passwords import hash_password
 
@@ -59,11 +59,11 @@ def add(
     check_user(name, roles)
     before = "" if config_path is None else _read(config_path)
     if config_path is not None:  # before anybody types a password in vain
-        check_text(before + _table(name, "$scrypt$", roles), config_path)
+        check_text(before + user_table(name, "$scrypt$", roles), config_path)
     hash = hash_password(_password(password_file))
-    table = _table(name, hash, roles)
+    table = user_table(name, hash, roles)
     if config_path is not None:
-        _write(config_path, before + table)
+        replace_file(config_path, before + table)
     if as_json:
         print_json({"ok": True, "name": name, "password_hash": hash, "roles": roles})
     elif config_path is None:
@@ -91,7 +91,7 @@ def _is_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _table(name: str, hash: str, roles: Sequence[str]) -> str:
+def user_table(name: str, hash: str, roles: Sequence[str]) -> str:
     """The TOML of a user, to be appended to any file. JSON's strings are TOML's, too."""
     values = {"name": name, "password_hash": hash, "roles": list(roles)}
     lines = [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in values.items()]
@@ -108,33 +108,3 @@ def _read(path: Path) -> str:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read ({reason})") from error
     return text if text.endswith("\n") or not text else text + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file as one step, with the rights that it had; a new one is its owner's alone."""
-    target = path.resolve()  # where a symbolic link leads
-    part = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        try:
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                _take_rights(target, descriptor)
-                file.flush()
-                os.fsync(descriptor)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written ({error.strerror}); nothing was changed"
-        ) from error
-
-
-def _take_rights(target: Path, descriptor: int) -> None:
-    try:
-        old = target.stat()
-    except FileNotFoundError:
-        return
-    os.fchown(descriptor, old.st_uid, old.st_gid)
-    os.fchmod(descriptor, old.st_mode & 0o7777)

@@ -54,9 +54,15 @@ def request(method: str, url: str, body: Any = None) -> Any:
         return json.load(response)
 
 
-def in_process(*arguments: object) -> Finished:
-    """Run `edge-agent` to its end without a process of its own, which is faster."""
-    result = CliRunner().invoke(main, [*map(str, arguments)], prog_name="edge-agent")
+def in_process(*arguments: object, answers: str = "", width: int | None = None) -> Finished:
+    """Run `edge-agent` to its end without a process of its own, which is faster.
+
+    `answers` is what somebody types, `width` that of the terminal.
+    """
+    environment = None if width is None else {"COLUMNS": str(width)}
+    result = CliRunner().invoke(
+        main, [*map(str, arguments)], answers, environment, prog_name="edge-agent"
+    )
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Finished(result.exit_code, result.stdout, result.stderr)

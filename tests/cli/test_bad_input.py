@@ -318,7 +318,7 @@ REMOTE = "[[remote]]\nname = 'cloud'\nurl = 'http://127.0.0.1:1/edge'\n"
         (HEAD + REMOTE + f"pasword = '{SECRET}'\n", ["remote.pasword", "did you mean password?"]),
         (
             HEAD + "[[device]]\nname = 'a'\nport = '/dev/x'\nadapter = 'cbor'\n",
-            ["device 'a'", "'cbor'", "cbor-frames, json-lines"],
+            ["device 'a'", "'cbor'", "cbor-frames, csv-lines"],
         ),
         (HEAD + "[server]\nlisten = '5984'\n", ["server.listen = '5984'", "HOST:PORT"]),
         (

@@ -77,7 +77,7 @@ def test_config_check(tmp_path: Path) -> None:
     )
     result = edge_agent("config", "check", "--config", config)
     assert (result.status, result.stderr) == (0, "")
-    assert result.stdout == f"{config}: ok (devices: greenhouse; remotes: cloud; users: none)\n"
+    assert result.stdout == f"{config}: ok (devices: greenhouse; remotes: cloud)\n"
 
     result = in_process("config", "check", "--json", "--config", config)
     assert result.status == 0
@@ -86,6 +86,7 @@ def test_config_check(tmp_path: Path) -> None:
         "file": str(config),
         "devices": ["greenhouse"],
         "remotes": ["cloud"],
+        "telemetry": [],
         "users": [],
     }
     assert [path.name for path in tmp_path.iterdir()] == ["gateway.toml"]

@@ -20,6 +20,19 @@ from tests.rig.network import find_free_port
 
 WIDE = {"COLUMNS": "250"}
 
+BOILER = """
+[[device.sensor]]
+name = "boiler"
+unit = "Cel"
+scale = 0.1
+valid = [0, 120]
+change = 5
+
+[[device.sensor.alarm]]
+name = "hot"
+above = 90
+"""
+
 
 class Gateway:
     """A gateway with two devices, the hub as a remote, and a remote that is not there."""
@@ -50,6 +63,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, hub_url: str) -> Iterator[
             folder / "gateway.toml",
             agents.table("device", name="node", port=str(node.port), adapter="cbor-frames"),
             agents.table("device", name="talker", port=os.ttyname(theirs), adapter="json-lines"),
+            BOILER,
             agents.table("remote", name="hub", url=f"{hub_url}/status", create=True, retry_cap=1),
             agents.table("remote", name="gone", url=gone, direction="push", retry_cap=1),
             port=port,
@@ -162,15 +176,42 @@ def test_text(gateway: Gateway) -> None:
     assert (gaps, errors, state) == ("1", "1", "open")
 
 
+def test_alarms_and_quality(gateway: Gateway) -> None:
+    def boiler() -> Any:
+        sensors = gateway.status()["devices"][1]["sensors"]
+        return next((sensor for sensor in sensors if sensor["name"] == "boiler"), {})
+
+    for value in (800, 801, 1300):
+        gateway.says(b'{"boiler": %d}' % value)
+    when_true(lambda: boiler().get("readings") == 3)
+    shown = {
+        key: boiler()[key] for key in ("last_value", "unit", "quality", "suppressed", "alarms")
+    }
+    assert shown == {
+        "last_value": 130,
+        "unit": "Cel",
+        "quality": "out-of-range",
+        "suppressed": 1,
+        "alarms": ["hot"],
+    }
+    result = edge_agent("status", "--config", gateway.config, environment=WIDE)
+    assert " 130.0 Cel (alarm hot, out-of-range) " in result.stdout
+
+
 def test_what_a_device_says_cannot_change_the_terminal(gateway: Gateway) -> None:
     for number, value in enumerate((b"[/red] :smile:", b"\\u001b[31m", b"a\\nb")):
         gateway.says(b'{"seq": %d, "wild-%d": "%s"}' % (5 + number, number, value))
-    when_true(lambda: len(gateway.status()["devices"][1]["sensors"]) == 4)
+    when_true(lambda: len(wild_sensors(gateway)) == 3)
     result = edge_agent("status", "--url", gateway.url, environment=WIDE)
     assert (result.status, result.stderr) == (0, "")
     assert " [/red] :smile: " in result.stdout
     assert "\x1b" not in result.stdout
     assert " a b " in result.stdout
+
+
+def wild_sensors(gateway: Gateway) -> list[str]:
+    names = [sensor["name"] for sensor in gateway.status()["devices"][1]["sensors"]]
+    return [name for name in names if name.startswith("wild-")]
 
 
 def test_a_hub_has_a_status_too(hub_url: str) -> None:

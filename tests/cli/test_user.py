@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agent.cli.main import main
-from agent.config import load, load_hub
+from agent.config_file import load, load_hub
 from agent.server.passwords import PasswordHash
 
 GATEWAY = """\

@@ -1,0 +1,156 @@
+"""The parts of an agent, each made from its place in the configuration. They do nothing yet."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.config import (
+    Config,
+    DeviceConfig,
+    RemoteConfig,
+    ServerConfig,
+    TelemetryConfig,
+    UserConfig,
+    parse_listen,
+)
+from agent.config_explain import explain
+from agent.documents.selector import SelectorError, parse_selector
+from agent.errors import ConfigError
+from agent.peers.couchdb import CouchPeer
+from agent.peers.mqtt_topics import is_mqtt, parse_mqtt_url
+from agent.peers.peer import Peer
+from agent.replication.selection import Selection
+from agent.server.access import Access
+from agent.server.tls import server_context
+from agent.store.databases import Databases
+from agent.store.store import Store
+from firmware_adapters import Adapter, SettingsError
+from firmware_adapters import create as create_adapter
+
+if TYPE_CHECKING:
+    from agent.server.mqtt import Broker, Responder
+    from agent.telemetry.publisher import Publisher
+
+
+def access_for(
+    data: Path, server: ServerConfig, users: Sequence[UserConfig]
+) -> tuple[Access, ssl.SSLContext | None]:
+    """Who may use a server, and its TLS. Reads files, and keeps a secret in the data's folder.
+
+    Raises ConfigError, PermanentError.
+    """
+    access = Access.open(
+        data,
+        [(user.name, user.password_hash, user.roles) for user in users],
+        host=parse_listen(server.listen)[0],
+        cors_origins=server.cors_origins,
+        timeout=server.session_timeout,
+    )
+    return access, tls_for(server)
+
+
+def tls_for(server: ServerConfig) -> ssl.SSLContext | None:
+    """What the server encrypts with, if it does. Reads files. Raises ConfigError."""
+    if server.tls_certificate is None or server.tls_key is None:
+        return None
+    return server_context(Path(server.tls_certificate), Path(server.tls_key))
+
+
+def adapter_for(config: DeviceConfig) -> Adapter:
+    """The firmware adapter that a device is configured with. Raises ConfigError."""
+    try:
+        return create_adapter(config.adapter, config.settings)
+    except SettingsError as error:
+        if error.kind is None:
+            reason = f"device.settings: {error}; take it out"
+        else:
+            reason = explain(error.reason, config.settings, error.kind, "device.settings")
+        raise ConfigError(f"device {config.name!r}: {reason}") from None
+    except ValueError as error:
+        raise ConfigError(f"device {config.name!r}: adapter: {error}") from None
+
+
+def selection_for(config: RemoteConfig, direction: str) -> Selection:
+    """What is replicated with a remote in a direction, "push" or "pull". Raises ConfigError."""
+    selector = getattr(config, f"{direction}_selector")
+    doc_ids = getattr(config, f"{direction}_doc_ids")
+    if selector is not None:
+        try:
+            parse_selector(selector)
+        except SelectorError as error:
+            raise ConfigError(f"remote {config.name!r}: {direction}_selector: {error}") from None
+    return Selection(selector, None if doc_ids is None else tuple(doc_ids))
+
+
+def first_on_brokers(remotes: Iterable[RemoteConfig]) -> set[str]:
+    """The names of the remotes that are the first of theirs on an MQTT broker."""
+    first: dict[str, str] = {}
+    for config in remotes:
+        with contextlib.suppress(ConfigError):  # which `peer_for` raises, and explains
+            if is_mqtt(config.url):
+                first.setdefault(str(parse_mqtt_url(config.url)[0]), config.name)
+    return set(first.values())
+
+
+def peer_for(config: RemoteConfig, name: str, *, announce: bool = True) -> Peer:
+    """The other side of a remote of the agent of that name; it does not connect yet.
+
+    On an MQTT broker one connection is to `announce` the agent's presence: the end of any other
+    must not say that the agent is gone. Raises ConfigError.
+    """
+    password = config.secret()
+    config.check_files()
+    try:
+        if is_mqtt(config.url):
+            return _mqtt_peer(config, name, password, announce=announce)
+        return CouchPeer.from_url(
+            config.url,
+            user=config.user,
+            password=password,
+            auth=config.auth,
+            ca_file=config.ca_file,
+            feed=config.feed,
+            heartbeat=config.heartbeat,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{config.label}: {error}") from None
+
+
+def _mqtt_peer(config: RemoteConfig, name: str, password: str | None, *, announce: bool) -> Peer:
+    # Only here: an agent that does without MQTT does without the library.
+    from agent.peers.mqtt import MqttPeer
+    from agent.peers.mqtt_client import TlsFiles
+
+    return MqttPeer.from_url(
+        config.url,
+        user=config.user,
+        password=password,
+        node=name,
+        client_id=f"{name}/{config.name}",
+        tls=TlsFiles(config.ca_file, config.client_certificate, config.client_key),
+        announce=announce,
+        keepalive=config.heartbeat,
+    )
+
+
+def responder_for(broker: Broker, databases: Databases) -> Responder:
+    """What serves a hub's databases on a broker."""
+    from agent.server.mqtt import Responder
+    from agent.server.mqtt_served import ServedDatabases
+
+    return Responder(broker, ServedDatabases(databases), "hub")
+
+
+def publisher_for(entry: TelemetryConfig, store: Store, config: Config) -> Publisher:
+    """What publishes the readings of an agent's devices; it does not connect yet.
+
+    Raises ConfigError.
+    """
+    from agent.telemetry.options import telemetry_options
+    from agent.telemetry.publisher import Publisher
+
+    return Publisher(entry.name, store, telemetry_options(entry, config))
