@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from agent import __version__
-from agent.cli.options import print_json_error
+from agent.cli.options import print_json_error, remember_json
 from agent.errors import EdgeAgentError
 
 # Imported when they are used: no command waits for, or holds in memory, what another one needs.
@@ -42,11 +42,17 @@ class _Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
+        wants_json = "--json" in ctx.args
         try:
             return super().invoke(ctx)
         except EdgeAgentError as error:
-            print_json_error(ctx, error)
+            print_json_error(ctx, str(error))
             raise click.ClickException(str(error)) from None
+        except click.UsageError as error:
+            if wants_json:  # which the command may not have got to read
+                remember_json(ctx)
+            print_json_error(ctx, error.format_message())
+            raise
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

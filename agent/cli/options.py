@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from agent.errors import ConfigError, EdgeAgentError
+from agent.errors import ConfigError
 
 DEFAULT_CONFIG = Path("/etc/edge-agent/config.toml")
 
@@ -26,6 +26,11 @@ config_option = click.option(
 _JSON = "agent.cli.json"
 
 _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
+
+
+def remember_json(ctx: click.Context) -> None:
+    """An error is to be told as JSON."""
+    ctx.meta[_JSON] = True
 
 
 def _remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
@@ -55,7 +60,7 @@ def print_json(value: Any) -> None:
     click.get_current_context().meta[_JSON] = False
 
 
-def print_json_error(ctx: click.Context, error: EdgeAgentError) -> None:
+def print_json_error(ctx: click.Context, error: str) -> None:
     """With --json an error is an object, too, unless the command has printed one already."""
     if ctx.meta.get(_JSON):
-        click.echo(msgspec.json.encode({"ok": False, "error": str(error)}))
+        click.echo(msgspec.json.encode({"ok": False, "error": error}))

@@ -69,6 +69,22 @@ def test_a_mistake_on_the_command_line_shows_the_usage(arguments: list[str]) -> 
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["replicate", "one"], ["replicate", "a", "b", "--selector", "{"], ["status", "--no-such"]],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_with_json_a_mistake_on_the_command_line_is_an_object(
+    arguments: list[str], first: bool
+) -> None:
+    command, *rest = arguments
+    result = in_process(command, *(["--json", *rest] if first else [*rest, "--json"]))
+    assert result.status == 2
+    told = result.json()
+    assert told["ok"] is False
+    assert f"Error: {told['error']}" in result.stderr
+
+
 def test_config_check(tmp_path: Path) -> None:
     config = agents.gateway_config(
         tmp_path / "gateway.toml",
