@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from typing import Protocol
 
 from agent.errors import NotFoundError, RemoteMissingError
@@ -39,18 +39,18 @@ class ServedDatabases:
 
     def __init__(self, databases: Databases) -> None:
         self._databases = databases
-        self._in_use: dict[str, AbstractContextManager[None]] = {}
+        self._in_use: dict[str, ExitStack] = {}
 
     async def names(self) -> Sequence[str]:
         return [name for name in await self._databases.names() if not name.startswith("_")]
 
     async def peer(self, name: str) -> Peer:
         try:
-            with self._databases.using(_allowed(name)):
+            with ExitStack() as use:
+                use.enter_context(self._databases.using(_allowed(name)))
                 store = await self._databases.get(name)
                 if name not in self._in_use:
-                    self._in_use[name] = self._databases.using(name)
-                    self._in_use[name].__enter__()
+                    self._in_use[name] = use.pop_all()
         except NotFoundError:
             raise _missing(name) from None
         return LocalPeer(store)
