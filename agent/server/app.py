@@ -36,6 +36,7 @@ from agent.server import (
     find,
     indexes,
     local,
+    readings,
     replication,
     security,
     server,
@@ -94,6 +95,8 @@ _DATABASE: Mapping[str, _Methods[DatabaseCall]] = {
     "_revs_diff": {"POST": bulk.revs_diff},
     "_revs_limit": {"GET": databases.revs_limit, "PUT": databases.set_revs_limit},
     "_security": {"GET": security.get, "PUT": security.put},
+    "_sensors": {"GET": readings.sensors},
+    "_series": {"GET": readings.series},
     "_view_cleanup": {"POST": databases.view_cleanup},
 }
 _QUERIES: Mapping[str, _Methods[DatabaseCall]] = {
