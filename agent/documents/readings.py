@@ -110,11 +110,3 @@ def microseconds(text: str) -> int:
 def timestamp(microseconds: int) -> str:
     """RFC 3339 in UTC, always with six decimals, as in ids. Raises OverflowError."""
     return f"{_EPOCH + timedelta(microseconds=microseconds):%Y-%m-%dT%H:%M:%S.%fZ}"
-
-
-def from_id(id: str, names: str) -> int | None:
-    """The time in the id of a reading of `device:sensor`, in microseconds since the epoch."""
-    try:
-        return microseconds(id[len(names) + 1 :].rpartition(":")[0])
-    except ValueError:
-        return None

@@ -15,12 +15,14 @@ from agent.errors import RequestError
 from agent.server.answers import BASIC_HEADERS, Stream, answer
 from agent.server.call import DatabaseCall
 from agent.store.reading_range import (
+    LATEST,
+    Sensor,
     Steps,
     Work,
     known_range,
     open_parts,
     page_of,
-    widened,
+    places,
 )
 from agent.store.sensors import sensors as known_sensors
 from agent.store.series import series as read_series
@@ -30,7 +32,6 @@ _T = TypeVar("_T")
 _MOST_SENSORS = 10_000
 _POINTS = 600
 _FEWEST_POINTS, _MOST_POINTS = 2, 5000
-_LATEST = microseconds("9999-01-01T00:00:00Z")
 _COLUMNS = ("time", "device", "sensor", "value", "unit", "quality")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -43,8 +44,8 @@ async def sensors(call: DatabaseCall) -> web.Response:
         {
             "sensors": [
                 {
-                    "device": each.device,
-                    "sensor": each.sensor,
+                    "device": each.sensor.device,
+                    "sensor": each.sensor.name,
                     "unit": each.unit,
                     "last_time": each.last_time,
                     "last_value": each.last_value,
@@ -66,7 +67,7 @@ async def series(call: DatabaseCall) -> web.StreamResponse:
     RequestError.
     """
     query = call.request.query
-    device, sensor = _given(call, "device"), _given(call, "sensor")
+    sensor = Sensor(_given(call, "device"), _given(call, "sensor"))
     start, end = _time(call, "start"), _time(call, "end")
     if start is not None and end is not None and start >= end:
         raise _bad("start must be before end")
@@ -74,16 +75,16 @@ async def series(call: DatabaseCall) -> web.StreamResponse:
     if form not in (None, "csv", "json"):
         raise _bad("format must be csv or json")
     if form == "csv" or (form is None and _prefers_csv(call.request)):
-        return await _export(call, device, sensor, start, end)
+        return await _export(call, sensor, start, end)
     points = call.number("points")
     points = _POINTS if points is None else points
     if not _FEWEST_POINTS <= points <= _MOST_POINTS:
         raise _bad(f"points must be from {_FEWEST_POINTS} to {_MOST_POINTS}")
-    made = await _done(call, read_series(device, sensor, start, end, points))
+    made = await _done(call, read_series(sensor, start, end, points))
     return answer(
         {
-            "device": device,
-            "sensor": sensor,
+            "device": sensor.device,
+            "sensor": sensor.name,
             "unit": made.unit,
             "start": timestamp(made.range.start),
             "end": timestamp(made.range.end),
@@ -97,11 +98,11 @@ async def series(call: DatabaseCall) -> web.StreamResponse:
 
 
 async def _export(
-    call: DatabaseCall, device: str, sensor: str, start: int | None, end: int | None
+    call: DatabaseCall, sensor: Sensor, start: int | None, end: int | None
 ) -> web.StreamResponse:
     """All readings of the range as CSV (RFC 4180), page by page."""
-    wanted, _ = await _done(call, known_range(device, sensor, start, end))
-    name = _NOT_IN_NAMES.sub("_", f"{device}-{sensor}")[:100]
+    wanted, _ = await _done(call, known_range(sensor, start, end))
+    name = _NOT_IN_NAMES.sub("_", f"{sensor.device}-{sensor.name}")[:100]
     headers = {
         **BASIC_HEADERS,
         "Content-Type": "text/csv; charset=utf-8; header=present",
@@ -120,14 +121,15 @@ async def _export(
         text.truncate()
 
     lines.writerow(_COLUMNS)
-    unfinished, parts = await call.store.query(lambda db: open_parts(db, device, sensor))
-    low, high, _ = await _done(call, widened(wanted))
-    after: str | None = low
-    while after is not None:
-        read = partial(page_of, wanted=wanted, ids=(after, high), without=unfinished)
-        page, after = await call.store.query(read)
-        await send(page)
-        _check_client(call)
+    unfinished, parts = await call.store.query(lambda db: open_parts(db, sensor))
+    for place in await _done(call, places(wanted)):
+        after: str | None
+        after, high = map(sensor.id_at, place)
+        while after is not None:
+            read = partial(page_of, wanted=wanted, ids=(after, high), without=unfinished)
+            page, after = await call.store.query(read)
+            await send(page)
+            _check_client(call)
     await send([part for part in map(wanted.part_of, parts) if part is not None])
     return await stream.finish()
 
@@ -183,7 +185,7 @@ def _time(call: DatabaseCall, name: str) -> int | None:
         at = microseconds(text)
     except ValueError:
         at = -1
-    if not 0 <= at < _LATEST:
+    if not 0 <= at < LATEST:
         raise _bad(f"{name} must be a time like 2026-03-01T08:15:30Z, from 1970 on")
     return at
 

@@ -1,11 +1,12 @@
 """The documents of a sensor's readings over a range of time, read in short steps.
 
-A reading's id tells its time, so a range of time is one of ids. There are two exceptions. A window
-of a fast sensor may begin before the range. And a reading whose time was corrected (its second
-revision) still has the time in its id as it was thought to be: it is the body's time that counts.
-True times rise with the ids, corrected or not, since ids are given in the order of recording; so
-what belongs to the range and has an id outside of it comes right before or behind it, and is found
-by going on from there.
+A reading's id tells its time, so a range of time is one of ids. There are exceptions. A window of
+a fast sensor may begin before the range. And where the clock was wrong, the time in an id may be
+another than that in the body, which is the one that counts. True times rise with the ids all the
+same, since ids are given in the order of recording. So where what is beside the range shows that
+ids are off, the ids in question are found by bisection. (The one exception: a clock that is put
+back after nobody knew that it was wrong. Then the readings since are found by how far the ids of
+the newest ones are off.)
 
 Each step is a transaction of its own: nothing holds the WAL back, others have their turn between
 two steps, and the work ends when nobody asks for the next one.
@@ -15,27 +16,25 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import dataclass, replace
 from time import thread_time
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
-from agent.documents.readings import Readings, readings_of, timestamp
+from agent.documents.readings import Readings, microseconds, readings_of, timestamp
 
 _T = TypeVar("_T")
 
 Work: TypeAlias = Generator[None, sqlite3.Connection, _T]
 """Reads with the connection that it is sent, and yields after each short query."""
 
+LATEST = microseconds("9999-01-01T00:00:00Z")
 _STEP_SECONDS = 0.1
 _PAGE = 500
 
 _NEIGHBOURS = 64
-"""Documents beside the range that are looked at for what belongs into it. A window is among them:
-only readings that came late can have ids between a window's own and the time of its last one."""
-
-MOST_WALKED = 200_000
-"""Corrected readings beside the range that are followed; the work of a second or so."""
+"""Documents on each side of the range that are looked at for readings that belong to it: more than
+can come late between a window's id and the time of its last reading."""
 
 _ASCENDING = (
     "SELECT id, body FROM docs WHERE id >= ? AND id < ? AND NOT deleted ORDER BY id LIMIT ?"
@@ -66,156 +65,183 @@ class Steps(Generic[_T]):
                 return False
 
 
-@dataclass(frozen=True, slots=True)
-class ReadingRange:
-    """A sensor and a range of time, `end` excluded, in microseconds since the epoch."""
+class Sensor(NamedTuple):
+    """A sensor of a device. All times are in microseconds since the epoch."""
 
     device: str
-    sensor: str
-    start: int
-    end: int
+    name: str
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        """The range that has the ids of all its readings: times begin with a digit."""
+        return f"{self.device}:{self.name}:0", f"{self.device}:{self.name}::"
 
     def id_at(self, at: int) -> str:
         """Not above any id of readings of that time or later, with or without decimals."""
-        return f"{self.device}:{self.sensor}:{timestamp(at).removesuffix('.000000Z')}"
+        return f"{self.device}:{self.name}:{timestamp(at).removesuffix('.000000Z')}"
 
-    @property
-    def bounds(self) -> tuple[str, str]:
-        """The range as one of ids."""
-        return self.id_at(self.start), self.id_at(self.end)
+    def time_in(self, id: str) -> int | None:
+        """The time in the id of one of its readings; None if there is none."""
+        prefix = len(self.device) + len(self.name) + 2
+        try:
+            return microseconds(id[prefix:].rpartition(":")[0])
+        except ValueError:
+            return None
+
+    def has(self, found: Readings) -> bool:
+        """Whether these are readings of this sensor."""
+        return (found.device, found.sensor) == self
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRange:
+    """The readings of a sensor from `start` to before `end`."""
+
+    sensor: Sensor
+    start: int
+    end: int
 
     def part_of(self, found: Readings) -> Readings | None:
         """What of a document belongs here; None if nothing does."""
-        if (found.device, found.sensor) != (self.device, self.sensor):
-            return None
         first, last = bisect_left(found.times, self.start), bisect_left(found.times, self.end)
-        if first == last:
+        if first == last or not self.sensor.has(found):
             return None
         if (first, last) == (0, len(found.times)):
             return found
         return replace(found, times=found.times[first:last], values=found.values[first:last])
 
 
-def all_ids(device: str, sensor: str) -> tuple[str, str]:
-    """The range that has all ids of a sensor's readings: times begin with a digit."""
-    return f"{device}:{sensor}:0", f"{device}:{sensor}::"
-
-
 def known_range(
-    device: str, sensor: str, start: int | None, end: int | None
+    sensor: Sensor, start: int | None, end: int | None
 ) -> Work[tuple[ReadingRange, Readings | None]]:
     """The range with its ends: None stands for the first reading, or for behind the last one.
 
     With it the sensor's newest readings; None where it has none.
     """
     db = yield
-    newest = newest_of(db, device, sensor)
-    if newest is None:
-        now = start if start is not None else end if end is not None else 0
-        return ReadingRange(device, sensor, now, now if end is None else end), None
-    if start is None:
-        first = _outermost(db, _ASCENDING, device, sensor)
-        start = min(newest.times[0], first.times[0] if first else newest.times[0])
-    end = newest.times[-1] + 1 if end is None else end
-    return ReadingRange(device, sensor, start, end), newest
+    newest = newest_of(db, sensor)
+    if newest is not None:
+        oldest = next(_found(db, _ASCENDING, sensor, sensor.ids), ("", newest))[1]
+        start = min(newest.times[0], oldest.times[0]) if start is None else start
+        end = newest.times[-1] + 1 if end is None else end
+    start = (end or 0) if start is None else start
+    return ReadingRange(sensor, start, start if end is None else end), newest
 
 
-def newest_of(db: sqlite3.Connection, device: str, sensor: str) -> Readings | None:
+def newest_of(db: sqlite3.Connection, sensor: Sensor) -> Readings | None:
     """The document, or the part of one that is not finished, with a sensor's newest reading."""
-    found = [
-        *open_parts(db, device, sensor)[1],
-        _outermost(db, _DESCENDING, device, sensor),
-    ]
-    return max((each for each in found if each), key=lambda each: each.times[-1], default=None)
+    found = [*open_parts(db, sensor)[1]]
+    found += [readings for _, readings in _found(db, _DESCENDING, sensor, sensor.ids, most=1)]
+    return max(found, key=lambda each: each.times[-1], default=None)
 
 
-def _outermost(db: sqlite3.Connection, sql: str, device: str, sensor: str) -> Readings | None:
-    """The readings of the first document, as `sql` orders them, that has any."""
-    for _, body in db.execute(sql, (*all_ids(device, sensor), _NEIGHBOURS)):
+def _found(
+    db: sqlite3.Connection,
+    sql: str,
+    sensor: Sensor,
+    ids: tuple[str, str],
+    most: int = _NEIGHBOURS,
+) -> Iterator[tuple[str, Readings]]:
+    """Up to `most` documents that have readings of the sensor, among the first of these ids as
+    `sql` orders them."""
+    for id, body in db.execute(sql, (*ids, _NEIGHBOURS)):
         found = readings_of(body)
-        if found is not None and (found.device, found.sensor) == (device, sensor):
-            return found
-    return None
+        if found is not None and sensor.has(found):
+            yield id, found
+            most -= 1
+            if not most:
+                return
 
 
-def open_parts(
-    db: sqlite3.Connection, device: str, sensor: str
-) -> tuple[frozenset[str], list[Readings]]:
+def open_parts(db: sqlite3.Connection, sensor: Sensor) -> tuple[frozenset[str], list[Readings]]:
     """The ids of a sensor's windows that are not finished, and what is in them.
 
     Read before the documents: a window may be finished meanwhile, and is then known by its id.
     """
-    rows = db.execute("SELECT document, body FROM parts WHERE device = ? ORDER BY place", (device,))
+    sql = "SELECT document, body FROM parts WHERE device = ? ORDER BY place"
     ids = set()
     parts = []
-    for id, body in rows:
+    for id, body in db.execute(sql, (sensor.device,)):
         found = readings_of(body)
-        if found is not None and found.sensor == sensor:
+        if found is not None and sensor.has(found):
             ids.add(id)
             parts.append(found)
     return frozenset(ids), parts
 
 
-def widened(wanted: ReadingRange) -> Work[tuple[str, str, bool]]:
-    """The range of ids that has all readings of the range, and maybe others; and whether that is
-    sure, rather than given up."""
-    low, high = wanted.bounds
-    lowest, highest = all_ids(wanted.device, wanted.sensor)
+def places(wanted: ReadingRange) -> Work[list[tuple[int, int]]]:
+    """The ranges of times in ids that have all readings of the range, and maybe others.
 
-    def reaches_in(found: Readings) -> bool:
-        return found.times[-1] >= wanted.start
+    In rising order; the range itself is one of them.
+    """
+    db = yield
+    sensor, start, end = wanted.sensor, wanted.start, wanted.end
+    lowest, highest = sensor.ids
 
-    def begins_before(found: Readings) -> bool:
-        return found.times[0] < wanted.end
+    def from_then_on(at: int) -> Readings | None:
+        ids = (sensor.id_at(at), highest)
+        return next((found for _, found in _found(db, _ASCENDING, sensor, ids, most=1)), None)
 
-    first, sure = yield from _walked(_DESCENDING, (lowest, low), reaches_in)
-    last, sure_too = yield from _walked(_ASCENDING, (high, highest), begins_before)
-    return first or low, f"{last}\0" if last else high, sure and sure_too
+    def first_where(holds: Callable[[Readings], bool]) -> int:
+        def key(at: int) -> bool:
+            found = from_then_on(at)
+            return found is None or holds(found)
+
+        return bisect_left(range(LATEST), True, key=key)
+
+    before = [
+        sensor.time_in(id)
+        for id, found in _found(db, _DESCENDING, sensor, (lowest, sensor.id_at(start)))
+        if found.times[-1] >= start
+    ]
+    behind = [
+        sensor.time_in(id)
+        for id, found in _found(db, _ASCENDING, sensor, (sensor.id_at(end), highest))
+        if found.times[0] < end
+    ]
+    first, last = start, end
+    if before:
+        known = [at for at in before if at is not None]
+        first = min(*known, start, first_where(lambda found: found.times[-1] >= start))
+    if before or behind:
+        known = [at + 1 for at in behind if at is not None]
+        last = max(*known, 0, first_where(lambda found: found.times[0] >= end))
+    elsewhere = [(first, last)]
+    for id, found in _found(db, _DESCENDING, sensor, sensor.ids, most=1):
+        # The clock was put back, and what had been recorded before is later than what followed.
+        ahead = (sensor.time_in(id) or found.times[0]) - found.times[0]
+        if ahead:
+            elsewhere.append((start + ahead, end + ahead))
+    return _apart((start, end), elsewhere)
 
 
-def _walked(
-    sql: str, ids: tuple[str, str], belongs: Callable[[Readings], bool]
-) -> Work[tuple[str | None, bool]]:
-    """The farthest id that belongs to a range beside these ids; strangers in between are few."""
-    low, high = ids
-    farthest: str | None = None
-    strangers = seen = 0
-    while seen < MOST_WALKED:
-        db = yield
-        rows = db.execute(sql, (low, high, _NEIGHBOURS)).fetchall()
-        for id, body in rows:
-            found = readings_of(body)
-            strangers += 1
-            if found is not None and belongs(found):
-                farthest, strangers = id, 0
-            if strangers == _NEIGHBOURS:
-                return farthest, True
-        if len(rows) < _NEIGHBOURS:
-            return farthest, True
-        seen += len(rows)
-        if sql is _DESCENDING:
-            high = rows[-1][0]
-        else:
-            low = f"{rows[-1][0]}\0"
-    return farthest, False
+def _apart(one: tuple[int, int], others: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The ranges in rising order, of the others only what is in none of those before."""
+    made = [one]
+    for begin, stop in others:
+        for low, high in sorted(made):
+            if begin < min(stop, low):
+                made.append((begin, min(stop, low)))
+            begin = max(begin, high)
+        if begin < stop:
+            made.append((begin, stop))
+    return sorted(made)
 
 
 def each_of(
     wanted: ReadingRange,
-    ids: tuple[str, str],
+    place: tuple[int, int],
     take: Callable[[Readings], None],
     without: Collection[str] = (),
 ) -> Work[None]:
     """Give the readings of the range in these documents to `take`, one document after another."""
-    low, high = ids
-    while low < high:
+    low, high = map(wanted.sensor.id_at, place)
+    after: str | None = low
+    while after is not None:
         db = yield
-        page, after = page_of(db, wanted, (low, high), without)
+        page, after = page_of(db, wanted, (after, high), without)
         for found in page:
             take(found)
-        if after is None:
-            return
-        low = after
 
 
 def page_of(

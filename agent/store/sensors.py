@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from agent.documents.readings import Value, named_in, readings_of, timestamp
-from agent.store.reading_range import Work, newest_of
+from agent.store.reading_range import Sensor, Work, newest_of
 
 _LIKE_READINGS = "*:*:[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T*Z:*"
 _NEXT = (
@@ -24,8 +24,7 @@ _BEYOND_ALL = "\U0010ffff"
 class KnownSensor:
     """A sensor, and the newest of its readings."""
 
-    device: str
-    sensor: str
+    sensor: Sensor
     unit: str | None
     last_time: str
     last_value: Value
@@ -34,12 +33,12 @@ class KnownSensor:
 
 def sensors(most: int) -> Work[list[KnownSensor]]:
     """The sensors that have readings, by device and name, `most` of them."""
-    names: set[tuple[str, str]] = set()
+    names: set[Sensor] = set()
     db = yield
     for (body,) in db.execute(_PARTS):
         found = readings_of(body)
         if found is not None:
-            names.add((found.device, found.sensor))
+            names.add(Sensor(found.device, found.sensor))
     place = ""
     while len(names) < most:
         db = yield
@@ -55,20 +54,20 @@ def sensors(most: int) -> Work[list[KnownSensor]]:
             names.add(found_here)
         place = f"{named}::"  # times begin with a digit
     known = []
-    for device, sensor in sorted(names):
+    for sensor in sorted(names):
         db = yield
-        newest = newest_of(db, device, sensor)
+        newest = newest_of(db, sensor)
         if newest is not None:
             at = timestamp(newest.times[-1])
             told = (newest.unit, at, newest.values[-1], newest.quality)
-            known.append(KnownSensor(device, sensor, *told))
+            known.append(KnownSensor(sensor, *told))
     return known
 
 
-def _sensor_named(db: sqlite3.Connection, names: str) -> tuple[str, str] | None:
+def _sensor_named(db: sqlite3.Connection, names: str) -> Sensor | None:
     """The device and the sensor whose readings have `device:sensor` in their ids, if there are."""
     for (body,) in db.execute(_FIRST, (f"{names}:0", f"{names}::", _LOOKED_AT)):
         found = readings_of(body)
         if found is not None and f"{found.device}:{found.sensor}" == names:
-            return found.device, found.sensor
+            return Sensor(found.device, found.sensor)
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -19,16 +19,16 @@ from agent.documents.readings import (
     CLOCK_UNSET,
     NOT_GOOD,
     Readings,
-    from_id,
     readings_of,
 )
 from agent.store.reading_range import (
     ReadingRange,
+    Sensor,
     Work,
     each_of,
     known_range,
     open_parts,
-    widened,
+    places,
 )
 
 EXACT_DOCUMENTS = 100_000
@@ -39,13 +39,13 @@ _EXACT_READINGS = 1_000_000
 _SAMPLED = 16
 """Documents of each slice of a bucket that are read then: neighbours, which share pages."""
 
-_SLICES = 2400
+_SLICES = 1200
 """In all buckets; each is a search, and so some reads of a slow card."""
 
 _SLICES_EACH = 4
 _NO_LIMIT = -1
 
-# `plain`: a reading whose id tells its true time. The limit also keeps SQLite from merging the two
+# `plain`: a reading whose id has its time. The limit also keeps SQLite from merging the two
 # queries, and so from parsing the JSON for each mention of a column.
 _PLAIN = "FILTER (WHERE plain IS NOT NULL)"
 _SUMMED_UP = f"""
@@ -56,7 +56,8 @@ SELECT count(*), count(plain), min(plain), max(plain), count(value) {_PLAIN},
         | {CLOCK_UNSET} * coalesce(max(clock <> 'corrected') {_PLAIN}, 0)
 FROM (
     SELECT
-        CASE WHEN gen = 1 AND json_extract(body, '$.type') = 'reading' THEN id END AS plain,
+        CASE WHEN json_extract(body, '$.type') = 'reading'
+            AND instr(id, json_extract(body, '$.time')) THEN id END AS plain,
         CASE WHEN json_type(body, '$.value') IN ('integer', 'real', 'true', 'false')
             THEN json_extract(body, '$.value') END AS value,
         json_extract(body, '$.quality') AS quality,
@@ -66,8 +67,10 @@ FROM (
 """  # noqa: S608
 _OTHERS = """
 SELECT id, body FROM (
-    SELECT id, gen, body FROM docs WHERE id >= ? AND id < ? AND NOT deleted ORDER BY id LIMIT ?
-) WHERE gen > 1 OR json_extract(body, '$.type') IS NOT 'reading'
+    SELECT id, body FROM docs WHERE id >= ? AND id < ? AND NOT deleted ORDER BY id LIMIT ?
+)
+WHERE json_extract(body, '$.type') IS NOT 'reading'
+    OR NOT coalesce(instr(id, json_extract(body, '$.time')), 0)
 """
 _COUNTED = "SELECT count(*), min(id), max(id) FROM docs WHERE id >= ? AND id < ?"
 _COUNTED_UP_TO = "SELECT count(*) FROM (SELECT 1 FROM docs WHERE id >= ? AND id < ? LIMIT ?)"
@@ -160,41 +163,41 @@ class Series:
         ]
 
 
-def series(device: str, sensor: str, start: int | None, end: int | None, most: int) -> Work[Series]:
+def series(sensor: Sensor, start: int | None, end: int | None, most: int) -> Work[Series]:
     """The readings of a range of time, in `most` points at most; see `known_range` for its ends."""
-    wanted, newest = yield from known_range(device, sensor, start, end)
+    wanted, newest = yield from known_range(sensor, start, end)
     made = Series(wanted, newest.unit if newest is not None else None)
     if newest is None or wanted.start >= wanted.end:
         return made
     db = yield
-    unfinished, parts = open_parts(db, device, sensor)
-    first, last, sure = yield from widened(wanted)
-    db = yield
-    (documents,) = db.execute(_COUNTED_UP_TO, (first, last, EXACT_DOCUMENTS + 1)).fetchone()
+    unfinished, parts = open_parts(db, sensor)
+    ranges = yield from places(wanted)
+    documents = 0
+    for place in ranges:
+        db = yield
+        ids = tuple(map(sensor.id_at, place))
+        documents += db.execute(_COUNTED_UP_TO, (*ids, EXACT_DOCUMENTS + 1)).fetchone()[0]
     each = len(newest.times) if documents else 1
-    readings = documents * each + sum(len(part.times) for part in parts)
     parts = [part for part in map(wanted.part_of, parts) if part is not None]
-    if readings <= 2 * most + len(newest.times):
-        found: list[Readings] = []
-        yield from each_of(wanted, (first, last), found.append, unfinished)
-        if sum(len(part.times) for part in found + parts) <= most:
-            made.points = _single(found + parts)
-            made.sampled = not sure
+    if documents * each <= 2 * most + len(newest.times):
+        found = list(parts)
+        for place in ranges:
+            yield from each_of(wanted, place, found.append, unfinished)
+        if sum(len(part.times) for part in found) <= most:
+            made.points = _single(found)
             return made
-    buckets = _Buckets(wanted, most)
+    buckets = _Buckets(wanted, most, unfinished)
     for part in parts:
         buckets.take(part)
-    low, high = wanted.bounds
-    yield from each_of(wanted, (first, low), buckets.take)
-    yield from each_of(wanted, (high, last), buckets.take)
-    exact = documents <= EXACT_DOCUMENTS and readings <= _EXACT_READINGS
-    for number in range(len(buckets.points)):
-        db = yield
-        if exact:
-            buckets.read(db, number, buckets.ids(number), _NO_LIMIT, unfinished)
+    made.sampled = documents > EXACT_DOCUMENTS or documents * each > _EXACT_READINGS
+    for place in ranges:
+        if place == (wanted.start, wanted.end):
+            yield from buckets.sum_up(each if made.sampled else None)
+        elif made.sampled:
+            yield from buckets.sample_others(place, each)
         else:
-            buckets.sample(db, number, each, unfinished)
-    made.width, made.sampled = buckets.width, not (exact and sure)
+            yield from each_of(wanted, place, buckets.take, unfinished)
+    made.width = buckets.width
     made.points = [point for point in buckets.points if point.count]
     return made
 
@@ -213,20 +216,13 @@ def _single(found: Collection[Readings]) -> list[Point]:
 class _Buckets:
     """Buckets of the same width, in whole milliseconds, that cover a range."""
 
-    def __init__(self, wanted: ReadingRange, most: int) -> None:
+    def __init__(self, wanted: ReadingRange, most: int, without: Collection[str]) -> None:
+        """Documents whose ids are in `without` are left out."""
         width = -(-(wanted.end - wanted.start) // most)
         self.width = -(-width // 1000) * 1000
         self.points = [Point(at) for at in range(wanted.start, wanted.end, self.width)]
         self._wanted = wanted
-        self._slices = max(1, min(_SLICES // len(self.points), _SLICES_EACH))
-
-    def ids(self, number: int, part: int = 0, parts: int = 1) -> tuple[str, str]:
-        """The ids of a bucket, or of one of so many parts of it."""
-        begin = self.points[number].at
-        end = min(begin + self.width, self._wanted.end)
-        bounds = (begin + (end - begin) * place // parts for place in (part, part + 1))
-        low, high = map(self._wanted.id_at, bounds)
-        return low, high
+        self._without = without
 
     def take(self, found: Readings) -> None:
         """Add readings of the range to the buckets that they are in."""
@@ -237,40 +233,55 @@ class _Buckets:
             point.take(found, start, stop)
             start = stop
 
-    def read(
-        self,
-        db: sqlite3.Connection,
-        number: int,
-        ids: tuple[str, str],
-        limit: int,
-        without: Collection[str],
+    def sum_up(self, each: int | None) -> Work[None]:
+        """Read the documents whose ids are in the range: all of them, or some of each bucket, of
+        which each has `each` readings or so."""
+        slices = max(1, min(_SLICES // len(self.points), _SLICES_EACH))
+        limit = max(1, _SAMPLED // (each or 1))
+        for point in self.points:
+            db = yield
+            end = min(point.at + self.width, self._wanted.end)
+            if each is None:
+                self._read(db, point, (point.at, end), _NO_LIMIT)
+                continue
+            documents, first, last = db.execute(_COUNTED, self._ids((point.at, end))).fetchone()
+            for part in _slices((point.at, end), slices if documents > slices * limit else 1):
+                self._read(db, point, part, limit)
+            if point.count and documents:
+                point.count = documents * each
+                point.reach(*map(self._wanted.sensor.time_in, (first, last)))
+
+    def sample_others(self, place: tuple[int, int], each: int) -> Work[None]:
+        """Read some of the documents whose ids have other times than their readings."""
+        for part in _slices(place, _SLICES):
+            db = yield
+            self._read_others(db, part, max(1, _SAMPLED // each))
+
+    def _read(
+        self, db: sqlite3.Connection, point: Point, place: tuple[int, int], limit: int
     ) -> None:
-        """Read the first documents of these, which are in the bucket of that number."""
-        documents, plain, first, last, *sums = db.execute(_SUMMED_UP, (*ids, limit)).fetchone()
+        """Read the first documents there, which are in the bucket `point`, or else others."""
+        row = db.execute(_SUMMED_UP, (*self._ids(place), limit)).fetchone()
+        documents, plain, first, last, *sums = row
         if plain:
-            self.points[number].add(plain, *sums)
-            self.points[number].reach(self._time(first), self._time(last))
+            point.add(plain, *sums)
+            point.reach(*map(self._wanted.sensor.time_in, (first, last)))
         if plain < documents:
-            for id, body in db.execute(_OTHERS, (*ids, limit)):
-                found = readings_of(body) if id not in without else None
-                part = self._wanted.part_of(found) if found is not None else None
-                if part is not None:
-                    self.take(part)
+            self._read_others(db, place, limit)
 
-    def sample(
-        self, db: sqlite3.Connection, number: int, each: int, without: Collection[str]
-    ) -> None:
-        """Read some documents of a bucket, each with about that many readings, and count all."""
-        documents, first, last = db.execute(_COUNTED, self.ids(number)).fetchone()
-        if not documents:
-            return
-        limit = max(1, _SAMPLED // each)
-        slices = self._slices if documents > self._slices * limit else 1
-        for part in range(slices):
-            self.read(db, number, self.ids(number, part, slices), limit, without)
-        self.points[number].count = documents * each
-        self.points[number].reach(self._time(first), self._time(last))
+    def _read_others(self, db: sqlite3.Connection, place: tuple[int, int], limit: int) -> None:
+        for id, body in db.execute(_OTHERS, (*self._ids(place), limit)):
+            found = readings_of(body) if id not in self._without else None
+            part = self._wanted.part_of(found) if found is not None else None
+            if part is not None:
+                self.take(part)
 
-    def _time(self, id: str) -> int | None:
-        """The time in an id."""
-        return from_id(id, f"{self._wanted.device}:{self._wanted.sensor}")
+    def _ids(self, place: tuple[int, int]) -> tuple[str, str]:
+        low, high = map(self._wanted.sensor.id_at, place)
+        return low, high
+
+
+def _slices(place: tuple[int, int], count: int) -> Iterator[tuple[int, int]]:
+    begin, end = place
+    bounds = (begin + (end - begin) * number // count for number in range(count + 1))
+    return ((low, high) for low, high in pairwise(bounds) if low < high)

@@ -13,7 +13,7 @@ from agent.documents.readings import microseconds, timestamp
 from agent.documents.revision import Revision, canonical, first_revision
 from agent.sensors.packing import Row, Window, shared
 from agent.store import series as module
-from agent.store.reading_range import Steps, Work
+from agent.store.reading_range import Sensor, Steps, Work, _apart
 from agent.store.sensors import KnownSensor, sensors
 from agent.store.series import Series, series
 from agent.store.store import Store
@@ -35,7 +35,7 @@ async def read(
 ) -> Series:
     """Of the device `d`; times are in seconds from BASE on."""
     bounds = [None if at is None else BASE + round(at * SECOND) for at in (start, end)]
-    made: Series = await done(store, series("d", sensor, *bounds, points))
+    made: Series = await done(store, series(Sensor("d", sensor), *bounds, points))
     return made
 
 
@@ -234,6 +234,47 @@ async def test_a_clock_that_was_ahead(store: Store) -> None:
     assert len((await read(store, 5000, 5100)).points) == 0
 
 
+async def test_a_clock_that_was_set_back(store: Store) -> None:
+    """Ids went on from where they were, a thousand seconds ahead of the times."""
+    await store.graft([single(second, 1) for second in range(1100, 1200)])
+    await store.graft(
+        [first_revision(id_of(1200 + second), body_of(200 + second, 2)) for second in range(300)]
+    )
+    for points in (600, 30):
+        made = (await read(store, 250, 350, points)).columns()
+        assert (sum(made["count"]), min(made["min"])) == (100, 2)
+        assert sum((await read(store, 1250, 1300, points)).columns()["count"]) == 0
+        assert sum((await read(store, 1150, 1300, points)).columns()["count"]) == 50
+
+
+async def test_of_very_many_that_were_corrected_some_are_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "EXACT_DOCUMENTS", 300)
+    bodies = [body_of(50_000 + second, second % 5, clock="corrected") for second in range(1000)]
+    await store.graft(
+        [first_revision(id_of(1200 + second), body) for second, body in enumerate(bodies)]
+    )
+    made = await read(store, 50_100, 50_900, 20)
+    assert made.sampled
+    assert len(made.points) == 20
+    assert set(made.columns()["max"]) == {4}
+    assert set(made.columns()["flags"]) == {2}
+
+
+@given(
+    st.tuples(st.integers(0, 20), st.integers(0, 20)).filter(lambda pair: pair[0] < pair[1]),
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=3),
+)
+def test_ranges_apart(one: tuple[int, int], others: list[tuple[int, int]]) -> None:
+    made = _apart(one, others)
+    assert one in made
+    assert made == sorted(made)
+    covered = [at for begin, stop in made for at in range(begin, stop)]
+    assert len(covered) == len(set(covered))
+    assert set(covered) == {at for begin, stop in [one, *others] for at in range(begin, stop)}
+
+
 async def test_gaps(store: Store) -> None:
     await store.graft([single(second, 1) for second in range(100) if not 40 <= second < 60])
     start = BASE // 1000
@@ -316,9 +357,9 @@ async def test_sensors(store: Store) -> None:
     await put(store, "d:zz:2026-03-01T00:00:00.000000Z:1", type="note")
     found = await done(store, sensors(100))
     assert found == [
-        KnownSensor("d", "a", "C", timestamp(BASE + 199 * SECOND), 199, None),
-        KnownSensor("d", "a:b", None, timestamp(BASE + 2 * SECOND), "open", None),
-        KnownSensor("d", "t", "C", timestamp(BASE + 2 * SECOND), 3, "out-of-range"),
+        KnownSensor(Sensor("d", "a"), "C", timestamp(BASE + 199 * SECOND), 199, None),
+        KnownSensor(Sensor("d", "a:b"), None, timestamp(BASE + 2 * SECOND), "open", None),
+        KnownSensor(Sensor("d", "t"), "C", timestamp(BASE + 2 * SECOND), 3, "out-of-range"),
     ]
     assert len(await done(store, sensors(2))) == 2
 
