@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from agent import __version__
+from agent.attention import attention
 from agent.config import (
     AgentConfig,
     Config,
@@ -23,6 +24,7 @@ from agent.config import (
     parse_listen,
 )
 from agent.errors import StoreWriteError
+from agent.figures import Figures, missing, system
 from agent.parts import (
     access_for,
     adapter_for,
@@ -179,8 +181,10 @@ class Agent:
         self._devices: list[Device] = []
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
+        self._figures: Figures | None = None
         self._responding = Supervisor()
         self._publishing = Supervisor()
+        self._measuring = Supervisor()
         self._links = Supervisor()
         self._recorders = Supervisor()
         self._replications = Supervisor()
@@ -221,6 +225,8 @@ class Agent:
         if self._broker is not None:
             self._responder = responder_for(self._broker, self.databases)
             self._responding.start("MQTT responder", self._responder.run)
+        if self._figures is not None:
+            self._measuring.start("figures", self._figures.run)
         for publisher in self._publishers:
             self._publishing.start(f"telemetry {publisher.name}", publisher.run)
         for device in self._devices:
@@ -244,6 +250,11 @@ class Agent:
             for entry in config.remote
         ]
         self._publishers = [publisher_for(entry, store, config) for entry in config.telemetry]
+        self._figures = Figures(
+            store,
+            [device.recorder for device in self._devices],
+            {remote.config.name: (remote.peer, remote.jobs) for remote in self._remotes},
+        )
 
     async def _close(self) -> None:
         """From the wire inwards: nothing that was read is left unstored."""
@@ -253,6 +264,7 @@ class Agent:
                 last_first.push_async_callback(self.server.close)
             last_first.push_async_callback(self._responding.stop)
             last_first.push_async_callback(self._publishing.stop)
+            last_first.push_async_callback(self._measuring.stop)
             for remote in self._remotes:
                 last_first.push_async_callback(remote.peer.close)
             last_first.push_async_callback(self._replication.close)
@@ -267,9 +279,14 @@ class Agent:
 
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""
+        status = await self._status()
+        return {**status, "attention": attention(status)}
+
+    async def _status(self) -> dict[str, Any]:
         restarts = {
             **self._responding.restarts,
             **self._publishing.restarts,
+            **self._measuring.restarts,
             **self._links.restarts,
             **self._recorders.restarts,
             **self._replications.restarts,
@@ -281,10 +298,11 @@ class Agent:
             "uptime": round(time.time() - self._started, 3),
             "data": str(self.databases.folder),
             "restarts": {name: count for name, count in restarts.items() if count},
+            "system": await asyncio.to_thread(system, self.databases.folder),
         }
         if self._responder is not None:
             status |= responder_status(self._responder)
-        if self._store is None or self._config is None:
+        if self._store is None or self._config is None or self._figures is None:
             return status
         info = await self._store.info()
         status["name"] = self._config.agent.name
@@ -297,19 +315,26 @@ class Agent:
             "file_size": info.file_size,
         }
         status["devices"] = [
-            device_status(device.config, device.link, device.recorder) for device in self._devices
+            {
+                **device_status(device.config, device.link, device.recorder),
+                "missing_since_start": missing(device.recorder),
+            }
+            for device in self._devices
         ]
         status["remotes"] = [
-            {
-                "name": remote.config.name,
-                "url": remote.peer.label,
-                **_traffic(remote.peer),
-                **{direction: await job_status(job) for direction, job in remote.jobs.items()},
-            }
-            for remote in self._remotes
+            await self._remote_status(remote, self._figures) for remote in self._remotes
         ]
+        status["pipeline"] = self._figures.pipeline()
         status["telemetry"] = [publisher.status() for publisher in self._publishers]
         return status
+
+    async def _remote_status(self, remote: Remote, figures: Figures) -> dict[str, Any]:
+        told = {"name": remote.config.name, "url": remote.peer.label, **_traffic(remote.peer)}
+        for direction, job in remote.jobs.items():
+            known = await job_status(job)
+            more = await figures.job(remote.config.name, direction, known["pending"])
+            told[direction] = {**known, **more}
+        return told
 
 
 def _traffic(peer: Peer) -> dict[str, int]:

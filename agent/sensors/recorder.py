@@ -75,6 +75,8 @@ class Recorder:
     ) -> None:
         self.device = device
         self.state = DeviceState()
+        self.lost_before: int | None = None
+        """`state.lost` as it was at the start; None until it was read."""
         self.sensors: dict[str, SensorStats] = {}
         self.events: Counter[str] = Counter()
         """Damage on the wire and the like since the start, by kind (see `EventKind`)."""
@@ -116,6 +118,8 @@ class Recorder:
                 log.warning(
                     "device %s: _local/%s is no use: %s", self.device, self._local_id, error
                 )
+        if self.lost_before is None:
+            self.lost_before = self.state.lost
         self._windows_are(await _windows_left(self._store, self.device))
 
     def port_opened(self) -> None:

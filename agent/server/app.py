@@ -67,6 +67,7 @@ _SERVER: Mapping[str, _Methods[Call]] = {
     "_active_tasks": {"GET": replication.active_tasks},
     "_all_dbs": {"GET": databases.all_dbs},
     "_dbs_info": {"GET": databases.dbs_info, "POST": databases.dbs_info_of},
+    "_metrics": {"GET": server.metrics},
     "_replicate": {"POST": replication.replicate},
     "_session": {"GET": session.get, "POST": session.login, "DELETE": session.logout},
     "_status": {"GET": server.status},
