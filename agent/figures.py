@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import shutil
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from agent.documents.readings import readings_of
-from agent.peers.peer import Metered, Peer
+from agent.errors import TransientError
+from agent.peers.peer import Announcing, Metered, Peer, PresenceFigures
 from agent.rates import Passages, Rates
-from agent.replication.job import Job
+from agent.replication.job import Job, State
 from agent.sensors.recorder import Recorder
 from agent.store.store import Store
 
 _PAGE = resource.getpagesize()
+_ANNOUNCED = 60.0
 
 
 class Figures:
@@ -44,6 +47,34 @@ class Figures:
     async def run(self) -> None:
         """Take samples until it is cancelled."""
         await self._rates.run(lambda: self._passages.note(self._store.update_seq))
+
+    async def announce(self) -> None:
+        """Tell how the gateway is with its presence on brokers, whenever that has changed, and not
+        more often than once a minute, until it is cancelled."""
+        peers = [peer for peer, _ in self._remotes.values() if isinstance(peer, Announcing)]
+        told: PresenceFigures | None = None
+        while peers:
+            await asyncio.sleep(_ANNOUNCED)
+            now = await self._presence()
+            if now != told:
+                for peer in peers:
+                    with suppress(TransientError):  # which its replication tells; it is told later
+                        await peer.announce(now)
+                told = now
+
+    async def _presence(self) -> PresenceFigures:
+        """Rounded, and 0 for what is only on its way, so that there is little to tell."""
+        info = await self._store.info()
+        backlog = 0
+        lags: list[float | None] = [0.0]
+        for _, jobs in self._remotes.values():
+            job = jobs.get("push")
+            if job is not None and job.state is not State.LIVE:
+                backlog += await job.pending() or 0
+                lags.append(job.lag())
+        known = [lag for lag in lags if lag is not None]
+        lag = _rounded(max(known)) if len(known) == len(lags) else None
+        return PresenceFigures(lag, round(_rounded(backlog)), info.conflict_count)
 
     def _counters(self) -> dict[str, float]:
         jobs = [job.progress for _, jobs in self._remotes.values() for job in jobs.values()]
@@ -167,3 +198,8 @@ def system(folder: Path | None) -> dict[str, Any]:
 
 def _words(path: str) -> list[str]:
     return Path(path).read_text("ascii").split()
+
+
+def _rounded(number: float) -> float:
+    """To two digits."""
+    return float(f"{number:.1e}")

@@ -227,6 +227,7 @@ class Agent:
             self._responding.start("MQTT responder", self._responder.run)
         if self._figures is not None:
             self._measuring.start("figures", self._figures.run)
+            self._measuring.start("presence", self._figures.announce)
         for publisher in self._publishers:
             self._publishing.start(f"telemetry {publisher.name}", publisher.run)
         for device in self._devices:
