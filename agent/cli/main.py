@@ -22,6 +22,7 @@ _COMMANDS = {
     "bridge": "agent.cli.bridge",
     "replicate": "agent.cli.replicate",
     "status": "agent.cli.status",
+    "top": "agent.cli.top",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
     "config": "agent.cli.config",
