@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 _LOW_DISK, _FULL_DISK = 500 * 2**20, 100 * 2**20
@@ -53,10 +53,10 @@ def _devices(status: Status) -> Iterator[Finding]:
         if device["state"] != "open":
             reason = device["last_error"] or "its port is not open yet"
             do = f"Check the cable and the port, {device['port']}; edge-agent ports lists them all."
-            yield Finding("error", f"Device {name} is not heard: {reason}.", do)
+            yield Finding("error", f"Device {name} is not heard: {_ended(reason)}", do)
         elif device["last_error"]:
             do = "Check the disk; what was read stays in memory for now."
-            yield Finding("error", f"Device {name}: {device['last_error']}.", do)
+            yield Finding("error", f"Device {name}: {_ended(device['last_error'])}", do)
         if device.get("missing_since_start"):
             lost = device["missing_since_start"]
             yield Finding(
@@ -72,31 +72,37 @@ def _devices(status: Status) -> Iterator[Finding]:
 
 def _remotes(status: Status) -> Iterator[Finding]:
     for remote in status.get("remotes", ()):
-        for direction in ("push", "pull"):
-            job = remote.get(direction)
-            if job is None:
-                continue
-            named = f"{'To' if direction == 'push' else 'From'} remote {remote['name']}"
-            error = job["last_error"]
-            if job["state"] == "failed":
-                do = "Mend what the error names, here or there; it is tried again by itself."
-                yield Finding("error", f"{named} nothing is replicated: {error}.", do)
-            elif error:
-                do = "Check the network and the other side; it is tried again by itself."
-                yield Finding("warning", f"{named} nothing gets through at present: {error}.", do)
-            elif job["state"] == "waiting for its budget":
-                do = "Nothing, or raise the remote's bytes_per_day."
-                yield Finding("warning", f"{named} the bytes of today are used up.", do)
-            if job["doc_write_failures"]:
-                refused = _count(job["doc_write_failures"], "revision")
-                do = "See `failures` in edge-agent status --json; mend or delete these documents."
-                yield Finding("error", f"{named} {refused} could not be carried.", do)
+        jobs = {each: remote[each] for each in ("push", "pull") if remote.get(each)}
+        problems: dict[Finding, list[str]] = {}
+        for direction, job in jobs.items():
+            for finding in _job(job):
+                problems.setdefault(finding, []).append(direction)
+        for finding, directions in problems.items():
+            named = f"Remote {remote['name']}, {' and '.join(directions)}"
+            yield replace(finding, what=f"{named}: {finding.what}")
+
+
+def _job(job: Status) -> Iterator[Finding]:
+    error = job["last_error"]
+    if job["state"] == "failed":
+        do = "Mend what the error names, here or there; it is tried again by itself."
+        yield Finding("error", f"nothing is replicated. {_ended(error)}", do)
+    elif error:
+        do = "Check the network and the other side; it is tried again by itself."
+        yield Finding("warning", f"nothing gets through at present. {_ended(error)}", do)
+    elif job["state"] == "waiting for its budget":
+        do = "Nothing, or raise the remote's bytes_per_day."
+        yield Finding("warning", "the bytes of today are used up.", do)
+    if job["doc_write_failures"]:
+        refused = _count(job["doc_write_failures"], "revision")
+        do = "See `failures` in edge-agent status --json; mend or delete these documents."
+        yield Finding("error", f"{refused} could not be carried.", do)
 
 
 def _broker(status: Status) -> Iterator[Finding]:
     mqtt = status.get("mqtt")
     if mqtt and mqtt["last_error"]:
-        what = f"The broker {mqtt['broker']} is not reached: {mqtt['last_error']}."
+        what = f"The broker {mqtt['broker']} is not reached: {_ended(mqtt['last_error'])}"
         yield Finding(
             "error", what, "Check the broker and the network; it is tried again by itself."
         )
@@ -122,14 +128,14 @@ def _hooks(status: Status) -> Iterator[Finding]:
                 "error", what, f"edge-agent hooks dead {name} lists them, retry tries again."
             )
         if hook["last_error"]:
-            what = f"Hook {name} does not get through: {hook['last_error']}."
+            what = f"Hook {name} does not get through: {_ended(hook['last_error'])}"
             yield Finding("warning", what, "Check what it calls; it is tried again by itself.")
 
 
 def _telemetry(status: Status) -> Iterator[Finding]:
     for entry in status.get("telemetry", ()):
         if entry["last_error"]:
-            what = f"Telemetry {entry['name']} is not published: {entry['last_error']}."
+            what = f"Telemetry {entry['name']} is not published: {_ended(entry['last_error'])}"
             yield Finding("warning", what, "Check the broker; it is tried again by itself.")
 
 
@@ -157,6 +163,11 @@ def _restarts(status: Status) -> Iterator[Finding]:
         if count:
             what = f"A part of the program, {name}, has failed {_count(count, 'time')}."
             yield Finding("warning", what, "The log says why; please report it.")
+
+
+def _ended(text: str) -> str:
+    """An error as a sentence."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _count(number: int, what: str) -> str:

@@ -7,7 +7,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class Figures:
                 for stats in recorder.sensors.values()
             ),
             "transferred": sum(progress.docs_written for progress in jobs),
-            "confirmed": sum(progress.changes_confirmed for progress in jobs),
+            "confirmed": sum(self._confirmed()),
             "processed": self._processed(),
         }
         for name, (peer, by_direction) in self._remotes.items():
@@ -94,6 +94,14 @@ class Figures:
             for direction, job in by_direction.items():
                 told[f"{direction} {name}"] = job.progress.changes_confirmed
         return told
+
+    def _confirmed(self) -> Iterator[int]:
+        for _, jobs in self._remotes.values():
+            for direction, job in jobs.items():
+                # What a push has brought there a pull is told of, too: that is no news.
+                progress = job.progress
+                news = progress.changes_confirmed if direction == "push" else progress.docs_written
+                yield news
 
     def pipeline(self) -> dict[str, Any]:
         """The four stages: `count` since the start and `rate`, per second. A detected change is one

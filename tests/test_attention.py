@@ -71,7 +71,7 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         (disk(3, 200), "error", "3 MiB left, 2 %"),
         ({"system": {"disk_free": None, "disk_total": None}}, None, ""),
         (job(state="failed", last_error="wrong password"), "error", "wrong password"),
-        (job(state="waiting", last_error="no route"), "warning", "To remote cloud"),
+        (job(state="waiting", last_error="no route"), "warning", "Remote cloud, push: nothing"),
         (job(state="waiting for its budget"), "warning", "bytes of today"),
         (job(doc_write_failures=1), "error", "1 revision could"),
         (job(doc_write_failures=2), "error", "2 revisions could"),
@@ -107,6 +107,12 @@ def test_one_thing(status: dict[str, Any], level: str | None, words: str) -> Non
         [(found, what)] = told(**status)
         assert found == level
         assert words in what
+
+
+def test_both_directions_of_a_remote_are_one_thing() -> None:
+    failed = {**JOB, "state": "failed", "last_error": "is the password right?"}
+    [(_, what)] = told(remotes=[{"name": "cloud", "push": failed, "pull": failed}])
+    assert what == "Remote cloud, push and pull: nothing is replicated. is the password right?"
 
 
 def test_errors_come_first() -> None:

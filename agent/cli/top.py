@@ -24,13 +24,13 @@ from agent.peers.http_errors import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
-    from rich.table import Table
     from rich.text import Text
 
 _REFRESH = 1.0
 _WIDTH = 24
 """Values in a sparkline."""
 
+_WIDEST = 28
 _MOST_FINDINGS = 3
 _STAGES = {
     "detect": "changes seen",
@@ -155,8 +155,9 @@ class Frames:
             if heading:
                 parts.append(_ruled(heading, width))
                 left -= 1
-            parts.append(_table(rows, room))
-            left -= min(len(rows), room)
+            lines = _lines(rows, room)
+            parts += lines
+            left -= len(lines)
         return Group(*parts)
 
     def _stages(self, status: Mapping[str, Any]) -> list[list[Any]]:
@@ -190,7 +191,8 @@ class Frames:
                 rows.append((not alarms, cells))
             if not device["sensors"]:
                 words = one_line(device["last_error"] or "nothing so far")
-                rows.append((device["state"] == "open", [device["name"], _styled(words, "red")]))
+                cells = [device["name"], "-", "", "", _styled(words, "red")]
+                rows.append((device["state"] == "open", cells))
         return [cells for _, cells in sorted(rows, key=lambda row: row[0])]
 
 
@@ -264,19 +266,29 @@ def _gateways(status: Mapping[str, Any]) -> list[list[Any]]:
     return [cells for _, cells in sorted(rows, key=lambda row: row[0])]
 
 
-def _table(rows: list[list[Any]], room: int) -> Table:
-    """Rows without lines around them, as many as there is room for."""
-    from rich.table import Table
+def _lines(rows: list[list[Any]], room: int) -> list[Text]:
+    """Rows in columns, as many as there is room for; the end of a line is cut off if need be.
 
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(max(map(len, rows))):
-        table.add_column(no_wrap=True, overflow="ellipsis")
+    (In rich's tables the columns that matter would shrink along with the last one.)
+    """
+    from rich.text import Text
+
     shown = rows if len(rows) <= room else rows[: room - 1]
-    for row in shown:
-        table.add_row(*row)
+    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in shown]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        line = Text(no_wrap=True, overflow="ellipsis")
+        for cell, width in zip(row, widths, strict=True):
+            if width:
+                cell.truncate(min(width, _WIDEST if cell is not row[-1] else width), pad=False)
+                line.append_text(cell)
+                line.append(" " * (min(width, _WIDEST) - cell.cell_len + 2))
+        line.rstrip()
+        lines.append(line)
     if len(shown) < len(rows):
-        table.add_row(f"… {len(rows) - len(shown)} more")
-    return table
+        lines.append(Text(f"… {len(rows) - len(shown)} more"))
+    return lines
 
 
 def _ruled(heading: str, width: int) -> Text:

@@ -173,9 +173,9 @@ def test_json_figures(gateway: Gateway) -> None:
 def test_json_attention(gateway: Gateway) -> None:
     status = gateway.status()
     told = [each["what"] for each in status["attention"]]
-    assert any("To remote gone nothing gets through" in what for what in told)
+    assert any("Remote gone, push: nothing gets through" in what for what in told)
     assert any("2 readings of device talker" in what for what in told)
-    assert not any("remote hub" in what for what in told)
+    assert not any("Remote hub" in what for what in told)
 
 
 def test_metrics(gateway: Gateway) -> None:
