@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent.documents.readings import (
     CLOCK_CORRECTED,
@@ -39,8 +39,9 @@ _EXACT_READINGS = 1_000_000
 _SAMPLED = 16
 """Documents of each slice of a bucket that are read then: neighbours, which share pages."""
 
-_SLICES = 1200
-"""In all buckets; each is a search, and so some reads of a slow card."""
+_SLICES = 600
+"""In all buckets, unless there are more of these; each is a search, and so some reads of a slow
+card. (Counting all documents would read the whole index of ids, which takes longer by far.)"""
 
 _SLICES_EACH = 4
 _NO_LIMIT = -1
@@ -72,7 +73,10 @@ SELECT id, body FROM (
 WHERE json_extract(body, '$.type') IS NOT 'reading'
     OR NOT coalesce(instr(id, json_extract(body, '$.time')), 0)
 """
-_COUNTED = "SELECT count(*), min(id), max(id) FROM docs WHERE id >= ? AND id < ?"
+_ENDS = """
+SELECT (SELECT min(id) FROM docs WHERE id >= ?1 AND id < ?2),
+    (SELECT max(id) FROM docs WHERE id >= ?1 AND id < ?2)
+"""
 _COUNTED_UP_TO = "SELECT count(*) FROM (SELECT 1 FROM docs WHERE id >= ? AND id < ? LIMIT ?)"
 
 
@@ -119,8 +123,8 @@ class Point:
 class Series:
     """`width` is that of the buckets, in microseconds; 0 where each reading is a point.
 
-    `sampled`: not all readings were read. The counts are right then, as far as documents are
-    single readings, and so are gaps between buckets; extremes and means are those of what was read.
+    `sampled`: not all readings were read. The counts are estimates then, from how close to each
+    other those are that were read; extremes and means are theirs alone.
     """
 
     range: ReadingRange
@@ -213,6 +217,14 @@ def _single(found: Collection[Readings]) -> list[Point]:
     return sorted(points, key=lambda point: point.at)
 
 
+class _Span(NamedTuple):
+    """So many readings, one after the other, from the first to the last of which it takes `length`
+    microseconds."""
+
+    readings: int
+    length: int
+
+
 class _Buckets:
     """Buckets of the same width, in whole milliseconds, that cover a range."""
 
@@ -236,20 +248,35 @@ class _Buckets:
     def sum_up(self, each: int | None) -> Work[None]:
         """Read the documents whose ids are in the range: all of them, or some of each bucket, of
         which each has `each` readings or so."""
-        slices = max(1, min(_SLICES // len(self.points), _SLICES_EACH))
-        limit = max(1, _SAMPLED // (each or 1))
         for point in self.points:
             db = yield
-            end = min(point.at + self.width, self._wanted.end)
+            place = (point.at, min(point.at + self.width, self._wanted.end))
             if each is None:
-                self._read(db, point, (point.at, end), _NO_LIMIT)
-                continue
-            documents, first, last = db.execute(_COUNTED, self._ids((point.at, end))).fetchone()
-            for part in _slices((point.at, end), slices if documents > slices * limit else 1):
-                self._read(db, point, part, limit)
-            if point.count and documents:
-                point.count = documents * each
-                point.reach(*map(self._wanted.sensor.time_in, (first, last)))
+                self._read(db, point, place, _NO_LIMIT)
+            else:
+                self._sample(db, point, place, each)
+
+    def _sample(
+        self, db: sqlite3.Connection, point: Point, place: tuple[int, int], each: int
+    ) -> None:
+        sensor = self._wanted.sensor
+        first, last = db.execute(_ENDS, self._ids(place)).fetchone()
+        if first is None:
+            return
+        limit = max(1, _SAMPLED // each)
+        spans: list[_Span] = []
+        complete = True
+        for part in _slices(place, max(1, min(_SLICES // len(self.points), _SLICES_EACH))):
+            documents = self._read(db, point, part, limit, spans)
+            complete = complete and documents < limit
+        intervals = sum(span.readings - 1 for span in spans)
+        length = sum(span.length for span in spans)
+        begin, end = sensor.time_in(first), sensor.time_in(last)
+        if complete or not length or begin is None or end is None:
+            return
+        interval = length / intervals
+        point.count = max(point.count, each + round((end - begin) / interval))
+        point.reach(begin, end + round((each - 1) * interval))
 
     def sample_others(self, place: tuple[int, int], each: int) -> Work[None]:
         """Read some of the documents whose ids have other times than their readings."""
@@ -258,23 +285,43 @@ class _Buckets:
             self._read_others(db, part, max(1, _SAMPLED // each))
 
     def _read(
-        self, db: sqlite3.Connection, point: Point, place: tuple[int, int], limit: int
-    ) -> None:
-        """Read the first documents there, which are in the bucket `point`, or else others."""
+        self,
+        db: sqlite3.Connection,
+        point: Point,
+        place: tuple[int, int],
+        limit: int,
+        spans: list[_Span] | None = None,
+    ) -> int:
+        """Read the first documents there, which are in the bucket `point`, or else others.
+
+        Returns how many there were; what is known of neighbouring readings is added to `spans`.
+        """
         row = db.execute(_SUMMED_UP, (*self._ids(place), limit)).fetchone()
         documents, plain, first, last, *sums = row
         if plain:
             point.add(plain, *sums)
-            point.reach(*map(self._wanted.sensor.time_in, (first, last)))
+            begin, end = map(self._wanted.sensor.time_in, (first, last))
+            point.reach(begin, end)
+            if spans is not None and begin is not None and end is not None:
+                spans.append(_Span(plain, end - begin))
         if plain < documents:
-            self._read_others(db, place, limit)
+            self._read_others(db, place, limit, spans)
+        return int(documents)
 
-    def _read_others(self, db: sqlite3.Connection, place: tuple[int, int], limit: int) -> None:
+    def _read_others(
+        self,
+        db: sqlite3.Connection,
+        place: tuple[int, int],
+        limit: int,
+        spans: list[_Span] | None = None,
+    ) -> None:
         for id, body in db.execute(_OTHERS, (*self._ids(place), limit)):
             found = readings_of(body) if id not in self._without else None
             part = self._wanted.part_of(found) if found is not None else None
             if part is not None:
                 self.take(part)
+                if spans is not None:
+                    spans.append(_Span(len(part.times), part.times[-1] - part.times[0]))
 
     def _ids(self, place: tuple[int, int]) -> tuple[str, str]:
         low, high = map(self._wanted.sensor.id_at, place)
