@@ -16,7 +16,8 @@ from agent.server.metrics import METRICS, exposition
 from tests.server.accounts import auth, quick_access, secure
 from tests.server.api import running
 
-DASHBOARD = Path(__file__).resolve().parents[2] / "docs" / "grafana" / "edge-agent.json"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+DASHBOARD = DOCS / "grafana" / "edge-agent.json"
 
 STATUS: dict[str, Any] = {
     "version": "1.2.3",
@@ -140,6 +141,13 @@ def test_the_dashboard_uses_metrics_that_exist() -> None:
     for expression in expressions:
         for counter in re.findall(r"\b(?:edge_agent|process)_[a-z0-9_]+_total\b", expression):
             assert re.search(rf"(rate|increase)\({counter}", expression), expression
+
+
+def test_the_page_names_metrics_that_exist() -> None:
+    page = (DOCS / "monitoring.md").read_text()
+    named = set(re.findall(r"\b(?:edge_agent|process)_[a-z0-9_]+", page))
+    assert len(named) > 4
+    assert named - {"process_"} <= set(METRICS)
 
 
 async def test_who_may_see_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.documents.revision import first_revision
+from agent.documents.revision import canonical, first_revision
 from agent.server import readings
 from agent.server.call import DatabaseCall
 from tests.server.accounts import auth, guarded
@@ -148,8 +148,31 @@ async def test_a_text_in_csv_is_no_formula(api: Api, text: str) -> None:
     assert row[3:] == [f"'{text}"] * 3
 
 
+async def test_csv_of_windows_and_of_corrected_times(api: Api) -> None:
+    """Each reading once, whether its window is finished or open, and with its own time."""
+    columns = {"time": [0, 500_000], "value": [1, 2]}
+    start = "2026-03-01T00:00:01.000000Z"
+    body = {"type": "readings", "device": "d", "sensor": "t", "time": start, "unit": "C"}
+    open_body = {**body, "time": "2026-03-01T00:10:00.000000Z", "columns": columns}
+    wrong, wrong_body = reading(30, 5)
+    right = {**wrong_body, "time": "2026-03-01T00:05:00.000000Z", "clock": "corrected"}
+    await store(api, (f"d:t:{start}:0", {**body, "columns": columns}), (wrong, right))
+    database = await api.databases.get("db")
+    text = canonical(open_body).decode()
+    await database.write(lambda transaction: transaction.parts.append("d", "d:t:open:0", text))
+
+    async def told(ends: str = "") -> list[str]:
+        answer = await api.get(f"/db/_series?device=d&sensor=t&format=csv{ends}")
+        return [line[11:23] + line.split(",")[3] for line in answer.text.splitlines()[1:]]
+
+    whole = ["00:00:01.0001", "00:00:01.5002", "00:05:00.0005", "00:10:00.0001", "00:10:00.5002"]
+    assert await told() == whole
+    assert await told("&start=2026-03-01T00:04:00Z&end=2026-03-01T00:06:00Z") == whole[2:3]
+    assert await told("&start=2026-03-01T00:00:01.2Z&end=2026-03-01T00:10:00.1Z") == whole[1:4]
+
+
 async def test_csv_of_many(api: Api) -> None:
-    """More than a page, corrected ones and all."""
+    """More than a page."""
     await store(api, *(reading(second, second) for second in range(3000)))
     answer = await api.get("/db/_series?device=d&sensor=t&format=csv")
     rows = list(csv.reader(io.StringIO(answer.text, newline="")))[1:]
