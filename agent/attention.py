@@ -64,6 +64,13 @@ def _devices(status: Status) -> Iterator[Finding]:
                 f"{_count(lost, 'reading')} of device {name} did not arrive since the start.",
                 "Check the cable and the baud rate; edge-agent status counts damage on the line.",
             )
+        settings = device.get("settings") or {}
+        for setting, refused in settings.get("refused", {}).items():
+            what = f"Device {name} refuses the setting {setting}: {_ended(refused['reason'])}"
+            yield Finding("warning", what, f"edge-agent device set {name} {setting}=VALUE")
+        if settings.get("last_error"):
+            what = f"Settings of device {name}: {_ended(settings['last_error'])}"
+            yield Finding("warning", what, f"See edge-agent device show {name}.")
         for sensor in device["sensors"]:
             for alarm in sensor["alarms"]:
                 what = f"Alarm {alarm}: {name} {sensor['name']} is {sensor['last_value']}."

@@ -120,44 +120,53 @@ class Figures:
         told["transfer"]["bytes_rate"] = round(sum(moved), 1)
         return told
 
-    async def job(self, remote: str, direction: str, pending: int | None) -> dict[str, Any]:
-        """What is known of a direction of a remote besides its own account, which has `pending`.
+    async def of_remote(self, told: dict[str, Any]) -> dict[str, Any]:
+        """A remote's status as it was `told`, with these figures in each of its directions.
 
         `rate` in changes and `bytes_rate` in bytes per second; `backlog_seconds` is the age of the
         oldest change that is not confirmed, `drain_seconds` until all are, as things go: None where
-        it is not known, or never. `errors` and `confirmed` count since the start.
+        it is not known, or never. `confirmed` changes and `errors` count since the start.
         """
-        job = self._remotes[remote][1][direction]
         rates = self._rates.now()
-        rate = rates[f"{direction} {remote}"]
-        # What a pull brings is not known before; what a push has to catch up with is.
-        coming = rates["changes"] if direction == "push" else 0.0
-        drain: float | None = None
-        if pending == 0:
-            drain = 0.0
-        elif pending is not None and rate > coming:
-            drain = round(pending / (rate - coming), 1)
-        age = await self._age(job, pending) if direction == "push" else 0.0 if not pending else None
-        return {
-            "rate": round(rate, 3),
-            "bytes_rate": round(rates[f"{direction} bytes {remote}"], 1),
-            "backlog_seconds": None if pending is None or age is None else round(age, 1),
-            "drain_seconds": drain,
-            "confirmed": job.progress.changes_confirmed,
-            "errors": job.errors,
-        }
+        name = told["name"]
+        added = {}
+        for direction, job in self._remotes[name][1].items():
+            pending = told[direction]["pending"]
+            rate = rates[f"{direction} {name}"]
+            # What a pull will bring is not known before it comes.
+            coming = rates["changes"] if direction == "push" else 0.0
+            added[direction] = {
+                **told[direction],
+                "rate": round(rate, 3),
+                "bytes_rate": round(rates[f"{direction} bytes {name}"], 1),
+                "backlog_seconds": await self._age(job, direction, pending),
+                "drain_seconds": _time_to_drain(pending, rate - coming),
+                "confirmed": job.progress.changes_confirmed,
+                "errors": job.errors,
+            }
+        return {**told, **added}
 
-    async def _age(self, job: Job, pending: int | None) -> float | None:
+    async def _age(self, job: Job, direction: str, pending: int | None) -> float | None:
+        """Seconds; None where it is not known."""
         confirmed = job.progress.confirmed_seq
-        if not pending or not isinstance(confirmed, int):
-            return 0.0 if pending == 0 else None
+        if pending == 0:
+            return 0.0
+        if pending is None or direction != "push" or not isinstance(confirmed, int):
+            return None
         since = self._passages.since(confirmed)
         if since is None:
             # From before the start; but a reading tells its time.
             page = await self._store.changes(confirmed, limit=1)
             found = readings_of(page.documents[0].body) if page.documents else None
             since = None if found is None else found.times[0] / 1_000_000
-        return None if since is None else max(0.0, time.time() - since)
+        return None if since is None else round(max(0.0, time.time() - since), 1)
+
+
+def _time_to_drain(pending: int | None, rate: float) -> float | None:
+    """Seconds, at a rate that may be below zero; None for never, or if nobody knows."""
+    if pending == 0:
+        return 0.0
+    return None if pending is None or rate <= 0 else round(pending / rate, 1)
 
 
 def missing(recorder: Recorder) -> int:

@@ -323,19 +323,19 @@ class Agent:
             for device in self._devices
         ]
         status["remotes"] = [
-            await self._remote_status(remote, self._figures) for remote in self._remotes
+            await self._figures.of_remote(
+                {
+                    "name": remote.config.name,
+                    "url": remote.peer.label,
+                    **_traffic(remote.peer),
+                    **{direction: await job_status(job) for direction, job in remote.jobs.items()},
+                }
+            )
+            for remote in self._remotes
         ]
         status["pipeline"] = self._figures.pipeline()
         status["telemetry"] = [publisher.status() for publisher in self._publishers]
         return status
-
-    async def _remote_status(self, remote: Remote, figures: Figures) -> dict[str, Any]:
-        told = {"name": remote.config.name, "url": remote.peer.label, **_traffic(remote.peer)}
-        for direction, job in remote.jobs.items():
-            known = await job_status(job)
-            more = await figures.job(remote.config.name, direction, known["pending"])
-            told[direction] = {**known, **more}
-        return told
 
 
 def _traffic(peer: Peer) -> dict[str, int]:

@@ -79,6 +79,16 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         (device(state="waiting"), "error", "Device greenhouse is not heard"),
         (device(last_error="the disk is full"), "error", "the disk is full"),
         (device(missing_since_start=1200), "warning", "1,200 readings of device greenhouse"),
+        (
+            device(settings={"refused": {"interval_ms": {"value": 0, "reason": "too short"}}}),
+            "warning",
+            "refuses the setting interval_ms: too short.",
+        ),
+        (
+            device(settings={"refused": {}, "last_error": "another's"}),
+            "warning",
+            "Settings of device greenhouse: another's.",
+        ),
         (device(sensors=ALARM), "warning", "Alarm hot: greenhouse t is 99"),
         ({"clock": {"state": "unsure"}}, "warning", "time is not known"),
         ({"restarts": {"recorder x": 2}}, "warning", "recorder x, has failed 2 times"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,27 +31,34 @@ def figures_of(store: Store) -> tuple[Figures, Job]:
     return Figures(store, [], {"r": (peer, {"push": job})}), job
 
 
+async def told(figures: Figures, pending: int | None) -> Any:
+    """Of the push."""
+    known = {"name": "r", "push": {"pending": pending, "state": "live"}}
+    told = (await figures.of_remote(known))["push"]
+    assert told["state"] == "live"
+    return told
+
+
 async def test_the_age_of_what_waits_since_before_the_start(store: Store) -> None:
     at = timestamp(int((time.time() - 3600) * 1_000_000))
     body = {"type": "reading", "device": "d", "sensor": "t", "time": at, "value": 1}
     await store.graft([first_revision(f"d:t:{at}:0", body)])
     figures, _ = figures_of(store)
-    told = await figures.job("r", "push", 1)
-    assert told["backlog_seconds"] == pytest.approx(3600, abs=60)
-    assert (await figures.job("r", "push", 0))["backlog_seconds"] == 0
-    assert (await figures.job("r", "push", None))["backlog_seconds"] is None
+    assert (await told(figures, 1))["backlog_seconds"] == pytest.approx(3600, abs=60)
+    assert (await told(figures, 0))["backlog_seconds"] == 0
+    assert (await told(figures, None))["backlog_seconds"] is None
     await store.close()
 
 
 async def test_the_age_of_another_document_from_before_is_not_known(store: Store) -> None:
     await put(store, "a", value=1)
     figures, job = figures_of(store)
-    assert (await figures.job("r", "push", 1))["backlog_seconds"] is None
+    assert (await told(figures, 1))["backlog_seconds"] is None
     figures._passages.note(store.update_seq)
     job.progress.confirmed_seq = store.update_seq
     await put(store, "b", value=1)
     figures._passages.note(store.update_seq)
-    assert (await figures.job("r", "push", 1))["backlog_seconds"] == pytest.approx(0, abs=60)
+    assert (await told(figures, 1))["backlog_seconds"] == pytest.approx(0, abs=60)
     await store.close()
 
 
@@ -58,15 +66,15 @@ async def test_the_time_to_drain(store: Store, monkeypatch: pytest.MonkeyPatch) 
     figures, _ = figures_of(store)
     rates = dict.fromkeys(figures._rates.now(), 0.0)
     monkeypatch.setattr(figures._rates, "now", lambda: rates)
-    assert (await figures.job("r", "push", 0))["drain_seconds"] == 0
-    assert (await figures.job("r", "push", 100))["drain_seconds"] is None
+    assert (await told(figures, 0))["drain_seconds"] == 0
+    assert (await told(figures, 100))["drain_seconds"] is None
     rates["push r"] = 10.0
-    assert (await figures.job("r", "push", 100))["drain_seconds"] == 10
+    assert (await told(figures, 100))["drain_seconds"] == 10
     rates["changes"] = 8.0  # come meanwhile
-    assert (await figures.job("r", "push", 100))["drain_seconds"] == 50
+    assert (await told(figures, 100))["drain_seconds"] == 50
     rates["changes"] = 10.0
-    assert (await figures.job("r", "push", 100))["drain_seconds"] is None
-    assert (await figures.job("r", "push", None))["drain_seconds"] is None
+    assert (await told(figures, 100))["drain_seconds"] is None
+    assert (await told(figures, None))["drain_seconds"] is None
     await store.close()
 
 
@@ -82,6 +90,5 @@ async def test_what_was_lost_before_the_start_is_not_news(store: Store) -> None:
 
 
 def test_the_system(tmp_path: Path) -> None:
-    told = system(tmp_path)
-    assert all(value is not None for value in told.values())
+    assert all(value is not None for value in system(tmp_path).values())
     assert system(None)["disk_free"] is None

@@ -168,8 +168,10 @@ def _store(status: Status) -> Iterator[_Sample]:
         yield "edge_agent_store_deleted_documents", {}, database["doc_del_count"]
         yield "edge_agent_store_size_bytes", {}, database["file_size"]
         yield "edge_agent_store_sequence", {}, database["update_seq"]
-        yield "edge_agent_conflicts", {}, database["conflicts"]
-    for name, policy in status.get("conflicts", {}).get("policies", {}).items():
+    conflicts = status.get("conflicts", {})
+    present = conflicts.get("present", None if database is None else database["conflicts"])
+    yield "edge_agent_conflicts", {}, present
+    for name, policy in conflicts.get("policies", {}).items():
         for outcome in ("resolved", "undecided", "failed"):
             metric = f"edge_agent_conflicts_{outcome}_total"
             yield metric, {"policy": name}, policy.get(outcome)

@@ -87,6 +87,15 @@ def test_values() -> None:
     assert read[of("edge_agent_device_up", device="d")] == 1
 
 
+def test_conflicts() -> None:
+    policies = {"newest": {"resolved": 3, "undecided": 1, "failed": 0}}
+    read = values({**STATUS, "conflicts": {"present": 4, "policies": policies}})
+    assert read[of("edge_agent_conflicts")] == 4
+    assert read[of("edge_agent_conflicts_resolved_total", policy="newest")] == 3
+    assert read[of("edge_agent_conflicts_undecided_total", policy="newest")] == 1
+    assert read[of("edge_agent_conflicts_failed_total", policy="newest")] == 0
+
+
 def test_what_is_not_known_is_left_out() -> None:
     told = exposition({**STATUS, "system": {**STATUS["system"], "memory_rss": None}})
     assert "process_resident_memory_bytes" not in told
