@@ -169,12 +169,6 @@ def _time_to_drain(pending: int | None, rate: float) -> float | None:
     return None if pending is None or rate <= 0 else round(pending / rate, 1)
 
 
-def missing(recorder: Recorder) -> int:
-    """Frames of a device that were lost since the start."""
-    before = recorder.lost_before
-    return 0 if before is None else max(0, recorder.state.lost - before)
-
-
 def traffic(peer: Peer) -> tuple[int, int]:
     """Bytes sent and received over a remote's link, 0 where they are not counted."""
     return peer.traffic if isinstance(peer, Metered) else (0, 0)

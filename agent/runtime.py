@@ -24,7 +24,7 @@ from agent.config import (
     parse_listen,
 )
 from agent.errors import StoreWriteError
-from agent.figures import Figures, missing, system
+from agent.figures import Figures, system
 from agent.parts import (
     access_for,
     adapter_for,
@@ -184,7 +184,6 @@ class Agent:
         self._figures: Figures | None = None
         self._responding = Supervisor()
         self._publishing = Supervisor()
-        self._measuring = Supervisor()
         self._links = Supervisor()
         self._recorders = Supervisor()
         self._replications = Supervisor()
@@ -226,8 +225,8 @@ class Agent:
             self._responder = responder_for(self._broker, self.databases)
             self._responding.start("MQTT responder", self._responder.run)
         if self._figures is not None:
-            self._measuring.start("figures", self._figures.run)
-            self._measuring.start("presence", self._figures.announce)
+            self._publishing.start("figures", self._figures.run)
+            self._publishing.start("presence", self._figures.announce)
         for publisher in self._publishers:
             self._publishing.start(f"telemetry {publisher.name}", publisher.run)
         for device in self._devices:
@@ -265,7 +264,6 @@ class Agent:
                 last_first.push_async_callback(self.server.close)
             last_first.push_async_callback(self._responding.stop)
             last_first.push_async_callback(self._publishing.stop)
-            last_first.push_async_callback(self._measuring.stop)
             for remote in self._remotes:
                 last_first.push_async_callback(remote.peer.close)
             last_first.push_async_callback(self._replication.close)
@@ -281,13 +279,14 @@ class Agent:
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""
         status = await self._status()
-        return {**status, "attention": attention(status)}
+        status["system"] = await asyncio.to_thread(system, self.databases.folder)
+        status["attention"] = attention(status)
+        return status
 
     async def _status(self) -> dict[str, Any]:
         restarts = {
             **self._responding.restarts,
             **self._publishing.restarts,
-            **self._measuring.restarts,
             **self._links.restarts,
             **self._recorders.restarts,
             **self._replications.restarts,
@@ -299,11 +298,10 @@ class Agent:
             "uptime": round(time.time() - self._started, 3),
             "data": str(self.databases.folder),
             "restarts": {name: count for name, count in restarts.items() if count},
-            "system": await asyncio.to_thread(system, self.databases.folder),
         }
         if self._responder is not None:
             status |= responder_status(self._responder)
-        if self._store is None or self._config is None or self._figures is None:
+        if self._store is None or self._config is None:
             return status
         info = await self._store.info()
         status["name"] = self._config.agent.name
@@ -316,12 +314,9 @@ class Agent:
             "file_size": info.file_size,
         }
         status["devices"] = [
-            {
-                **device_status(device.config, device.link, device.recorder),
-                "missing_since_start": missing(device.recorder),
-            }
-            for device in self._devices
+            device_status(device.config, device.link, device.recorder) for device in self._devices
         ]
+        assert self._figures is not None  # noqa: S101  (made with the store)
         status["remotes"] = [
             await self._figures.of_remote(
                 {

@@ -10,7 +10,7 @@ import pytest
 
 from agent.documents.readings import timestamp
 from agent.documents.revision import first_revision
-from agent.figures import Figures, missing, system
+from agent.figures import Figures, system
 from agent.peers.local import LocalPeer
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
@@ -84,7 +84,7 @@ async def test_what_was_lost_before_the_start_is_not_news(store: Store) -> None:
             for number in numbers:
                 await recorder.feed(line(seq=number, t=1))
             await recorder.drain()
-            assert missing(recorder) == known
+            assert recorder.lost_since_start == known
     assert recorder.state.lost == 6
     await store.close()
 

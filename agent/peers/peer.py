@@ -153,15 +153,6 @@ class Peer(Protocol):
         """Release connections."""
 
 
-@runtime_checkable
-class Metered(Protocol):
-    """A peer that counts what crosses its link."""
-
-    @property
-    def traffic(self) -> tuple[int, int]:
-        """Bytes of payload sent and received since the start."""
-
-
 @dataclass(frozen=True, slots=True)
 class PresenceFigures:
     """How a gateway is, for those who see its presence: the `lag` in seconds of the remote that is
@@ -180,3 +171,12 @@ class Announcing(Protocol):
     async def announce(self, figures: PresenceFigures) -> None:
         """Tell these figures from now on, if this is the gateway's presence. Raises
         TransientError."""
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A peer that counts what crosses its link."""
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes of payload sent and received since the start."""
