@@ -371,6 +371,10 @@ class Store:
         self._check_open()
         return await asyncio.get_running_loop().run_in_executor(self._examiners, examined)
 
+    async def query(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
+        """What a function reads from one state of the store; as `examine`. It has to be short."""
+        return await self.examine(self._reader.query, function)
+
     async def all_docs(self, **options: Any) -> DocumentsPage:
         """Live documents by id; the options are those of `Reader.all_docs`."""
         return await self._read(self._reader.all_docs, **options)
