@@ -47,7 +47,7 @@ class Machine:
     @classmethod
     def make(cls, root: Path) -> Machine:
         done = subprocess.run(
-            ["mmdebstrap", "--quiet", "--variant=minbase", "--include=python3,adduser", _suite(),
+            ["mmdebstrap", "--quiet", "--variant=minbase", "--dpkgopt=force-unsafe-io", "--include=python3,adduser", _suite(),
              str(root)],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_LONGEST, check=False,
         )  # fmt: skip
@@ -142,9 +142,13 @@ def rebuild(package: Path, folder: Path, *, version: str, broken: bool = False) 
     source.write_text(text)
     if broken:
         # As a new version might: it changes what it finds, then it fails.
-        main = source.with_name("__main__.py").with_name("cli") / "run.py"
-        spoils = "Path('/var/lib/edge-agent/spoilt').write_text('')"
-        main.write_text(f"from pathlib import Path\n{spoils}\nraise SystemExit('broken')\n")
+        with source.with_name("cli").joinpath("run.py").open("a") as file:
+            file.write("""
+
+def _serve(agent: Agent) -> None:
+    agent.databases.folder.joinpath("spoilt").write_text("")
+    raise SystemExit("broken")
+""")
     out = folder / f"{version}.deb"
     subprocess.run(
         ["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, out],

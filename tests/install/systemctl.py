@@ -102,6 +102,9 @@ def main() -> int:
     if action == "is-active":
         print("active" if pid_of(name) is not None else "inactive")
         return 0 if pid_of(name) is not None else 3
+    if action == "show" and "--property=MainPID" in sys.argv:
+        print(pid_of(name) or 0)
+        return 0
     if action == "restart":
         return stop(name) or start(name)
     if action in ("start", "stop"):

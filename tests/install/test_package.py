@@ -87,6 +87,14 @@ def test_installed_updated_rolled_back_and_removed(
     written = machine.run("python3", "-c", _PUT)
     assert written.status == 0, written.text
 
+    # What a person adds is readable by the agent, and stays.
+    done = machine.run(
+        "sh",
+        "-c",
+        f"echo secret | edge-agent user add anna --role _admin --password-file - --config {CONFIG}",
+    )
+    assert done.status == 0, done.text
+    assert machine.run("stat", "-c", "%a %G", CONFIG).text == "640 edge-agent\n"
     with (machine.root / CONFIG.lstrip("/")).open("a") as config:
         config.write("# mine\n")
     newer = rebuild(package, tmp_path, version="7.1.0")
@@ -98,7 +106,7 @@ def test_installed_updated_rolled_back_and_removed(
     assert len(list((machine.root / "var/backups/edge-agent").glob(f"{version}-*"))) == 1
 
     broken = rebuild(package, tmp_path, version="7.2.0", broken=True)
-    done = machine.install(bring(machine, broken), healthy_within=3)
+    done = machine.install(bring(machine, broken), healthy_within=12)
     assert done.status == 1
     assert "version 7.1.0 runs again, with its data" in done.text, done.text
     assert machine.status()["version"] == "7.1.0"
