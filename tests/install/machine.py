@@ -47,8 +47,8 @@ class Machine:
     @classmethod
     def make(cls, root: Path) -> Machine:
         done = subprocess.run(
-            ["mmdebstrap", "--quiet", "--variant=minbase", "--dpkgopt=force-unsafe-io", "--include=python3,adduser", _suite(),
-             str(root)],
+            ["mmdebstrap", "--quiet", "--variant=minbase", "--include=python3,adduser",
+             "--dpkgopt=force-unsafe-io", _suite(), str(root)],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_LONGEST, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -116,7 +116,7 @@ class Machine:
         return (self.root / "run/units/edge-agent.service.log").read_text()
 
 
-CONFIG = "/etc/edge-agent/gateway.toml"
+CONFIG = "/etc/edge-agent/config.toml"
 
 
 def build_package(folder: Path) -> Path:
