@@ -49,6 +49,7 @@ from agent.status import device_status, job_status, responder_status, timestamp
 from agent.store.databases import Databases
 from agent.store.store import Store
 from agent.supervisor import Supervisor
+from agent.systemd import Notifier
 from firmware_adapters import PollingAdapter
 
 if TYPE_CHECKING:
@@ -265,6 +266,10 @@ class Agent:
         """Raises StoreWriteError when readings are lost."""
         await asyncio.gather(*(device.store_the_rest() for device in self._devices))
 
+    async def check(self) -> None:
+        """Returns while what is accepted gets to the disk."""
+        await self.databases.check()
+
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""
         restarts = {
@@ -326,14 +331,37 @@ class Running(Protocol):
     async def run(self, stop: asyncio.Event, ready: Callable[[Self], None]) -> None:
         """Raises EdgeAgentError when it cannot start."""
 
+    async def check(self) -> None:
+        """Returns if the work goes on; hangs or raises otherwise."""
+
 
 _RunningT = TypeVar("_RunningT", bound=Running)
 
 
 async def run_until_signalled(running: _RunningT, ready: Callable[[_RunningT], None]) -> None:
-    """Run an agent or a bridge until SIGTERM or SIGINT, then stop it in order."""
+    """Run an agent or a bridge until SIGTERM or SIGINT, then stop it in order.
+
+    systemd is told when it is ready, that it is alive, and when it stops.
+    """
     stop = asyncio.Event()
+    notifier = Notifier()
+    alive: list[asyncio.Task[None]] = []
+
+    def signalled() -> None:
+        notifier.send("STOPPING=1")
+        stop.set()
+
+    def told(started: _RunningT) -> None:
+        ready(started)
+        notifier.send("READY=1")
+        alive.append(asyncio.create_task(notifier.keep_alive(running.check)))
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await running.run(stop, ready)
+        loop.add_signal_handler(number, signalled)
+    try:
+        await running.run(stop, told)
+    finally:
+        for task in alive:
+            task.cancel()
+        await asyncio.gather(*alive, return_exceptions=True)

@@ -158,6 +158,11 @@ class Databases:
                 await store.close()
             await asyncio.to_thread(_unlink, path)
 
+    async def check(self) -> None:
+        """Returns when the writer of each open store has had its turn."""
+        for store in list(self._open.values()):
+            await store.check()
+
     def wake(self) -> None:
         """Let everybody go who waits for a change in any database."""
         for store in self._open.values():

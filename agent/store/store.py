@@ -214,6 +214,10 @@ class Store:
         """Several writes as one: all of them become durable, or none."""
         return await self._writer.run(operation)
 
+    async def check(self) -> None:
+        """Returns while the writer gets on; nothing is written to the disk."""
+        await self._writer.check()
+
     def upload(self) -> Upload:
         """Takes content of an attachment, which is then stored with its document."""
         return Upload(self)
