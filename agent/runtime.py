@@ -47,6 +47,7 @@ from agent.server.app import make_app
 from agent.server.http import Server, serve
 from agent.status import device_status, job_status, responder_status, timestamp
 from agent.store.databases import Databases
+from agent.store.salvage import Salvage, salvaged
 from agent.store.store import Store
 from agent.supervisor import Supervisor
 from agent.systemd import Notifier
@@ -187,6 +188,7 @@ class Agent:
         self._replications = Supervisor()
         self._replication = ReplicationService(self.databases, self._replications.start)
         self._started = time.time()
+        self._salvaged: Salvage | None = None
 
     @classmethod
     def from_config(cls, config: Config) -> Agent:
@@ -210,6 +212,7 @@ class Agent:
         if self._config is not None:
             self._store = await self.databases.ensure(self._config.agent.database)
             self.databases.hold(self._config.agent.database)
+            self._salvaged = await salvaged(self._store)
             await asyncio.to_thread(self._build, self._config, self._store)
             configured = {device.name for device in self._config.device}
             for name in await self._store.devices_with_parts():
@@ -267,7 +270,7 @@ class Agent:
         await asyncio.gather(*(device.store_the_rest() for device in self._devices))
 
     async def check(self) -> None:
-        """Returns while what is accepted gets to the disk."""
+        """Returns while what is accepted gets to the disk. Raises StoreDamagedError."""
         await self.databases.check()
 
     async def status(self) -> dict[str, Any]:
@@ -300,6 +303,7 @@ class Agent:
             "update_seq": info.update_seq,
             "conflicts": info.conflict_count,
             "file_size": info.file_size,
+            "salvaged": self._salvaged,
         }
         status["devices"] = [
             device_status(device.config, device.link, device.recorder) for device in self._devices
@@ -332,7 +336,7 @@ class Running(Protocol):
         """Raises EdgeAgentError when it cannot start."""
 
     async def check(self) -> None:
-        """Returns if the work goes on; hangs or raises otherwise."""
+        """Returns if the work goes on; hangs otherwise, or raises EdgeAgentError to end it."""
 
 
 _RunningT = TypeVar("_RunningT", bound=Running)
@@ -341,7 +345,8 @@ _RunningT = TypeVar("_RunningT", bound=Running)
 async def run_until_signalled(running: _RunningT, ready: Callable[[_RunningT], None]) -> None:
     """Run an agent or a bridge until SIGTERM or SIGINT, then stop it in order.
 
-    systemd is told when it is ready, that it is alive, and when it stops.
+    systemd is told when it is ready, that it is alive, and when it stops. Raises what `run` and
+    `check` raise.
     """
     stop = asyncio.Event()
     notifier = Notifier()
@@ -355,6 +360,7 @@ async def run_until_signalled(running: _RunningT, ready: Callable[[_RunningT], N
         ready(started)
         notifier.send("READY=1")
         alive.append(asyncio.create_task(notifier.keep_alive(running.check)))
+        alive[0].add_done_callback(lambda _: stop.set())
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -364,4 +370,7 @@ async def run_until_signalled(running: _RunningT, ready: Callable[[_RunningT], N
     finally:
         for task in alive:
             task.cancel()
-        await asyncio.gather(*alive, return_exceptions=True)
+        ends = await asyncio.gather(*alive, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, Exception):
+            raise end

@@ -7,6 +7,9 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 
+_LOOK = 30.0
+"""Seconds between checks where systemd does not ask."""
+
 _PINGS = 3
 """In the time that systemd waits for one: a late one must not end the program."""
 
@@ -34,16 +37,17 @@ class Notifier:
                 return
 
     async def keep_alive(self, check: Callable[[], Awaitable[None]]) -> None:
-        """Say so again and again, each time that `check` returns. Ends when there is no watchdog.
+        """Check again and again; each time that `check` returns, systemd is told so.
 
-        A check that hangs, or an event loop that does, lets systemd restart the program.
+        A check that hangs, or an event loop that does, lets systemd restart the program. Raises
+        what `check` raises.
         """
-        if self.watchdog is None:
-            return
+        pause = _LOOK if self.watchdog is None else self.watchdog / _PINGS
         while True:
             await check()
-            self.send("WATCHDOG=1")
-            await asyncio.sleep(self.watchdog / _PINGS)
+            if self.watchdog is not None:
+                self.send("WATCHDOG=1")
+            await asyncio.sleep(pause)
 
 
 def _watchdog(environment: Mapping[str, str]) -> float | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+import urllib.error
 from pathlib import Path
 
 import pytest
 
+from agent.errors import StoreError
 from agent.systemd import Notifier
-from tests.agents import AgentProcess, edge_agent
+from tests.agents import AgentProcess, edge_agent, gateway, gateway_config
+from tests.cli.helpers import documents, make_store, request
 
 LONGEST = 20.0
 """Seconds that a message may take; only so that a test cannot hang."""
@@ -78,8 +81,40 @@ async def test_nobody_asks_for_signs_of_life(environment: dict[str, str]) -> Non
     notifier = Notifier(environment)
     assert notifier.watchdog is None
     notifier.send("READY=1")
-    await notifier.keep_alive(_never)
+    with pytest.raises(StoreError, match="checked once"):
+        await notifier.keep_alive(_once)
 
 
-async def _never() -> None:
-    raise AssertionError("nobody asked")
+async def _once() -> None:
+    raise StoreError("checked once", path="db")
+
+
+def test_a_store_that_turns_out_to_be_damaged_ends_the_program_and_the_next_start_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    path = make_store(data / "edge.sqlite", documents(3000))
+    listener = Listener(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "300000")
+    config = gateway_config(tmp_path / "gateway.toml")
+    config.write_text(config.read_text().replace('data = "gateway"', 'data = "data"'))
+    with listener.channel, gateway(config) as agent:
+        url = agent.wait_until_ready()
+        size = path.stat().st_size
+        with path.open("r+b") as file:
+            file.seek(size // 4)
+            file.write(os.urandom(size // 2))
+        with pytest.raises(urllib.error.HTTPError):
+            request("GET", f"{url}/edge/_all_docs")
+        done = agent.finish()
+        assert done.status == 1
+        assert "the file is damaged" in done.stderr
+    with gateway(config) as agent:
+        url = agent.wait_until_ready()
+        database = request("GET", f"{url}/_status")["database"]
+        assert 100 < database["doc_count"] < 3000
+        assert database["salvaged"]["documents"] == database["doc_count"]
+        assert Path(database["salvaged"]["aside"]).exists()
+        assert "documents were copied" in agent.log
+        assert agent.stop().status == 0
