@@ -28,7 +28,18 @@ class Finding:
 
 def attention(status: Status) -> list[dict[str, str]]:
     """`{"level", "what", "do"}` for each thing, errors first; see `Agent.status`."""
-    checks = (_disk, _devices, _remotes, _broker, _clock, _hooks, _telemetry, _conflicts, _gateways)
+    checks = (
+        _disk,
+        _store,
+        _devices,
+        _remotes,
+        _broker,
+        _clock,
+        _hooks,
+        _telemetry,
+        _conflicts,
+        _gateways,
+    )
     found = [finding for check in checks for finding in check(status)]
     found += _restarts(status)
     return [each.as_json() for each in sorted(found, key=lambda each: each.level != "error")]
@@ -44,6 +55,15 @@ def _disk(status: Status) -> Iterator[Finding]:
     if free < min(_FULL_DISK, _FULL_PART * total):
         yield Finding("error", what, do)
     elif free < min(_LOW_DISK, _LOW_PART * total):
+        yield Finding("warning", what, do)
+
+
+def _store(status: Status) -> Iterator[Finding]:
+    salvaged = (status.get("database") or {}).get("salvaged")
+    if salvaged:
+        copied = _count(salvaged["documents"], "document")
+        what = f"The database was damaged on {salvaged['time']}; {copied} could be copied."
+        do = f"Check the card; delete {salvaged['aside']} when the remotes have sent the rest."
         yield Finding("warning", what, do)
 
 

@@ -96,6 +96,11 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         ({"hooks": [{"name": "m", "dead": 0, "last_error": "no"}]}, "warning", "Hook m"),
         ({"telemetry": [{"name": "ha", "last_error": "no"}]}, "warning", "Telemetry ha"),
         ({"mqtt": {"broker": "mqtt://b", "last_error": "no"}}, "error", "mqtt://b"),
+        (
+            {"database": {"salvaged": {"time": "2026", "documents": 5, "aside": "edge.damaged"}}},
+            "warning",
+            "damaged on 2026; 5 documents",
+        ),
         ({"conflicts": {"present": 1, "policies": {}}}, "warning", "1 document;"),
         ({"conflicts": {}, "database": {"conflicts": 2}}, "warning", "2 documents;"),
         (

@@ -33,6 +33,7 @@ BENCHES = {
     "find": "scripts.benchmarks.find",
     "series": "scripts.benchmarks.series",
     "large": "scripts.benchmarks.large",
+    "verify": "scripts.benchmarks.verify",
 }
 ROUNDS = 5
 QUICK_ROUNDS = 2
