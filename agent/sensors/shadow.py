@@ -276,7 +276,8 @@ def same(one: object, other: object) -> bool:
     if isinstance(one, int | float) and isinstance(other, int | float):
         if isinstance(one, int) and isinstance(other, int):
             return one == other
-        return one == other or _single(one) == _single(other)
+        single = _single(one)
+        return one == other or (single is not None and single == _single(other))
     return type(one) is type(other) and one == other
 
 
