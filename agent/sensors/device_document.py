@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from agent.documents.revision import Rev
-from agent.sensors.shadow import Refusal
+from agent.sensors.shadow import ALL, Refusal, same
 from firmware_adapters.adapter import Value
 
 Body = Mapping[str, Any]
@@ -70,6 +70,35 @@ def with_report(
     else:
         told.pop("refused", None)
     return told
+
+
+def setting_rows(body: Body) -> dict[str, dict[str, Any]]:
+    """Each setting that a document names: `desired`, `reported` (None where there is none),
+    `state` ("confirmed", "pending", "refused", or "reported" where nothing is desired), and the
+    `reason` of a refusal."""
+    reported, refused = reported_before(body)
+    desired = body.get("desired")
+    if not isinstance(desired, Mapping):
+        desired = {}
+    names = dict.fromkeys([*desired, *reported, *([ALL] if ALL in refused else [])])
+    rows = {}
+    for name in names:
+        refusal = refused.get(name)
+        if name not in desired and name != ALL:
+            state = "reported"
+        elif same(desired.get(name), reported.get(name)):
+            state = "confirmed"
+        elif refusal is not None and (refusal.value is None or same(desired[name], refusal.value)):
+            state = "refused"
+        else:
+            state = "pending"
+        rows[name] = {
+            "desired": desired.get(name),
+            "reported": reported.get(name),
+            "state": state,
+            "reason": refusal.reason if refusal is not None and state == "refused" else None,
+        }
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
