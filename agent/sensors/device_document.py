@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from agent.documents.revision import Rev
+from agent.documents.revision import Rev, canonical
 from agent.sensors.shadow import ALL, Refusal, same
 from firmware_adapters.adapter import Value
 
@@ -62,7 +62,7 @@ def with_report(
     """A document with the gateway's members as they are now; `at` is the time."""
     named = {"type": "device", "device": device, "gateway": gateway}
     told = {**named, **{name: value for name, value in body.items() if name not in named}}
-    if told.get("reported") != reported:
+    if "reported" not in told or not equal({"": told["reported"]}, {"": reported}):
         told["reported"] = dict(reported)
         told["reported_at"] = at
     if refused:
@@ -80,15 +80,18 @@ def setting_rows(body: Body) -> dict[str, dict[str, Any]]:
     desired = body.get("desired")
     if not isinstance(desired, Mapping):
         desired = {}
-    names = dict.fromkeys([*desired, *reported, *([ALL] if ALL in refused else [])])
     rows = {}
-    for name in names:
+    for name in dict.fromkeys([*desired, *reported, *refused]):
         refusal = refused.get(name)
         if name not in desired and name != ALL:
+            if name not in reported:
+                continue  # a refusal of what is not desired any more
             state = "reported"
-        elif same(desired.get(name), reported.get(name)):
+        elif name in reported and same(desired.get(name), reported[name]):
             state = "confirmed"
-        elif refusal is not None and (refusal.value is None or same(desired[name], refusal.value)):
+        elif refusal is not None and (
+            refusal.value is None or same(desired.get(name), refusal.value)
+        ):
             state = "refused"
         else:
             state = "pending"
@@ -132,11 +135,16 @@ def parting(one: Leaf, other: Leaf) -> Rev | None:
 
 def _adds_nothing(leaf: Leaf, other: Leaf, body_of: Callable[[Rev], Body | None]) -> bool:
     said = _of_others(leaf.body)
-    if said == _of_others(other.body):
+    if equal(said, _of_others(other.body)):
         return True
     rev = parting(leaf, other)
     base = {} if rev is None else body_of(rev)
-    return base is not None and said == _of_others(base)
+    return base is not None and equal(said, _of_others(base))
+
+
+def equal(one: Body, other: Body) -> bool:
+    """As JSON: to Python true and 1 are equal."""
+    return canonical(one) == canonical(other)
 
 
 def _of_others(body: Body) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from agent.sensors.device_document import (
     Body,
     Leaf,
     document_id,
+    equal,
     other_gateway,
     parting,
     superfluous,
@@ -50,7 +51,7 @@ class DeviceReports:
         if document.conflicts and document.seq != self._settled:
             return False
         body = body_of(document)
-        return _equal(self._with(body, reported, refused, ""), body)
+        return equal(self._with(body, reported, refused, ""), body)
 
     async def write(
         self, reported: Mapping[str, Value], refused: Mapping[str, Refusal], at: str
@@ -86,7 +87,7 @@ class DeviceReports:
             return []
         edits = [Edit(self.id, rev, True, "{}", canonical({})) for rev in needless]
         told = self._with(body, reported, refused, at)
-        if not _equal(told, body):
+        if not equal(told, body):
             edits.append(self._edit(told, revision))
         return edits
 
@@ -147,7 +148,3 @@ def body_of(document: StoredDocument | None) -> dict[str, Any]:
 def _leaf(revision: Revision) -> Leaf:
     ancestors = [Rev(revision.generation - age, digest) for age, digest in enumerate(revision.path)]
     return Leaf(revision.rev, ancestors, msgspec.json.decode(revision.body))
-
-
-def _equal(one: Body, other: Body) -> bool:
-    return canonical(one) == canonical(other)
