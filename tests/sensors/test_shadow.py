@@ -128,6 +128,21 @@ def test_a_refusal_is_kept_until_something_changes() -> None:
     assert sent(made.turn(1000.0)[0])[1] == {"interval_ms": 20}
 
 
+def test_after_the_device_has_started_it_is_told_again_what_it_refused() -> None:
+    made = shadow({"interval_ms": 0})
+    asked(made, interval_ms=1000)
+    number, _ = sent(made.turn(0.1)[0])
+    made.hear(Report({"interval_ms": 1000}, {"interval_ms": "too short"}, number), 0.2, AT)
+    made.began()
+    number, settings = sent(made.turn(0.3)[0])
+    assert settings == {}
+    made.hear(Report({"interval_ms": 1000}, answers=number, complete=True), 0.4, AT)
+    assert made.states() == {"interval_ms": "refused"}  # until the device says something else
+    number, settings = sent(made.turn(0.5)[0])
+    made.hear(Report({"interval_ms": 0}, answers=number, complete=True), 0.6, AT)
+    assert made.states() == {"interval_ms": "confirmed"}
+
+
 def test_after_a_restart_a_refusal_is_tried_again_and_keeps_its_time() -> None:
     made = shadow({"interval_ms": 0})
     refused = {"interval_ms": Refusal("too short", AT, 0)}
