@@ -79,7 +79,7 @@ class Shadow:
         self._questions = 0
         self._unanswered = 0
         self._patience = SHORTEST_PATIENCE
-        self._not_before = float("-inf")
+        self._not_before = self._last = float("-inf")
 
     def restore(self, reported: Mapping[str, Value], refused: Mapping[str, Refusal]) -> None:
         """Go on from what was known before."""
@@ -117,6 +117,8 @@ class Shadow:
         self._given_up.clear()
         self._questions = 0
         self._begin_anew()
+        # Two devices on one line look like one that starts all the time.
+        self._not_before = self._last + SHORTEST_PATIENCE
 
     def turn(self, now: float) -> tuple[bytes, float]:
         """What to send now (or nothing), and when to ask again, in seconds on the clock of `now`.
@@ -131,6 +133,7 @@ class Shadow:
         if due != self._sent:
             self._number = (self._number + 1) % 2**32
         self._sent = due
+        self._last = now
         self._questions += not due
         self._unanswered += 1
         self._not_before = now + self._patience
@@ -140,9 +143,10 @@ class Shadow:
     def hear(self, report: Report, now: float, at: str) -> None:
         """Take what the device says; `at` is now, for people."""
         self.reported = {**({} if report.complete else self.reported), **report.settings}
+        first = report.complete and not self._heard_all
         self._heard |= report.settings.keys()
         self._heard_all |= report.complete
-        if self._sent == {}:  # how it is set has been told, whether it was asked or not
+        if first or self._sent == {}:
             self._begin_anew()
         elif self._sent is not None and report.answers == self._number:
             self._answered(self._sent, report, now, at)

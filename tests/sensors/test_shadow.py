@@ -134,12 +134,12 @@ def test_after_the_device_has_started_it_is_told_again_what_it_refused() -> None
     number, _ = sent(made.turn(0.1)[0])
     made.hear(Report({"interval_ms": 1000}, {"interval_ms": "too short"}, number), 0.2, AT)
     made.began()
-    number, settings = sent(made.turn(0.3)[0])
+    number, settings = sent(made.turn(3.0)[0])
     assert settings == {}
-    made.hear(Report({"interval_ms": 1000}, answers=number, complete=True), 0.4, AT)
+    made.hear(Report({"interval_ms": 1000}, answers=number, complete=True), 3.1, AT)
     assert made.states() == {"interval_ms": "refused"}  # until the device says something else
-    number, settings = sent(made.turn(0.5)[0])
-    made.hear(Report({"interval_ms": 0}, answers=number, complete=True), 0.6, AT)
+    number, settings = sent(made.turn(3.2)[0])
+    made.hear(Report({"interval_ms": 0}, answers=number, complete=True), 3.3, AT)
     assert made.states() == {"interval_ms": "confirmed"}
 
 
@@ -188,6 +188,15 @@ def test_a_device_that_loses_what_it_took_is_not_flooded() -> None:
         else:
             made.hear(Report({"interval_ms": 1000}, complete=True), step / 10, AT)
     assert 3 <= commands <= 10
+
+
+def test_a_device_that_starts_all_the_time_is_not_flooded() -> None:
+    made = shadow({"interval_ms": 500})
+    commands = 0
+    for step in range(600):  # a minute, with another boot id ten times a second
+        made.began()
+        commands += bool(made.turn(step / 10)[0])
+    assert 20 <= commands <= 31
 
 
 def test_one_by_one_when_there_is_no_answer_to_all_together() -> None:
