@@ -82,8 +82,9 @@ class Shadow:
         self._not_before = self._last = float("-inf")
 
     def restore(self, reported: Mapping[str, Value], refused: Mapping[str, Refusal]) -> None:
-        """Go on from what was known before."""
-        self.reported = dict(reported)
+        """Go on from what was known before, except for what the device has said meanwhile."""
+        if not self._heard_all:
+            self.reported = {**reported, **self.reported}
         self.refused = dict(refused)
 
     def want(self, desired: object, at: str) -> None:

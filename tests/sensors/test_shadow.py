@@ -153,6 +153,17 @@ def test_after_a_restart_a_refusal_is_tried_again_and_keeps_its_time() -> None:
     assert made.refused == refused
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_was_heard_before_the_document_was_read_counts(complete: bool) -> None:
+    made = Shadow(JsonLines())
+    made.began()
+    made.hear(Report({"interval_ms": 1000}, complete=complete), 0.0, AT)
+    made.restore({"interval_ms": 500, "mode": "eco"}, {})
+    made.want({"interval_ms": 500}, AT)
+    assert made.states() == {"interval_ms": "pending"}
+    assert ("mode" in made.reported) is not complete
+
+
 def test_what_the_device_makes_of_it_is_told_as_it_is() -> None:
     made = shadow({"interval_ms": 7})
     asked(made, interval_ms=1000)
