@@ -112,7 +112,8 @@ static bool set_interval(struct node *node, const struct cbor_item *value)
 
 static void say_interval(struct node *node)
 {
-    begin_answer(node, "interval_ms is now ");
+    begin_answer(node, "interval_ms"); /* a text that is there once */
+    say(node, " is now ");
     say_number(node, node->interval_ms);
 }
 
