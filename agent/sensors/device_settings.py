@@ -82,6 +82,8 @@ class DeviceSettings:
     # --- what happens ------------------------------------------------------------------
 
     def port_opened(self) -> None:
+        """Another device may be there, one that expects no bytes."""
+        self._shadow.takes_bytes = False
         self._shadow.began()
         self._stirred.set()
 

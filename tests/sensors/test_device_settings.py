@@ -121,6 +121,27 @@ async def test_a_device_that_is_not_asked_for_anything_hears_nothing(
         assert (await gateway.command())["set"] == {}
 
 
+async def test_one_that_wants_acknowledgements_is_asked_until_it_is_another(
+    store: Store, port: Port
+) -> None:
+    port.plug_in()
+    gateway = Gateway(store, port)
+    async with gateway.running():
+        gateway.says(temperature=21.5, seq=0, boot=1, ack_from=0)
+        assert (await gateway.command())["set"] == {}
+        port.unplug()
+        await until(lambda: gateway.link.state == "waiting")
+        sent, received = gateway.link.bytes_sent, gateway.link.bytes_received
+        port.plug_in()
+        await until(lambda: gateway.link.opens == 2)
+        gateway.says(temperature=21.5, seq=0, boot=2)
+        await until(lambda: gateway.link.bytes_received > received)
+        assert gateway.link.bytes_sent == sent
+        gateway.says(settings={"mode": "eco"})
+        await gateway.document(reported={"mode": "eco"})
+        assert gateway.link.bytes_sent == sent
+
+
 @pytest.mark.parametrize(
     ("adapter", "allowed", "reason"),
     [
