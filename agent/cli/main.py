@@ -26,6 +26,7 @@ _COMMANDS = {
     "top": "agent.cli.top",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
+    "device": "agent.cli.device",
     "config": "agent.cli.config",
     "user": "agent.cli.user",
 }
