@@ -22,6 +22,7 @@ _COMMANDS = {
     "bridge": "agent.cli.bridge",
     "replicate": "agent.cli.replicate",
     "status": "agent.cli.status",
+    "hooks": "agent.cli.hooks",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
     "config": "agent.cli.config",

@@ -1,4 +1,4 @@
-"""Finds a running agent and asks it, for `edge-agent status` and `edge-agent sensors watch`."""
+"""Finds a running agent and asks it, for `edge-agent status`, `hooks` and `sensors watch`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from urllib.parse import quote, unquote, urlsplit
 import aiohttp
 import click
 import msgspec
+from yarl import URL
 
 from agent.cli.options import DEFAULT_CONFIG
 from agent.config import Config, HubConfig, parse_listen
 from agent.config_file import load_either
-from agent.errors import AuthError, ConfigError, ConnectError, NotCouchDBError
+from agent.errors import AuthError, ConfigError, ConnectError, NotCouchDBError, RemoteError
 from agent.peers.http_errors import connection_failures, one_line, refusal
 from agent.server.sessions import COOKIE, Sessions, existing_secret
 
@@ -128,41 +129,55 @@ def _only(certificate: str) -> aiohttp.Fingerprint:
 
 async def fetch_status(running: Running) -> Any:
     """The status of a running agent. Raises ConfigError, ConnectError, RemoteError."""
+    return await ask(running, "GET", "_status", "the status is")
+
+
+async def ask(
+    running: Running, method: str, path: str, what: str, body: dict[str, Any] | None = None
+) -> Any:
+    """The JSON object that a running agent answers with; `what` is asked for, with its verb.
+
+    Raises ConfigError, ConnectError, RemoteError.
+    """
     where = running.url
     try:
         with connection_failures(where):
             async with (
                 aiohttp.ClientSession(timeout=_TIMEOUT) as session,
-                session.get(
-                    f"{where.rstrip('/')}/_status",
+                session.request(
+                    method,
+                    URL(f"{where.rstrip('/')}/{path}", encoded=True),
+                    json=body,
                     headers=running.headers,
                     ssl=running.tls,
                     allow_redirects=False,
                 ) as response,
             ):
-                body = await response.read()
+                content = await response.read()
                 answered = response.status
     except ConnectError as error:
         raise ConnectError(
             f"no agent answers: {error}; --url or --config names its address"
         ) from None
     try:
-        status = msgspec.json.decode(body)
+        told = msgspec.json.decode(content)
     except msgspec.DecodeError:
-        status = None
+        told = None
     if answered in (401, 403):
         raise AuthError(
-            f"{where}: the status is for the agent's administrators; name one in the URL "
+            f"{where}: {what} for the agent's administrators; name one in the URL "
             "(http://USER@HOST:PORT) with --password-file, or give --config",
             status=answered,
         )
-    if answered != 200 or not isinstance(status, dict):
+    if path != "_status" and answered >= 400 and isinstance(told, dict) and "reason" in told:
+        raise RemoteError(f"{where}: {one_line(told['reason'])}", status=answered)
+    if answered >= 300 or not isinstance(told, dict):
         raise NotCouchDBError(
             f"{where}: what answers there is no edge-agent (HTTP {answered}); "
             "name the agent's address with --url",
             status=answered,
         )
-    return status
+    return told
 
 
 async def follow_readings(

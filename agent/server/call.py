@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ from agent.store.store import Store
 
 if TYPE_CHECKING:
     from agent.server.access import Access
+    from agent.server.hooks import Hook
     from agent.server.replication import Replications
 
 Status = Callable[[], Awaitable[dict[str, Any]]]
@@ -45,6 +47,7 @@ class Service:
     access: Access
     max_attachment: int
     replications: Replications | None = None
+    hooks: Mapping[str, Hook] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
