@@ -54,9 +54,9 @@ def dead(hook: str, as_json: bool, **where: Any) -> None:
         return
     from rich.table import Table
 
-    table = Table("document", "revision", "given up", "attempts", "error")
+    table = Table("document", "given up", "attempts", "error")
     for letter in told["dead"]:
-        cells = (letter["id"], letter["rev"], letter["time"], letter["attempts"], letter["error"])
+        cells = (letter["id"], letter["time"], letter["attempts"], letter["error"])
         table.add_row(*map(one_line, cells))
     _console().print(table)
 

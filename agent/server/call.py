@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -47,7 +46,7 @@ class Service:
     access: Access
     max_attachment: int
     replications: Replications | None = None
-    hooks: Mapping[str, Hook] = MappingProxyType({})
+    hooks: Mapping[str, Hook] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
