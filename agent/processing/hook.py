@@ -277,7 +277,8 @@ class Hook:
                         await self._wait(store, error)
                     continue
                 tries += of_the_change
-                if not isinstance(error, RefusedChangeError) and tries < self._options.attempts:
+                enough = isinstance(error, RefusedChangeError) or tries >= self._options.attempts
+                if not (of_the_change and enough):
                     await self._wait(store, error, part[0])
                     if not self._skipping:
                         continue

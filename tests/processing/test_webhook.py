@@ -281,6 +281,11 @@ async def test_a_full_list_holds_the_hook_and_loses_nothing(
             await until(lambda: "wait to be looked at" in (hook.last_error or ""))
             await until(lambda: hook.state is State.FAILED)
             assert await hook.pending() == 3
+            # What is out of order is no reason to put a document aside, here either.
+            receiver.answer = lambda _: 503
+            hook.retry([])
+            await until(lambda: "out of order" in (hook.last_error or ""))
+            receiver.answer = lambda _: 422
             assert await hook.drop(["doc:0"]) == 1
             await until(lambda: [e["id"] for e in hook.dead()] == ["doc:1", "doc:2", "doc:3"])
             receiver.answer = lambda _: 200
