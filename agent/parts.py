@@ -103,17 +103,21 @@ def first_on_brokers(remotes: Iterable[RemoteConfig]) -> set[str]:
     return set(first.values())
 
 
-def peer_for(config: RemoteConfig, name: str, *, announce: bool = True) -> Peer:
+def peer_for(
+    config: RemoteConfig, name: str, *, announce: bool = True, beside: bool = False
+) -> Peer:
     """The other side of a remote of the agent of that name; it does not connect yet.
 
     On an MQTT broker one connection is to `announce` the agent's presence: the end of any other
-    must not say that the agent is gone. Raises ConfigError.
+    must not say that the agent is gone; and one that is made `beside` the agent's, while that
+    runs, must not take its place. Raises ConfigError.
     """
     password = config.secret()
     config.check_files()
     try:
         if is_mqtt(config.url):
-            return _mqtt_peer(config, name, password, announce=announce)
+            client_id = None if beside else f"{name}/{config.name}"
+            return _mqtt_peer(config, name, password, client_id, announce=announce)
         return CouchPeer.from_url(
             config.url,
             user=config.user,
@@ -127,7 +131,9 @@ def peer_for(config: RemoteConfig, name: str, *, announce: bool = True) -> Peer:
         raise ConfigError(f"{config.label}: {error}") from None
 
 
-def _mqtt_peer(config: RemoteConfig, name: str, password: str | None, *, announce: bool) -> Peer:
+def _mqtt_peer(
+    config: RemoteConfig, name: str, password: str | None, client_id: str | None, *, announce: bool
+) -> Peer:
     # Only here: an agent that does without MQTT does without the library.
     from agent.peers.mqtt import MqttPeer
     from agent.peers.mqtt_client import TlsFiles
@@ -137,7 +143,7 @@ def _mqtt_peer(config: RemoteConfig, name: str, password: str | None, *, announc
         user=config.user,
         password=password,
         node=name,
-        client_id=f"{name}/{config.name}",
+        client_id=client_id,
         tls=TlsFiles(config.ca_file, config.client_certificate, config.client_key),
         announce=announce,
         keepalive=config.heartbeat,

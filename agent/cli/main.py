@@ -23,6 +23,7 @@ _COMMANDS = {
     "replicate": "agent.cli.replicate",
     "status": "agent.cli.status",
     "hooks": "agent.cli.hooks",
+    "doctor": "agent.cli.doctor",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
     "config": "agent.cli.config",
