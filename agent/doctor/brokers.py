@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.config import Config, RemoteConfig, TelemetryConfig
 from agent.doctor import network
-from agent.doctor.finding import Finding, Level
+from agent.doctor.finding import Finding, Level, failed
 from agent.doctor.remotes import credentials_of, place_of
 from agent.errors import AuthError, EdgeAgentError, RemoteMissingError, TlsError
 from agent.parts import peer_for
@@ -30,7 +30,7 @@ async def mqtt_remote(config: RemoteConfig, name: str, path: Path) -> Sequence[F
     tls = TlsFiles(config.ca_file, config.client_certificate, config.client_key)
     credentials = await asyncio.to_thread(credentials_of, config, known)
     findings = await _broker(subject, broker, credentials, tls, place_of(config, path))
-    if findings[-1].level is Level.ERROR:
+    if failed(findings):
         return findings
     peer = await asyncio.to_thread(peer_for, config, name, announce=False, beside=True)
     try:
@@ -64,11 +64,11 @@ async def _broker(
     subject: str, broker: BrokerUrl, credentials: Credentials | None, tls: TlsFiles, mend: str
 ) -> list[Finding]:
     findings = [await network.name(subject, broker.host)]
-    if findings[-1].level is Level.ERROR:
+    if failed(findings):
         return findings
     if broker.encrypted:
         findings += await network.certificate(subject, broker.host, broker.port, tls)
-        if findings[-1].level is Level.ERROR:
+        if failed(findings):
             return findings
     connection = Connection(
         broker,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from agent.doctor import files, listening, machine, ports, running
 from agent.doctor.account import agent_account
 from agent.doctor.brokers import mqtt_remote, telemetry_broker
 from agent.doctor.finding import Check, Finding, Level
+from agent.doctor.network import webhook
 from agent.doctor.remotes import http_remote
 from agent.errors import EdgeAgentError
 from agent.parts import adapter_for, hook_for, peer_for, selection_for
@@ -47,6 +47,9 @@ def checks_for(
         yield Check.blocking("data", str(data), partial(files.data, data, account))
         yield Check.blocking("disk", str(data), partial(machine.disk, data))
         yield Check.blocking("card", str(data), partial(machine.card, data, process, uptime))
+    for hook in config.hook:
+        if hook.url is not None:
+            yield Check("dns", hook.label, partial(webhook, hook, hook.url))
     if not isinstance(config, Config):
         return
     if told is None and data is not None:
@@ -77,7 +80,7 @@ def _data(config: Config | HubConfig, told: Mapping[str, Any] | None) -> Path | 
     if isinstance(config, Config):
         return Path(config.agent.data)
     folder = None if told is None else told.get("data")
-    return Path(folder) if isinstance(folder, str) and os.path.isabs(folder) else None
+    return Path(folder) if isinstance(folder, str) and Path(folder).is_absolute() else None
 
 
 def _configuration(config: Config | HubConfig) -> Sequence[Finding]:

@@ -35,6 +35,11 @@ class Finding:
     mend: str | None = None
 
 
+def failed(findings: Sequence[Finding]) -> bool:
+    """Whether the last of them is an error, after which the next step tells nothing new."""
+    return findings[-1].level is Level.ERROR
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One of the checks, of a device, a remote or the machine; `run` never waits for others."""

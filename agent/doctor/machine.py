@@ -200,10 +200,8 @@ def _number(file: Path) -> int:
 
 
 def _bytes(count: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            break
+    units = ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while count >= 1024 and len(units) > 1:
         count /= 1024
-    else:
-        unit = "TiB"
-    return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
+        del units[0]
+    return f"{count:.0f} {units[0]}" if count >= 10 else f"{count:.1f} {units[0]}"

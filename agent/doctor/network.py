@@ -9,8 +9,10 @@ import socket
 import ssl
 import time
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
-from agent.doctor.finding import Finding, Level
+from agent.config_hooks import HookConfig
+from agent.doctor.finding import Finding, Level, failed
 from agent.peers.http_errors import one_line
 from agent.peers.mqtt_client import TlsFiles
 
@@ -56,6 +58,17 @@ async def certificate(subject: str, host: str, port: int, tls: TlsFiles) -> Sequ
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+async def webhook(hook: HookConfig, url: str) -> Sequence[Finding]:
+    """Whether the receiver of a hook is known, and can be trusted; nothing is sent to it."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    findings = [await name(hook.label, host)]
+    if parts.scheme == "https" and not failed(findings):
+        tls = TlsFiles(hook.ca_file, hook.client_certificate, hook.client_key)
+        findings += await certificate(hook.label, host, parts.port or 443, tls)
+    return findings
 
 
 def own_certificate(context: ssl.SSLContext, file: str) -> Finding:

@@ -17,7 +17,7 @@ from agent import __version__
 from agent.config import RemoteConfig
 from agent.config_login import Login
 from agent.doctor import network
-from agent.doctor.finding import Finding, Level
+from agent.doctor.finding import Finding, Level, failed
 from agent.errors import AuthError, EdgeAgentError, RemoteMissingError
 from agent.peers.http import Answer, HttpClient
 from agent.peers.http_errors import one_line
@@ -63,21 +63,21 @@ async def http_remote(config: RemoteConfig, path: Path) -> Sequence[Finding]:
     parts = urlsplit(str(url))
     host = parts.hostname or ""
     findings = [await network.name(subject, host)]
-    if findings[-1].level is Level.ERROR:
+    if failed(findings):
         return findings
     if parts.scheme == "https":
         tls = TlsFiles(config.ca_file)
         findings += await network.certificate(subject, host, parts.port or 443, tls)
-        if findings[-1].level is Level.ERROR:
+        if failed(findings):
             return findings
     anyone = _client(config, url, None)
     user = _client(config, url, credentials)
     try:
         findings += await _server(subject, anyone, url)
-        if findings[-1].level is Level.ERROR:
+        if failed(findings):
             return findings
         findings += await _login(subject, user, config, credentials, path)
-        if findings[-1].level is not Level.ERROR:
+        if not failed(findings):
             findings += await _database(subject, user, config, url, credentials)
     finally:
         await anyone.close()
@@ -149,7 +149,8 @@ def _skew(subject: str, answer: Answer) -> list[Finding]:
     ahead = time.time() - theirs
     if abs(ahead) < _SKEW:
         return []
-    text = f"its clock and ours differ by {abs(ahead):.0f} s; ours is {'ahead' if ahead > 0 else 'behind'}"
+    which = "ahead of" if ahead > 0 else "behind"
+    text = f"our clock is {abs(ahead):.0f} s {which} the server's"
     return [Finding("clock", subject, Level.WARNING, text, "sudo timedatectl set-ntp true")]
 
 
