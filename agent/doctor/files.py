@@ -28,6 +28,9 @@ def data(folder: Path, account: Account) -> Sequence[Finding]:
         text = f"cannot be made by user {account.name!r}, who may not write to {above}"
         mend = f"sudo install -d -m 700 -o {account.name} {folder}"
         return [Finding("data", str(folder), Level.ERROR, text, mend)]
+    if not folder.is_dir():
+        text = "is no folder; the data cannot be kept there"
+        return [Finding("data", str(folder), Level.ERROR, text, f"mv {folder} {folder}.old")]
     refused = [folder] if not account.may(folder.stat(), _USE) else []
     refused += [
         file for file in folder.glob("*.sqlite*") if not account.may(file.stat(), os.R_OK | os.W_OK)
@@ -45,7 +48,9 @@ def store(file: Path) -> Sequence[Finding]:
         return []
     try:
         with explained(file):
-            db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+            # Or else SQLite would make files beside it, for others that may write at the same time.
+            alone = "" if file.with_name(file.name + "-wal").exists() else "&immutable=1"
+            db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{alone}", uri=True)
             try:
                 application = db.execute("PRAGMA application_id").fetchone()[0]
                 version = db.execute("PRAGMA user_version").fetchone()[0]
