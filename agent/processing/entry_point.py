@@ -40,7 +40,8 @@ class EntryPoint:
             inspect.iscoroutinefunction(each)
             for each in (function, getattr(function, "__call__", None))  # noqa: B004
         )
-        self._thread: threading.Thread | None = None
+        self._in_use = False
+        """A thread has not come back, whether or not somebody still waits for it."""
 
     async def call(self, changes: Sequence[Change]) -> None:
         """As `Target.call`: what the function raises says it, any other exception counts as
@@ -69,7 +70,7 @@ class EntryPoint:
     async def _in_thread(self, argument: Any) -> None:
         """As asyncio.to_thread, but one that hangs takes no other's thread, and may be left
         behind when the process ends."""
-        if self._thread is not None and self._thread.is_alive():
+        if self._in_use:
             raise TransientError(
                 f"{self.label} still runs, from the call before; see why it takes so long"
             )
@@ -77,6 +78,7 @@ class EntryPoint:
         done: asyncio.Future[BaseException | None] = loop.create_future()
 
         def finish(raised: BaseException | None) -> None:
+            self._in_use = False
             if not done.done():
                 done.set_result(raised)
 
@@ -89,8 +91,8 @@ class EntryPoint:
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(finish, raised)
 
-        self._thread = threading.Thread(target=run, name=f"hook {self.label}", daemon=True)
-        self._thread.start()
+        self._in_use = True
+        threading.Thread(target=run, name=f"hook {self.label}", daemon=True).start()
         raised = await done
         if isinstance(raised, Exception | SystemExit):
             raise raised

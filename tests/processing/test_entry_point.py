@@ -107,6 +107,15 @@ async def test_it_gets_the_change(name: str, published: Any, tmp_path: Path) -> 
     assert (thread == "MainThread") == (name == "keep_async")
 
 
+async def test_one_call_after_the_other(published: Any, tmp_path: Path) -> None:
+    async with opened(tmp_path / "data") as (databases, store):
+        await store.graft(documents(500))
+        async with hooked(databases, entry_point="keep") as hook:
+            await until(lambda: hook.processed == 500)
+            assert hook.failures == 0
+    assert [change["id"] for change, _ in published.seen] == [f"doc:{n}" for n in range(500)]
+
+
 async def test_a_batch_is_a_list(published: Any, tmp_path: Path) -> None:
     async with opened(tmp_path / "data") as (databases, store):
         await store.graft(documents(3))
