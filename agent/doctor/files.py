@@ -6,13 +6,13 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from agent.config import Config, HubConfig
 from agent.doctor.account import Account
 from agent.doctor.finding import Finding, Level
-from agent.errors import EdgeAgentError
-from agent.store.connection import explained
+from agent.store.connection import marker
 from agent.store.schema import APPLICATION_ID, SCHEMA_VERSION
 
 _USE = os.R_OK | os.W_OK | os.X_OK
@@ -47,28 +47,27 @@ def store(file: Path) -> Sequence[Finding]:
     if not file.exists():
         return []
     try:
-        with explained(file):
-            # Or else SQLite would make files beside it, for others that may write at the same time.
-            alone = "" if file.with_name(file.name + "-wal").exists() else "&immutable=1"
-            db = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{alone}", uri=True)
-            try:
-                application = db.execute("PRAGMA application_id").fetchone()[0]
-                version = db.execute("PRAGMA user_version").fetchone()[0]
-                count = "SELECT value FROM meta WHERE key = 'doc_count'"
-                ours = application == APPLICATION_ID
-                documents = db.execute(count).fetchone()[0] if ours else 0
-            finally:
-                db.close()
-    except EdgeAgentError as error:
-        text = str(error).removeprefix(f"{file}: ")
-        mend = f"mv {file} {file}.damaged"
-        return [Finding("store", str(file), Level.ERROR, text, mend)]
+        # Or else SQLite would make files beside it, for others that may write at the same time.
+        alone = "" if file.with_name(file.name + "-wal").exists() else "&immutable=1"
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{alone}", uri=True)) as db:
+            application = db.execute("PRAGMA application_id").fetchone()[0]
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            count = "SELECT value FROM meta WHERE key = 'doc_count'"
+            ours = application == APPLICATION_ID
+            documents = db.execute(count).fetchone()[0] if ours else 0
+    except sqlite3.Error as error:
+        text = f"cannot be read ({error}); a start sets it aside and copies what can be read of it"
+        return [Finding("store", str(file), Level.ERROR, text, "sudo systemctl restart edge-agent")]
     if not ours:
         text = "is an SQLite file of another program"
         return [Finding("store", str(file), Level.ERROR, text, f"mv {file} {file}.other")]
     if version > SCHEMA_VERSION:
         text = f"was written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})"
         mend = "pip install --upgrade edge-sync-agent"
+        return [Finding("store", str(file), Level.ERROR, text, mend)]
+    if marker(file).exists():
+        text = "was found to be damaged; a start sets it aside and copies what can be read of it"
+        mend = "sudo systemctl restart edge-agent"
         return [Finding("store", str(file), Level.ERROR, text, mend)]
     return [Finding("store", str(file), Level.OK, f"has {documents} documents")]
 

@@ -49,6 +49,14 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
         if hook["dead"]:
             text = f"{hook['dead']} documents could not be processed"
             yield Finding("agent", subject, Level.WARNING, text, mend)
+    salvaged = told.get("database", {}).get("salvaged")
+    if salvaged:
+        text = (
+            f"the database was damaged on {salvaged['time']}; {salvaged['documents']} documents "
+            f"were copied, and {salvaged['aside']} is what it was"
+        )
+        mend = "edge-agent verify DATABASE REMOTE; then remove that file"
+        yield Finding("agent", "database", Level.WARNING, text, mend)
     conflicts = told.get("database", {}).get("conflicts", 0)
     if conflicts:
         text = f"{conflicts} documents are in conflict"

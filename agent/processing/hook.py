@@ -37,6 +37,7 @@ from agent.processing.dead_letters import DeadLetters
 from agent.store.databases import Databases
 from agent.store.reader import StoredDocument
 from agent.store.selecting import matching
+from agent.store.sequences import number_of, suffix, text_of
 from agent.store.store import Store
 from agent.store.transaction import Transaction
 
@@ -68,9 +69,10 @@ class State(StrEnum):
 
 
 class Checkpoint(msgspec.Struct):
-    """What is kept in `_local/hook:{name}`: the last change that was dealt with."""
+    """What is kept in `_local/hook:{name}`: the last change that was dealt with, as clients of the
+    HTTP API would keep it."""
 
-    seq: int
+    seq: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,16 +364,19 @@ class Hook:
     async def _load(self, store: Store, *, from_beginning: bool) -> None:
         await self.letters.load(store)
         found = await store.get_local(self._local_id)
-        try:
-            checkpoint = msgspec.json.decode(found[1], type=Checkpoint) if found else None
-        except msgspec.DecodeError as error:
-            log.warning("_local/%s is no use: %s", self._local_id, error)
-            checkpoint = None
-        if checkpoint is None:
+        if found is None:
             self._seq = 0 if from_beginning else store.update_seq
             await self._save(store)  # whatever comes from now on counts
-        else:
-            self._seq = self._saved_seq = min(checkpoint.seq, store.update_seq)
+            return
+        try:
+            seq = msgspec.json.decode(found[1], type=Checkpoint).seq
+            self._seq = self._saved_seq = number_of(store, seq)
+        except (msgspec.DecodeError, ValueError) as error:
+            log.warning("_local/%s is no use: %s", self._local_id, error)
+            self._seq = self._saved_seq = 0
+            return
+        if not seq.endswith(suffix(store)):  # what was copied out of a damaged one, for example
+            log.warning("hook %s: another database than before; all is called again", self.name)
 
     def _due(self) -> float | None:
         """Seconds until the checkpoint is to be written; None where it is up to date."""
@@ -386,7 +391,7 @@ class Hook:
 
     async def _save(self, store: Store) -> None:
         seq, letters = self._seq, self.letters.take_unsaved()
-        body = msgspec.json.encode(Checkpoint(seq)).decode()
+        body = msgspec.json.encode(Checkpoint(text_of(store, seq))).decode()
 
         def operation(transaction: Transaction) -> None:
             transaction.locals.overwrite(self._local_id, 0, body)

@@ -19,6 +19,7 @@ import pytest
 
 from agent.doctor.account import account_of
 from agent.doctor.machine import card, clock
+from agent.store.connection import marker
 from agent.store.schema import SCHEMA_VERSION
 from tests import agents
 from tests.agents import AgentProcess
@@ -245,7 +246,13 @@ def test_the_data_are_somebody_elses(config: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"not a database, whatever else it may be" * 100, "not a store"), (None, "another program")],
+    [
+        (
+            b"not a database, whatever else it may be" * 100,
+            "cannot be read (file is not a database)",
+        ),
+        (None, "another program"),
+    ],
 )
 def test_a_store_that_is_none(
     content: bytes | None, words: str, config: Path, tmp_path: Path
@@ -260,6 +267,19 @@ def test_a_store_that_is_none(
     found = examined(config)
     assert (found.of("store")[0], found.errors) == ("error", [("store", str(file))])
     assert words in found.of("store")[1]
+
+
+def test_a_store_that_was_found_to_be_damaged(config: Path, tmp_path: Path) -> None:
+    """And one with pages that cannot be read; looking at it leaves no mark."""
+    file = make_store(tmp_path / "gateway" / "edge.sqlite", documents(100))
+    marker(file).write_text("database disk image is malformed")
+    assert "was found to be damaged" in examined(config).of("store")[1]
+    marker(file).unlink()
+    with file.open("r+b") as damaged:
+        damaged.seek(4096)
+        damaged.write(b"\xff" * (file.stat().st_size - 4096))
+    assert "cannot be read" in examined(config).of("store")[1]
+    assert not marker(file).exists()
 
 
 def test_a_store_of_a_newer_version(config: Path, tmp_path: Path) -> None:

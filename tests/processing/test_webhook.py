@@ -344,6 +344,18 @@ async def test_a_database_that_is_made_again_is_begun_again(
             assert hook.dead() == []
 
 
+@pytest.mark.parametrize("body", ['{"seq":"2-00000000"}', '{"seq":"x"}', '{"seq":[]}'])
+async def test_a_checkpoint_of_another_database_skips_nothing(
+    body: str, receiver: Receiver, tmp_path: Path
+) -> None:
+    async with opened(tmp_path) as (databases, store):
+        await store.graft(documents(3))
+        await store.put_local("hook:test", None, body)
+        async with hooked(databases, url=receiver.url, start="now") as hook:
+            await until(lambda: hook.processed == 3)
+    assert receiver.taken == ["doc:0", "doc:1", "doc:2"]
+
+
 async def test_deleted_while_it_waits_for_the_receiver(receiver: Receiver, tmp_path: Path) -> None:
     receiver.answer = lambda _: (503, {"Retry-After": "1000"})
     async with opened(tmp_path) as (databases, store):
