@@ -10,8 +10,9 @@ from urllib.parse import quote
 import click
 
 from agent.cli.options import json_option, print_json
-from agent.cli.running import ask, fetch_status, find_running, running_options
+from agent.cli.running import fetch_status, find_running, request_json, running_options
 from agent.cli.status import hooks_table
+from agent.errors import RemoteError
 from agent.peers.http_errors import one_line
 
 _ALL_ROWS = 1_000_000
@@ -104,7 +105,10 @@ def _ask(
 ) -> Any:
     running = find_running(where["config_path"], where["url"], where["password_file"])
     path = f"_hooks/{quote(hook, safe='')}/{what}"
-    return asyncio.run(ask(running, method, path, "hooks are", body))
+    status, told = asyncio.run(request_json(running, method, path, body))
+    if status >= 400:
+        raise RemoteError(f"{running.url}: {one_line(told.get('reason'))}", status=status)
+    return told
 
 
 def _done(told: dict[str, Any], as_json: bool, text: str) -> None:

@@ -27,6 +27,7 @@ _COMMANDS = {
     "doctor": "agent.cli.doctor",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
+    "device": "agent.cli.device",
     "config": "agent.cli.config",
     "user": "agent.cli.user",
 }

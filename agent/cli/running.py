@@ -1,4 +1,5 @@
-"""Finds a running agent and asks it, for `edge-agent status`, `hooks` and `sensors watch`."""
+"""Finds a running agent and asks it, for the commands `status`, `sensors watch`, `device`, `hooks`
+and `doctor`."""
 
 from __future__ import annotations
 
@@ -15,12 +16,11 @@ from urllib.parse import quote, unquote, urlsplit
 import aiohttp
 import click
 import msgspec
-from yarl import URL
 
 from agent.cli.options import DEFAULT_CONFIG
 from agent.config import Config, HubConfig, parse_listen
 from agent.config_file import load_either
-from agent.errors import AuthError, ConfigError, ConnectError, NotCouchDBError, RemoteError
+from agent.errors import AuthError, ConfigError, ConnectError, NotCouchDBError
 from agent.peers.http_errors import connection_failures, one_line, refusal
 from agent.server.sessions import COOKIE, Sessions, existing_secret
 
@@ -129,55 +129,79 @@ def _only(certificate: str) -> aiohttp.Fingerprint:
 
 async def fetch_status(running: Running) -> Any:
     """The status of a running agent. Raises ConfigError, ConnectError, RemoteError."""
-    return await ask(running, "GET", "_status", "the status is")
-
-
-async def ask(
-    running: Running, method: str, path: str, what: str, body: dict[str, Any] | None = None
-) -> Any:
-    """The JSON object that a running agent answers with; `what` is asked for, with its verb.
-
-    Raises ConfigError, ConnectError, RemoteError.
-    """
     where = running.url
     try:
         with connection_failures(where):
             async with (
                 aiohttp.ClientSession(timeout=_TIMEOUT) as session,
-                session.request(
-                    method,
-                    URL(f"{where.rstrip('/')}/{path}", encoded=True),
-                    json=body,
+                session.get(
+                    f"{where.rstrip('/')}/_status",
                     headers=running.headers,
                     ssl=running.tls,
                     allow_redirects=False,
                 ) as response,
             ):
-                content = await response.read()
+                body = await response.read()
                 answered = response.status
     except ConnectError as error:
         raise ConnectError(
             f"no agent answers: {error}; --url or --config names its address"
         ) from None
     try:
-        told = msgspec.json.decode(content)
+        status = msgspec.json.decode(body)
     except msgspec.DecodeError:
-        told = None
+        status = None
     if answered in (401, 403):
         raise AuthError(
-            f"{where}: {what} for the agent's administrators; name one in the URL "
+            f"{where}: the status is for the agent's administrators; name one in the URL "
             "(http://USER@HOST:PORT) with --password-file, or give --config",
             status=answered,
         )
-    if path != "_status" and answered >= 400 and isinstance(told, dict) and "reason" in told:
-        raise RemoteError(f"{where}: {one_line(told['reason'])}", status=answered)
-    if answered >= 300 or not isinstance(told, dict):
+    if answered != 200 or not isinstance(status, dict):
         raise NotCouchDBError(
             f"{where}: what answers there is no edge-agent (HTTP {answered}); "
             "name the agent's address with --url",
             status=answered,
         )
-    return told
+    return status
+
+
+async def own_database(running: Running) -> str:
+    """The name of a running gateway's database. Raises ConfigError, ConnectError, RemoteError."""
+    database = (await fetch_status(running)).get("database")
+    if database is None:
+        raise ConfigError(
+            f"{running.url}: a hub has any number of databases; name one with --database"
+        )
+    name: str = database["name"]
+    return name
+
+
+async def request_json(
+    running: Running, method: str, path: str, body: Any = None
+) -> tuple[int, Any]:
+    """The status and the JSON that a running agent answers with, to a path without its first `/`.
+
+    404 and 409 are answers; other refusals raise RemoteError. Raises ConnectError, too.
+    """
+    where = f"{running.url.rstrip('/')}/{path}"
+    with connection_failures(where):
+        async with (
+            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+            session.request(
+                method,
+                where,
+                json=body,
+                headers=running.headers,
+                ssl=running.tls,
+                allow_redirects=False,
+            ) as response,
+        ):
+            content = await response.read()
+            if response.status >= 300 and response.status not in (404, 409):
+                what, status, headers = f"the request {method}", response.status, response.headers
+                raise refusal(where, what, status, headers, content, None)
+            return response.status, msgspec.json.decode(content)
 
 
 async def follow_readings(
