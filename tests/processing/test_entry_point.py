@@ -167,7 +167,7 @@ async def test_it_may_ask_to_be_tried_later(published: Any, tmp_path: Path) -> N
 async def test_a_thread_that_hangs_is_not_called_again(published: Any, tmp_path: Path) -> None:
     async with opened(tmp_path / "data") as (databases, store):
         await store.graft(documents(2))
-        async with hooked(databases, entry_point="hangs", timeout=0.2, attempts=1) as hook:
+        async with hooked(databases, entry_point="hangs", timeout=1.5, attempts=1) as hook:
             await until(lambda: "still runs" in (hook.last_error or ""))
             assert [letter["id"] for letter in hook.dead()] == ["doc:0"]
             assert published.seen == ["doc:0"]
