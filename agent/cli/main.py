@@ -24,6 +24,8 @@ _COMMANDS = {
     "verify": "agent.cli.verify",
     "status": "agent.cli.status",
     "top": "agent.cli.top",
+    "hooks": "agent.cli.hooks",
+    "doctor": "agent.cli.doctor",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
     "device": "agent.cli.device",
