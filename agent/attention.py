@@ -120,6 +120,14 @@ def _job(job: Status) -> Iterator[Finding]:
     elif job["state"] == "waiting for its budget":
         do = "Nothing, or raise the remote's bytes_per_day."
         yield Finding("warning", "the bytes of today are used up.", do)
+    if job.get("clone_seen"):
+        yield Finding(
+            "error",
+            "another agent with this one's identity replicates with it, too; one of the two runs "
+            "on a copy of the other's data.",
+            "Once it has sent everything, stop one of them, give it a name of its own, move its "
+            "data folder away and start it: it makes a new store and pulls everything.",
+        )
     if job["doc_write_failures"]:
         refused = _count(job["doc_write_failures"], "revision")
         do = "See `failures` in edge-agent status --json; mend or delete these documents."

@@ -70,7 +70,8 @@ def device_status(
 
 
 async def job_status(job: Job) -> dict[str, Any]:
-    """`pending` in changes, `lag` in seconds since the target last had everything."""
+    """`pending` in changes, `lag` in seconds since the target last had everything; `clone_seen` is
+    when another agent with the same identity was last noticed, if it was in the last hour."""
     progress = job.progress
     lag = job.lag()
     return {
@@ -80,6 +81,7 @@ async def job_status(job: Job) -> dict[str, Any]:
         "pending": await job.pending(),
         "last_confirmed": timestamp(progress.last_confirmed),
         "lag": None if lag is None else round(lag, 3),
+        "clone_seen": timestamp(job.replicator.others.seen),
         "confirmed_seq": progress.confirmed_seq,
         "docs_read": progress.docs_read,
         "docs_written": progress.docs_written,

@@ -9,7 +9,10 @@ recreated, or restored from a backup, makes the replication start further back.
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
+import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,8 +22,18 @@ from agent.errors import ConflictError, TransientError
 from agent.peers.peer import START, Peer, Seq
 from agent.replication.selection import EVERYTHING, Selection
 
+log = logging.getLogger(__name__)
+
+PROCESS = secrets.token_hex(16)
+"""Names this process in the checkpoints that it writes."""
+
 _MOST_SESSIONS = 50
 _LOG_VERSION = 1
+_MEETINGS = 2
+_LOOK_EVERY = 10
+"""Checkpoints from one look at who else writes them to the next: a log is up to 15 KB."""
+
+_REMEMBERED = 3600.0
 
 
 class DatabaseRecreatedError(TransientError):
@@ -58,6 +71,40 @@ class Counts:
         )
 
 
+class Others:
+    """Notices another process that writes the same checkpoints in turns with this one.
+
+    Two agents do that if one runs on a copy of the other's data: a cloned card. One meeting is no
+    sign of it: what a process had sent just before it was killed may arrive after its successor's
+    first checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._meetings: Counter[str] = Counter()
+        self._last: float | None = None
+
+    @property
+    def seen(self) -> float | None:
+        """When a clone was last noticed, in seconds since the epoch, if it was in the last hour."""
+        if self._last is None or time.time() - self._last > _REMEMBERED:
+            return None
+        return self._last
+
+    def met(self, process: object, where: str) -> None:
+        """Note whose checkpoint had come between two of our own, as its document names it."""
+        if not isinstance(process, str) or process == PROCESS:
+            return
+        self._meetings[process] += 1
+        if self._meetings[process] >= _MEETINGS:
+            if self.seen is None:
+                log.error(
+                    "%s: another agent with this one's identity replicates with it, too; is this "
+                    "a copied card? Nothing is lost, but one of the two needs a new data folder",
+                    where,
+                )
+            self._last = time.time()
+
+
 class Log:
     """The replication log of one session, on both sides."""
 
@@ -69,15 +116,16 @@ class Log:
         source_log: Mapping[str, Any] | None,
         target_log: Mapping[str, Any] | None,
         selection: Selection = EVERYTHING,
+        others: Others | None = None,
     ) -> None:
         """Use `open`."""
         self.id = replication_id(source, target, selection)
         self.start_seq: Seq
         self.last_confirmed: str | None
-        self.start_seq, self.last_confirmed = common_sequence(source_log, target_log)
+        self.start_seq, self.last_confirmed, self._older = common_sequence(source_log, target_log)
         self._peers = (source, target)
+        self._others = others or Others()
         self._revs = [(log or {}).get("_rev") for log in (source_log, target_log)]
-        self._older = _history(target_log) if self.start_seq != START else []
         self._session = secrets.token_hex(16)
         self._written = 0
         self._start_time = _now()
@@ -85,10 +133,17 @@ class Log:
         """The log as this session has written it: `session_id`, `source_last_seq`, `history`."""
 
     @classmethod
-    async def open(cls, source: Peer, target: Peer, selection: Selection = EVERYTHING) -> Log:
+    async def open(
+        cls,
+        source: Peer,
+        target: Peer,
+        selection: Selection = EVERYTHING,
+        others: Others | None = None,
+    ) -> Log:
         """Read the logs and find out where to go on from: `start_seq`.
 
-        `last_confirmed` is the time (RFC 3339) at which the target confirmed up to there.
+        `last_confirmed` is the time (RFC 3339) at which the target confirmed up to there. `others`
+        gets to know who else writes these logs.
         """
         id = replication_id(source, target, selection)
         log = cls(
@@ -97,10 +152,11 @@ class Log:
             source_log=await source.get_local(id),
             target_log=await target.get_local(id),
             selection=selection,
+            others=others,
         )
         if source.identity == target.identity:
             # A store and its copy: both directions have one log, which says nothing about either.
-            log.start_seq, log.last_confirmed = START, None
+            log.start_seq, log.last_confirmed, log._older = START, None, []
         return log
 
     async def write(self, seq: Seq, counts: Counts) -> None:
@@ -109,6 +165,9 @@ class Log:
         The target's log goes first: a crash between the two leaves the older common session.
         """
         log = self.note(seq, counts)
+        if self._written % _LOOK_EVERY == 0:
+            for peer in self._peers:
+                self._look(peer, await peer.get_local(self.id))
         for side in (1, 0):
             self._revs[side] = await self._put(self._peers[side], log, self._revs[side])
 
@@ -132,6 +191,7 @@ class Log:
         self.last = {
             "version": _LOG_VERSION,
             "session_id": self._session,
+            "process": PROCESS,
             "source_last_seq": seq,
             "history": [entry, *self._older][:_MOST_SESSIONS],
         }
@@ -149,26 +209,34 @@ class Log:
                     f"{peer.label}: the checkpoint has gone, so the database was probably deleted "
                     "and made again; starting afresh"
                 ) from None
+            self._look(peer, present)
             return await peer.put_local(self.id, _with_rev(log, (present or {}).get("_rev")))
+
+    def _look(self, peer: Peer, present: Mapping[str, Any] | None) -> None:
+        """Look at who wrote the log that is there. Servers, CouchDB too, take any revision."""
+        if self._written > 1:
+            self._others.met((present or {}).get("process"), peer.label)
 
 
 def common_sequence(
     source_log: Mapping[str, Any] | None, target_log: Mapping[str, Any] | None
-) -> tuple[Seq, str | None]:
-    """The newest sequence that both logs vouch for, and when; `(START, None)` if there is none.
+) -> tuple[Seq, str | None, list[dict[str, Any]]]:
+    """The newest sequence that both logs vouch for, when, and the target's sessions up to there.
 
-    Logs that are not of the expected shape count as none.
+    `(START, None, [])` if there is none. Logs that are not of the expected shape count as none.
+    Later sessions of the target are left out: they may be those of another source, which is a copy
+    of this one, and once they stood in both logs their sequences would be believed here, too.
     """
-    ours = _history(source_log)
-    theirs = {entry["session_id"]: entry for entry in _history(target_log)}
-    for entry in ours:
-        match = theirs.get(entry["session_id"])
-        if match is not None:
+    theirs = _history(target_log)
+    places = {entry["session_id"]: place for place, entry in enumerate(theirs)}
+    for entry in _history(source_log):
+        place = places.get(entry["session_id"])
+        if place is not None:
             # The same session with two sequences: a crash between the two writes, or one side
             # was restored from a backup. Both have reached the older one.
-            older = min(entry, match, key=_checkpoint_number)
-            return older["recorded_seq"], older.get("end_time")
-    return START, None
+            older = min(entry, theirs[place], key=_checkpoint_number)
+            return older["recorded_seq"], older.get("end_time"), [older, *theirs[place + 1 :]]
+    return START, None, []
 
 
 def _history(log: Mapping[str, Any] | None) -> list[dict[str, Any]]:

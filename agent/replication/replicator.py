@@ -29,7 +29,7 @@ from agent.errors import (
 )
 from agent.peers.peer import ChangeBatch, Peer, PeerInfo, Seq, WriteResult
 from agent.replication.arrivals import Arrivals
-from agent.replication.checkpoint import Counts, DatabaseRecreatedError, Log
+from agent.replication.checkpoint import Counts, DatabaseRecreatedError, Log, Others
 from agent.replication.progress import Progress
 from agent.replication.selection import EVERYTHING, Selection
 
@@ -125,6 +125,7 @@ class Replicator:
         """The side that a run is opening or could not open, by its label."""
         self.checkpoint: Log | None = None
         """The log of the latest run."""
+        self.others = Others()
         self.selection = selection
         self._since_seq = since_seq
         self._use_checkpoints = use_checkpoints
@@ -164,7 +165,7 @@ class Replicator:
         self.opening = None
         self._before = self.progress.counts()
         self._instances = (source_info.instance_start_time, target_info.instance_start_time)
-        self._log = await Log.open(self.source, self.target, self.selection)
+        self._log = await Log.open(self.source, self.target, self.selection, self.others)
         self.checkpoint = self._log
         if self._since_seq is not None:
             self._log.start_seq = self._since_seq

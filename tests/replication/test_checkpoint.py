@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from agent.documents.revision import first_revision
 from agent.peers.local import LocalPeer
 from agent.peers.peer import START
 from agent.replication.checkpoint import (
+    PROCESS,
     Counts,
     DatabaseRecreatedError,
     Log,
+    Others,
     common_sequence,
     replication_id,
 )
@@ -146,3 +149,27 @@ async def test_a_copy_of_a_store_is_no_help(tmp_path: Path) -> None:
     await (await Log.open(LocalPeer(a), LocalPeer(b))).write(3, COUNTS)
     assert (await Log.open(LocalPeer(b), LocalPeer(a))).start_seq == START
     await asyncio.gather(a.close(), b.close())
+
+
+async def test_sessions_of_a_copied_store_are_not_believed(tmp_path: Path) -> None:
+    """Two stores with one identity replicate with one target, in turns, and start again."""
+    store, target = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
+    await (await Log.open(LocalPeer(store), LocalPeer(target))).write(3, COUNTS)
+    await store.close()
+    shutil.copy(tmp_path / "a", tmp_path / "copy")
+    ours, theirs = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "copy")
+    copied = await Log.open(LocalPeer(theirs), LocalPeer(target))
+    await copied.write(9, COUNTS)
+    await (await Log.open(LocalPeer(ours), LocalPeer(target))).write(4, COUNTS)
+    await copied.write(12, COUNTS)
+    assert (await Log.open(LocalPeer(ours), LocalPeer(target))).start_seq == 3
+    await asyncio.gather(ours.close(), theirs.close(), target.close())
+
+
+def test_a_clone_is_who_comes_between_twice() -> None:
+    others = Others()
+    for process in (None, PROCESS, PROCESS, "predecessor", "clone"):
+        others.met(process, "somewhere")
+        assert others.seen is None
+    others.met("clone", "somewhere")
+    assert others.seen is not None
