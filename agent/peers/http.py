@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,16 +158,19 @@ class HttpClient:
         is JSON if it is bytes. Raises the matching error for a status that is not in `accept`, and
         TooLargeError when the answer exceeds `limit` bytes. `silence` (seconds) stands in for
         `timeout`. `unbuffered` asks for an answer that is sent as it is made, that is, not
-        compressed.
+        compressed. After a `silence` all other connections are given up, too.
         """
-        with connection_failures(self.where):
+        async with AsyncExitStack() as stack:
+            stack.enter_context(connection_failures(self.where))
+            if silence is not None:
+                await stack.enter_async_context(self._given_up_when_silent())
             response = await self._send(
                 method, path, query, body, silence or self.timeout, unbuffered=unbuffered
             )
             async with response:
                 if response.status not in accept:
                     raise await self._refusal(method, path, response)
-                content = await _read(response, limit)
+                content = await self._read(response, limit)
                 if len(content) > limit:
                     raise TooLargeError(
                         f"{self.where} answered {method} {path} with more than {limit >> 20} MiB; "
@@ -183,7 +186,8 @@ class HttpClient:
 
         Gives a function that waits for the next bytes.
 
-        It returns b"" at the end and raises ConnectError after `silence` seconds without a byte.
+        It returns b"" at the end and raises ConnectError after `silence` seconds without a byte;
+        then all other connections are given up, too.
         """
         method = "GET" if body is None else "POST"
         with connection_failures(self.where):
@@ -203,9 +207,22 @@ class HttpClient:
 
         async def read() -> bytes:
             with connection_failures(self.where):
-                return await response.content.readany()
+                async with self._given_up_when_silent():
+                    return await response.content.readany()
 
         return read
+
+    @asynccontextmanager
+    async def _given_up_when_silent(self) -> AsyncIterator[None]:
+        """Close all connections when one falls silent that has to show signs of life.
+
+        The others go the same way, and who uses them would wait in vain for longer.
+        """
+        try:
+            yield
+        except TimeoutError:
+            await self.close()
+            raise
 
     @asynccontextmanager
     async def download(
@@ -282,7 +299,6 @@ class HttpClient:
         *,
         decompress: bool = True,
     ) -> aiohttp.ClientResponse:
-        session = await self._open()
         text = self.url.server + path
         if query:
             text += "?" + urlencode(query, quote_via=quote)
@@ -303,6 +319,7 @@ class HttpClient:
             return None if body is None else io.BytesIO(body)  # sent in pieces
 
         async def attempt() -> aiohttp.ClientResponse:
+            session = await self._open()
             async with asyncio.timeout(deadline):
                 return await session.request(
                     method,
@@ -358,10 +375,22 @@ class HttpClient:
             ) from None
 
     async def _refusal(self, method: str, path: str, response: aiohttp.ClientResponse) -> Exception:
-        body = await _read(response, _ERROR_LIMIT)
+        body = await self._read(response, _ERROR_LIMIT)
         user = self._credentials.user if self._credentials else None
         request = f"{method} {path}"
         return refusal(self.where, request, response.status, response.headers, body, user)
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        """The body; a longer one is cut off somewhere after `limit` bytes."""
+        parts: list[bytes] = []
+        size = 0
+        while size <= limit and (part := await response.content.readany()):
+            parts.append(part)
+            size += len(part)
+        if 300 <= response.status < 400 or response.content_type == "text/html":
+            # A network's log-in page. Its connections lead nowhere else, also when it has gone.
+            await self.close()
+        return b"".join(parts)
 
     # --- log-in: CouchDB documentation, "API Reference > Server > Authentication" ----------
 
@@ -390,7 +419,10 @@ class HttpClient:
         ) as response:
             if response.status in OK:
                 self._keep_cookie(response)
-                if self._cookie is None and error_body(await _read(response, _ERROR_LIMIT)) is None:
+                if (
+                    self._cookie is None
+                    and error_body(await self._read(response, _ERROR_LIMIT)) is None
+                ):
                     raise not_couchdb(self.where, response.status, response.headers)
             elif response.status not in _NO_SESSIONS:
                 raise await self._refusal("POST", path, response)
@@ -424,13 +456,3 @@ def _closed_while_idle(error: aiohttp.ClientConnectionError) -> bool:
     if isinstance(error, aiohttp.ClientOSError) and error.errno is not None:
         return error.errno in (errno.ECONNRESET, errno.EPIPE)
     return isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientConnectionResetError)
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body; a longer one is cut off somewhere after `limit` bytes."""
-    parts: list[bytes] = []
-    size = 0
-    while size <= limit and (part := await response.content.readany()):
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
