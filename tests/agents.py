@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -77,11 +77,12 @@ class AgentProcess:
     still runs.
     """
 
-    def __init__(self, *arguments: object, log: Path) -> None:
+    def __init__(self, *arguments: object, log: Path, prefix: Sequence[str] = ()) -> None:
+        """`prefix`: the beginning of a command line that ends by running the agent in its place."""
         self._log = log
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                command(*arguments),
+                [*prefix, *command(*arguments)],
                 cwd=CHECKOUT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -135,23 +136,25 @@ class AgentProcess:
         self.kill()
 
 
-def hub(data: Path, *, port: int = 0, log: Path | None = None) -> AgentProcess:
-    """Start a hub; by default on a free port."""
-    return AgentProcess(
-        "hub", "--data", data, "--listen", f"127.0.0.1:{port}", log=log or data.with_suffix(".log")
-    )
+def hub(data: Path, *options: object, port: int = 0, log: Path | None = None) -> AgentProcess:
+    """Start a hub; by default on a free port. `options` come after the command."""
+    where = ("--data", data, "--listen", f"127.0.0.1:{port}")
+    return AgentProcess("hub", *where, *options, log=log or data.with_suffix(".log"))
 
 
-def gateway(config: Path, *options: str, log: Path | None = None) -> AgentProcess:
+def gateway(
+    config: Path, *options: str, log: Path | None = None, prefix: Sequence[str] = ()
+) -> AgentProcess:
     """Start a gateway. `options` come before the command."""
-    return AgentProcess(*options, "run", "--config", config, log=log or config.with_suffix(".log"))
+    log = log or config.with_suffix(".log")
+    return AgentProcess(*options, "run", "--config", config, log=log, prefix=prefix)
 
 
-def gateway_config(path: Path, *tables: str, port: int = 0) -> Path:
+def gateway_config(path: Path, *tables: str, port: int = 0, name: str = "gateway-1") -> Path:
     """Write a configuration file: data beside it in `gateway`, HTTP on `port`, and `tables`."""
     head = f"""\
 [agent]
-name = "gateway-1"
+name = "{name}"
 data = "gateway"
 
 [server]

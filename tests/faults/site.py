@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from agent.documents.tree import RevTree
 from tests import agents
 from tests.agents import AgentProcess
 from tests.rig.network import find_free_port
+from tests.server.accounts import quick_hash
 
+USER, PASSWORD = "gateway", "kept-dry"
 LONGEST_WAIT = 60.0
 """Seconds; only so that a test cannot hang."""
 
@@ -33,11 +36,13 @@ Known = set[tuple[str, str]]
 class Place:
     """An agent that keeps its port and its data over any number of kills."""
 
-    def __init__(self, name: str, folder: Path, start: Callable[[int], AgentProcess]) -> None:
+    def __init__(
+        self, name: str, folder: Path, start: Callable[[int], AgentProcess], *, login: str = ""
+    ) -> None:
         self.name = name
         self.file = folder / "edge.sqlite"
         self.port = find_free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{login}127.0.0.1:{self.port}"
         self.seen: Known = set()
         """What a reader has got to see over HTTP."""
         self._start = start
@@ -52,11 +57,21 @@ class Place:
         if self._process is not None:
             self._process.kill()
 
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send(number)
+
     async def stop(self) -> None:
         """SIGTERM; it has to end in order."""
         assert self._process is not None
         finished = await asyncio.to_thread(self._process.stop)
         assert finished.status == 0, finished.stderr
+
+    @property
+    def log(self) -> str:
+        """What it has said on standard error so far."""
+        assert self._process is not None
+        return self._process.log
 
     def check_it_runs(self) -> None:
         assert self._process is not None
@@ -116,25 +131,35 @@ class Writer:
 
 
 class Site:
-    """A hub and a gateway that replicates with it in both directions."""
+    """A hub and a gateway that replicates with it in both directions.
 
-    def __init__(self, folder: Path, *devices: str) -> None:
+    `remote` has settings of the gateway's remote, such as a `url` of something between the two.
+    """
+
+    def __init__(
+        self, folder: Path, *devices: str, prefix: Sequence[str] = (), **remote: object
+    ) -> None:
         def start_hub(port: int) -> AgentProcess:
-            return agents.hub(folder / "hub", port=port)
+            # With a user, since otherwise it answers to no names but localhost.
+            path = folder / "hub.toml"
+            hashed = quick_hash(PASSWORD)
+            path.write_text(agents.table("user", name=USER, password_hash=hashed, roles=["_admin"]))
+            return agents.hub(folder / "hub", "--config", path, port=port)
 
         def start_gateway(port: int) -> AgentProcess:
-            remote = agents.table(
-                "remote",
-                name="hub",
-                url=f"{self.hub.url}/edge",
-                create=True,
-                checkpoint_interval=0.2,
-                retry_cap=0.3,
-            )
+            settings: dict[str, object] = {
+                "name": "hub",
+                "url": f"{self.hub.url}/edge",
+                "create": True,
+                "checkpoint_interval": 0.2,
+                "retry_cap": 0.3,
+                **remote,
+            }
             path = folder / "gateway.toml"
-            return agents.gateway(agents.gateway_config(path, *devices, remote, port=port))
+            tables = [*devices, agents.table("remote", **settings)]
+            return agents.gateway(agents.gateway_config(path, *tables, port=port), prefix=prefix)
 
-        self.hub = Place("hub", folder / "hub", start_hub)
+        self.hub = Place("hub", folder / "hub", start_hub, login=f"{USER}:{PASSWORD}@")
         self.gateway = Place("gateway", folder / "gateway", start_gateway)
         self.places = (self.hub, self.gateway)
 
