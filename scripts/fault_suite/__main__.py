@@ -1,0 +1,50 @@
+"""The command behind `scripts/faults`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+
+from scripts.fault_suite.run import BrokenPromiseError, Run
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--seed", type=int, help="Which faults come when.  [default: a random one]")
+@click.option(
+    "--minutes", type=click.FloatRange(min=0.05), default=1.0, show_default=True, metavar="M"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def main(seed: int | None, minutes: float, as_json: bool) -> None:
+    """Bring faults upon gateways, a hub, a broker and devices, and check what is promised.
+
+    Faults come for M minutes. Then all is quiet, and what was acknowledged has to be everywhere,
+    once. The same seed brings the same faults at the same times.
+    """
+    seed = random.randrange(2**31) if seed is None else seed
+    console = Console(stderr=True, highlight=False, markup=False)
+    console.print(f"seed {seed}")
+    folder = Path(tempfile.mkdtemp(prefix="edge-agent-faults-"))
+    try:
+        result = asyncio.run(Run(folder, seed, 60 * minutes, console.print).run())
+    except (BrokenPromiseError, AssertionError, ExceptionGroup) as error:
+        raise click.ClickException(
+            f"{error!r}; the logs are in {folder}; "
+            f"replay it: scripts/faults --seed {seed} --minutes {minutes:g}"
+        ) from error
+    shutil.rmtree(folder)
+    if as_json:
+        click.echo(msgspec.json.encode(result))
+    else:
+        for key, value in result.items():
+            click.echo(f"{key}: {value}")
+
+
+if __name__ == "__main__":
+    main()
