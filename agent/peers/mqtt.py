@@ -127,6 +127,8 @@ class MqttPeer:
         self._direct = topics.request(database, node, "x" * LONGEST_ID)
         self._exchanges: dict[bytes, Exchange] = {}
         self._followers: set[asyncio.Event] = set()
+        self._end: EdgeAgentError = ConnectError(f"{self._label} is not connected; try again")
+        """Why the latest connection ended."""
         self._connection = Connection(
             broker,
             credentials,
@@ -406,7 +408,7 @@ class MqttPeer:
             async with asyncio.timeout(_LOOK_AGAIN):
                 await news.wait()
         if not self._connection.connected:
-            raise ConnectError(f"the connection to {self._label} broke; try again")
+            raise self._end
 
     # --- the connection ----------------------------------------------------------------
 
@@ -426,6 +428,7 @@ class MqttPeer:
         exchange.deliver(packet)
 
     def _lose(self, error: EdgeAgentError) -> None:
+        self._end = error
         for exchange in self._exchanges.values():
             exchange.fail(error)
         for news in self._followers:

@@ -19,6 +19,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ _IN_FLIGHT: Final = 16
 _CONNECT_LIMIT: Final = 5.0
 _ACKNOWLEDGE_LIMIT: Final = 30.0
 _LAST_WORDS: Final = 0.1
+_SHORT: Final = 10.0
+_SHORT_IN_A_ROW: Final = 3
 _HEADER: Final = 64
 """Bytes of a packet besides topics, correlation data and payload."""
 
@@ -158,6 +161,8 @@ class Connection:
         self._client: aiomqtt.Client | None = None
         self._gone: asyncio.Future[None]
         """Set when the library lets go of the socket."""
+        self._short = 0
+        """Connections in a row that broke soon."""
         self._acknowledged: dict[int, asyncio.Future[int]] = {}
         self._slots = asyncio.Semaphore(_IN_FLIGHT)
         self._closing = False
@@ -279,16 +284,20 @@ class Connection:
 
     async def _run(self, opened: asyncio.Future[None]) -> None:
         """One connection, from its beginning to its end."""
-        error: EdgeAgentError = self._broken()
+        error: EdgeAgentError | None = None
+        began = time.monotonic()
         try:
             client = await self._make_client()
             await self._stay(client, opened)
         except EdgeAgentError as failure:
             error = failure
         except aiomqtt.MqttError as failure:
-            error = self._broken() if opened.done() else self._failure(failure)
+            error = None if opened.done() else self._failure(failure)
         finally:
             self._client = None
+            if opened.done():
+                self._short = self._short + 1 if time.monotonic() - began < _SHORT else 0
+            error = error or self._broken()
             if opened.done():
                 self._lost(error)
             else:
@@ -461,6 +470,13 @@ class Connection:
     # --- what goes wrong ---------------------------------------------------------------
 
     def _broken(self) -> ConnectError:
+        if self._short >= _SHORT_IN_A_ROW:
+            # Not every broker tells that another client has come with the same id.
+            return ConnectError(
+                f"the connection to {self.broker} breaks as soon as it is made; check the network, "
+                f"and whether another client connects as {self.client_id!r}: two agents of one "
+                "name, a copied card"
+            )
         return ConnectError(f"the connection to {self.broker} broke; try again")
 
     def _refused(self, code: int, what: str) -> EdgeAgentError:

@@ -24,8 +24,8 @@ _KINDS: dict[str, tuple[int, tuple[str, ...], tuple[float, float]]] = {
     "abandon": (2, GATEWAYS, (0.0, 0.0)),
     "delay": (2, GATEWAYS, (1.0, 5.0)),
     "short lives": (1, GATEWAYS, (2.0, 5.0)),
-    "full disk": (1, GATEWAYS, (0.5, 3.0)),
-    "damage": (1, GATEWAYS, (0.0, 0.0)),
+    "full disk": (2, GATEWAYS, (0.5, 3.0)),
+    "damage": (2, GATEWAYS, (0.0, 0.0)),
     "edit": (8, GATEWAYS, (0.0, 0.0)),
 }
 

@@ -142,7 +142,7 @@ class Run:
         self._place(fault).start()
 
     async def _terminate(self, fault: Fault) -> None:
-        await self._place(fault).stop()
+        await self._place(fault).stop(starting=True)
         await asyncio.sleep(fault.seconds)
         self._place(fault).start()
 
@@ -206,7 +206,7 @@ class Run:
     async def _damage(self, fault: Fault) -> None:
         """A page of a stopped gateway's store, all of which the hub has."""
         place = self._place(fault)
-        await place.stop()
+        await place.stop(starting=True)
         copied = await asyncio.to_thread(
             edge_agent, "replicate", str(place.file), f"{self._world.hub.url}/edge"
         )

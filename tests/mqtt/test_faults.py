@@ -267,3 +267,24 @@ async def test_a_slow_reader_holds_up_nobody_else(tmp_path: Path) -> None:
         assert not reading.done()
         await reading
         assert bytes(read) == large
+
+
+async def test_two_gateways_of_one_name_are_told(tmp_path: Path) -> None:
+    """The broker lets only one client have an id, and does not say whom it sends away for which."""
+    async with (
+        Mosquitto(tmp_path / "broker") as broker,
+        site(tmp_path, broker) as here,
+        opened(tmp_path / "first") as one,
+        opened(tmp_path / "second") as other,
+        gateway(here.url) as first,
+        gateway(here.url) as second,
+        both_ways(one, first) as jobs,
+        both_ways(other, second),
+    ):
+
+        def told() -> bool:
+            reasons = [event.reason or "" for job in jobs for event in job.events]
+            words = "whether another client connects as 'gateway-1/cloud'"
+            return any(words in reason for reason in reasons)
+
+        await until(told)
