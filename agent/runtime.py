@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+import msgspec
+
 from agent import __version__
 from agent.attention import attention
 from agent.config import (
@@ -371,7 +373,7 @@ class Agent:
             "update_seq": info.update_seq,
             "conflicts": info.conflict_count,
             "file_size": info.file_size,
-            "salvaged": self._salvaged,
+            "salvaged": msgspec.to_builtins(self._salvaged),
         }
         status["devices"] = [
             device_status(device.config, device.link, device.recorder, device.settings)
