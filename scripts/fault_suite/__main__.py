@@ -35,7 +35,7 @@ def main(seed: int | None, minutes: float, as_json: bool) -> None:
         result = asyncio.run(Run(folder, seed, 60 * minutes, console.print).run())
     except (BrokenPromiseError, AssertionError, ExceptionGroup) as error:
         raise click.ClickException(
-            f"{error!r}; the logs are in {folder}; "
+            f"{shown(error)}; the logs are in {folder}; "
             f"replay it: scripts/faults --seed {seed} --minutes {minutes:g}"
         ) from error
     shutil.rmtree(folder)
@@ -44,6 +44,13 @@ def main(seed: int | None, minutes: float, as_json: bool) -> None:
     else:
         for key, value in result.items():
             click.echo(f"{key}: {value}")
+
+
+def shown(error: BaseException) -> str:
+    """The error itself, without the groups that it comes in."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
 
 
 if __name__ == "__main__":

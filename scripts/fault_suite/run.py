@@ -56,19 +56,23 @@ class Run:
         self._world = World(folder)
         self._account = Account()
         self._busy: set[str] = set()
+        self._damaged: set[str] = set()
         self._session: aiohttp.ClientSession
 
     async def run(self) -> dict[str, Any]:
         """Returns the result. Raises BrokenPromiseError, or AssertionError from the rig."""
         world = self._world
         async with world.running() as self._session:
-            await self._settle("all runs", self._all_answer)
-            await self._let_it_fail()
-            quiet = time.monotonic()
-            for gateway in world.gateways.values():
-                gateway.rest()
-            await self._settle("devices have handed over what they hold", self._handed_over)
-            await self._settle("all sides are equal", self._equal)
+            async with asyncio.TaskGroup() as group:
+                supervising = group.create_task(self._supervise())
+                await self._settle("all runs", self._all_answer)
+                await self._let_it_fail()
+                quiet = time.monotonic()
+                for gateway in world.gateways.values():
+                    gateway.rest()
+                await self._settle("devices have handed over what they hold", self._handed_over)
+                await self._settle("all sides are equal", self._equal)
+                supervising.cancel()
             settled = time.monotonic() - quiet
             dropped = {
                 name: await gateway.dropped(self._session)
@@ -85,11 +89,24 @@ class Run:
     async def _settle(self, what: str, condition: Callable[[], Any]) -> None:
         end = time.monotonic() + _PATIENCE
         while not await condition():
-            for place in self._world.places.values():
-                place.check_it_runs()
             if time.monotonic() > end:
                 raise BrokenPromiseError(f"waited {_PATIENCE:.0f} s in vain: {what}")
             await asyncio.sleep(0.3)
+
+    async def _supervise(self) -> None:
+        """Start again, as systemd does, what has ended by itself; a damaged store is a reason."""
+        while True:
+            await asyncio.sleep(0.5)
+            for name, place in self._world.places.items():
+                if name not in self._busy and not place.runs:
+                    self._say(f"          {name} has ended by itself")
+                    self._check_end(name, await place.end())
+                    place.start()
+
+    def _check_end(self, name: str, status: int) -> None:
+        """In order; before it had quite started; or since its store is damaged."""
+        if status not in (0, -signal.SIGTERM) and not (status == 1 and name in self._damaged):
+            raise BrokenPromiseError(f"{name} has ended with the status {status}")
 
     async def _all_answer(self) -> bool:
         pages = [await get(self._session, f"{p.url}/edge") for p in self._world.places.values()]
@@ -142,7 +159,7 @@ class Run:
         self._place(fault).start()
 
     async def _terminate(self, fault: Fault) -> None:
-        await self._place(fault).stop(starting=True)
+        self._check_end(fault.victim, await self._place(fault).end())
         await asyncio.sleep(fault.seconds)
         self._place(fault).start()
 
@@ -206,7 +223,7 @@ class Run:
     async def _damage(self, fault: Fault) -> None:
         """A page of a stopped gateway's store, all of which the hub has."""
         place = self._place(fault)
-        await place.stop(starting=True)
+        self._check_end(fault.victim, await place.end())
         copied = await asyncio.to_thread(
             edge_agent, "replicate", str(place.file), f"{self._world.hub.url}/edge"
         )
@@ -216,6 +233,7 @@ class Run:
             with place.file.open("r+b") as file:
                 file.seek(page * _PAGE)
                 file.write(chance.randbytes(_PAGE))
+            self._damaged.add(place.name)
             self._say(f"          page {page} of {place.name} is damaged")
         place.start()
 
@@ -257,7 +275,9 @@ class Run:
     async def _handed_over(self) -> bool:
         for name, gateway in self._world.gateways.items():
             status = await get(self._session, f"{gateway.place.url}/_status")
-            if status is None or status["devices"][0]["state"] != "open":
+            if status is None or "devices" not in status:
+                return False
+            if status["devices"][0]["state"] != "open":
                 return False
             sent = gateway.sent()
             last = max((sequence for _, sequence, _, _ in sent), default=-1)

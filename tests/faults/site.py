@@ -61,11 +61,19 @@ class Place:
         assert self._process is not None
         self._process.send(number)
 
-    async def stop(self, *, starting: bool = False) -> None:
-        """SIGTERM; it has to end in order, unless it may still be `starting`."""
+    async def end(self) -> int:
+        """SIGTERM; returns the status with which it ends, or has ended before."""
         assert self._process is not None
-        finished = await asyncio.to_thread(self._process.stop)
-        assert finished.status in ((0, -signal.SIGTERM) if starting else (0,)), finished.stderr
+        return (await asyncio.to_thread(self._process.stop)).status
+
+    async def stop(self) -> None:
+        """SIGTERM; it has to end in order."""
+        status = await self.end()
+        assert status == 0, self.log
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.running
 
     @property
     def log(self) -> str:
@@ -74,8 +82,7 @@ class Place:
         return self._process.log
 
     def check_it_runs(self) -> None:
-        assert self._process is not None
-        assert self._process.running, self._process.log
+        assert self.runs, self.log
 
     async def read(self, session: aiohttp.ClientSession) -> None:
         """Follow the changes, as a client does that comes back after each kill."""
