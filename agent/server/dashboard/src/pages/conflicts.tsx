@@ -1,0 +1,427 @@
+/** Documents that two sides have changed: what each made of it, and which of it is to stay. */
+
+import { useState } from "preact/hooks";
+import { ApiError, getText, inDb, request } from "../api";
+import { type Route, go, link, useLoaded, useShared } from "../hooks";
+import {
+  type Field,
+  type Json,
+  body,
+  differences,
+  format,
+  line,
+  parse,
+  same,
+  shown,
+  text,
+  withValue,
+} from "../json";
+import { Action, Ago, Empty, Failure, Loading, Name, Pill } from "../parts";
+import { many, parseTime } from "../text";
+
+const PAGE = 50;
+const UNKNOWN = "This server cannot list conflicts yet (404 for _conflicts).";
+
+interface Conflict {
+  readonly id: string;
+  readonly leaves: readonly Json[];
+  readonly base: Json | null;
+  readonly policy: string;
+  readonly state: string;
+  readonly reason: string;
+}
+
+export function Conflicts({ route }: { route: Route }) {
+  const { db } = useShared();
+  if (db === null) return <Empty title="There is no database yet" />;
+  const id = route.query["id"];
+  return id === undefined ? (
+    <ConflictList key={db} db={db} />
+  ) : (
+    <OneConflict key={`${db} ${id}`} db={db} id={id} />
+  );
+}
+
+async function conflictsOf(
+  db: string,
+  start: string | undefined,
+  limit: number,
+  signal: AbortSignal,
+): Promise<{ total: number; rows: Conflict[] }> {
+  const start_key = start === undefined ? undefined : JSON.stringify(start);
+  const answer = parse(await getText(inDb(db, ["_conflicts"], { limit, start_key }), signal));
+  const members = answer.kind === "object" ? answer.members : new Map<string, Json>();
+  const rows = members.get("rows");
+  return {
+    total: Number(JSON.parse(line(members.get("total") ?? { kind: "atom", text: "0" }))),
+    rows: rows?.kind === "array" ? rows.items.map(conflictOf) : [],
+  };
+}
+
+function conflictOf(row: Json): Conflict {
+  const members = row.kind === "object" ? row.members : new Map<string, Json>();
+  const leaves = members.get("leaves");
+  const base = members.get("base");
+  return {
+    id: text(row, "id"),
+    leaves: leaves?.kind === "array" ? leaves.items : [],
+    base: base?.kind === "object" ? base : null,
+    policy: text(row, "policy"),
+    state: text(row, "state"),
+    reason: text(row, "reason"),
+  };
+}
+
+// --- all of them ---------------------------------------------------------------------
+
+function ConflictList({ db }: { db: string }) {
+  const [starts, setStarts] = useState<readonly string[]>([]);
+  const start = starts.at(-1);
+  const { value, error } = useLoaded(
+    `${db} ${start ?? ""}`,
+    (signal) => conflictsOf(db, start, PAGE + 1, signal),
+    5000,
+  );
+  if (!value) {
+    return error === undefined ? <Loading /> : <Failure error={error} missing={UNKNOWN} />;
+  }
+  const next = value.rows[PAGE]?.id;
+  return (
+    <>
+      {value.total === 0 ? (
+        <Empty title="No document has a conflict">
+          When two sides change the same document, both versions are kept and shown here.
+        </Empty>
+      ) : (
+        <section>
+          <p class="hint">
+            {many(value.total, "document")} with conflicts. Both sides of each are kept until
+            somebody, or a policy, decides.
+          </p>
+          <ul class="list card">
+            {value.rows.slice(0, PAGE).map((conflict) => (
+              <ConflictLine key={conflict.id} db={db} conflict={conflict} />
+            ))}
+          </ul>
+        </section>
+      )}
+      {(starts.length > 0 || next !== undefined) && (
+        <div class="row spread">
+          <button type="button" disabled={!starts.length} onClick={() => setStarts([])}>
+            First page
+          </button>
+          <button
+            type="button"
+            disabled={next === undefined}
+            onClick={() => next !== undefined && setStarts([...starts, next])}
+          >
+            Next page
+          </button>
+        </div>
+      )}
+      <Resolutions db={db} />
+    </>
+  );
+}
+
+function ConflictLine({ db, conflict }: { db: string; conflict: Conflict }) {
+  const fields = differences(conflict.leaves.map(body));
+  const names = fields.slice(0, 4).map(({ path }) => path.join("."));
+  return (
+    <li>
+      <a href={link("conflicts", { db, id: conflict.id })}>
+        <span class="line">
+          <Name code>{conflict.id}</Name>
+          <StatePill conflict={conflict} />
+        </span>
+        <span class="note">
+          {many(conflict.leaves.length, "version")}; they differ in{" "}
+          <Name>{names.join(", ") || "nothing but their history"}</Name>
+          {fields.length > names.length && ` and ${fields.length - names.length} more`}
+        </span>
+      </a>
+    </li>
+  );
+}
+
+function StatePill({ conflict: { state, policy } }: { conflict: Conflict }) {
+  const tone = state === "failed" ? "error" : state === "undecided" ? "warning" : "quiet";
+  return (
+    <Pill tone={tone}>
+      {state || "waiting"}
+      {policy && ` (${shown(policy)})`}
+    </Pill>
+  );
+}
+
+function Resolutions({ db }: { db: string }) {
+  const { value } = useLoaded(`${db} resolutions`, async (signal) => {
+    const path = inDb(db, ["_resolutions"], { limit: 20, descending: true });
+    return request<{ rows: { id: string; rev: string; by: string; time: string }[] }>("GET", path, {
+      signal,
+    });
+  });
+  if (!value?.rows.length) return null;
+  return (
+    <section aria-labelledby="resolutions">
+      <h2 id="resolutions">Resolved lately</h2>
+      <div class="card scrolls" tabIndex={0} role="region" aria-label="Resolved lately">
+        <table>
+          <thead>
+            <tr>
+              <th>Document</th>
+              <th>By</th>
+              <th>When</th>
+            </tr>
+          </thead>
+          <tbody>
+            {value.rows.map((row) => (
+              <tr key={`${row.id} ${row.rev}`}>
+                <th scope="row">
+                  <a href={link("documents", { db, id: row.id })}>
+                    <Name code>{row.id}</Name>
+                  </a>
+                </th>
+                <td>
+                  <Name>{row.by}</Name>
+                </td>
+                <td>
+                  <Ago time={parseTime(row.time)} />
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  );
+}
+
+// --- one of them ---------------------------------------------------------------------
+
+function OneConflict({ db, id }: { db: string; id: string }) {
+  const { value, error, reload } = useLoaded(`${db} ${id}`, async (signal) => {
+    const { rows } = await conflictsOf(db, id, 1, signal);
+    return rows.find((row) => row.id === id) ?? null;
+  });
+  const [overtaken, setOvertaken] = useState<string>();
+  return (
+    <div class="stack">
+      <a href={link("conflicts", { db })}>All conflicts</a>
+      <h2>
+        <Name code>{id}</Name>
+      </h2>
+      {overtaken !== undefined && (
+        <div class="notice warning" role="alert">
+          {overtaken} Nothing was written; this is how it stands now.
+        </div>
+      )}
+      {value === undefined &&
+        (error === undefined ? <Loading /> : <Failure error={error} missing={UNKNOWN} />)}
+      {value === null && (
+        <Empty title="This document has no conflict any more">
+          <a href={link("documents", { db, id })}>Show the document</a>
+        </Empty>
+      )}
+      {value && (
+        <Sides
+          key={revsOf(value).join(" ")}
+          db={db}
+          conflict={value}
+          onOvertaken={(what) => {
+            setOvertaken(what);
+            reload();
+          }}
+        />
+      )}
+    </div>
+  );
+}
+
+function revsOf(conflict: Conflict): string[] {
+  return conflict.leaves.map((leaf) => text(leaf, "_rev"));
+}
+
+/** For each member that differs, which leaf's value is to stay. */
+type Choice = readonly (number | null)[];
+
+function Sides({
+  db,
+  conflict,
+  onOvertaken,
+}: {
+  db: string;
+  conflict: Conflict;
+  onOvertaken: (what: string) => void;
+}) {
+  const { writes } = useShared();
+  const leaves = conflict.leaves.map(body);
+  const base = conflict.base ? body(conflict.base) : undefined;
+  const fields = differences([base ?? leaves[0], ...leaves]);
+  const [choice, setChoice] = useState<Choice>(() =>
+    fields.map((field) => suggested(field, base !== undefined)),
+  );
+  const [edited, setEdited] = useState<string>();
+  const merged = fields.reduce<Json>(
+    (doc, { path, values }, index) => withValue(doc, path, values[(choice[index] ?? 0) + 1]),
+    leaves[0] ?? { kind: "object", members: new Map() },
+  );
+  const open = choice.filter((each) => each === null).length;
+  const choose = (index: number, leaf: number) => {
+    setEdited(undefined);
+    setChoice(choice.map((before, at) => (at === index ? leaf : before)));
+  };
+  const resolve = async (how: string) => {
+    const leavesText = JSON.stringify(revsOf(conflict));
+    const asked = `{"id":${JSON.stringify(conflict.id)},"leaves":${leavesText},${how}}`;
+    try {
+      await request("POST", inDb(db, ["_resolve"]), { text: asked });
+    } catch (error) {
+      if (!(error instanceof ApiError && error.status === 409)) throw error;
+      onOvertaken(error.message);
+      return;
+    }
+    go("conflicts", { db });
+  };
+  return (
+    <>
+      <p class="hint">
+        <StatePill conflict={conflict} /> {shown(conflict.reason)}
+        {!conflict.base && " The version that both sides began with is not kept here."}
+      </p>
+      <div class="card scrolls" tabIndex={0} role="region" aria-label="The versions side by side">
+        <table class="sides">
+          <thead>
+            <tr>
+              <th>Member</th>
+              {base && <th>Before</th>}
+              {revsOf(conflict).map((rev, leaf) => (
+                <th key={rev} title={rev}>
+                  {leaf === 0 ? "Winner" : `Version ${leaf + 1}`}{" "}
+                  <Name code>{rev.slice(0, 9)}</Name>
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {fields.map((field, index) => (
+              <FieldRow
+                key={field.path.join("\0")}
+                field={field}
+                withBase={base !== undefined}
+                chosen={choice[index] ?? null}
+                onChoose={writes ? (leaf) => choose(index, leaf) : null}
+              />
+            ))}
+          </tbody>
+          {writes && (
+            <tfoot>
+              <tr>
+                <th scope="row">All of it</th>
+                {base && <td />}
+                {revsOf(conflict).map((rev, leaf) => (
+                  <td key={rev}>
+                    <Action run={() => resolve(`"choose":${JSON.stringify(rev)}`)}>
+                      Keep {leaf === 0 ? "the winner" : `version ${leaf + 1}`}
+                    </Action>
+                  </td>
+                ))}
+              </tr>
+            </tfoot>
+          )}
+        </table>
+      </div>
+      {writes && (
+        <>
+          <details>
+            <summary>The result</summary>
+            <textarea
+              class="json"
+              aria-label="The result, as JSON"
+              value={edited ?? format(merged)}
+              spellcheck={false}
+              onInput={(event) => setEdited(event.currentTarget.value)}
+            />
+          </details>
+          <div class="row">
+            <Action
+              kind="primary"
+              disabled={open > 0 && edited === undefined}
+              run={() => resolve(`"doc":${line(edited === undefined ? merged : parse(edited))}`)}
+            >
+              Resolve with what is chosen
+            </Action>
+            <Action kind="danger" run={() => resolve('"doc":null')}>
+              Delete the document
+            </Action>
+            {open > 0 && <span class="note">{many(open, "member")} still to choose</span>}
+          </div>
+        </>
+      )}
+    </>
+  );
+}
+
+/** Where one side only has changed something, its value; null where people have to choose. */
+function suggested({ values: [before, ...sides] }: Field, hasBase: boolean): number | null {
+  if (!hasBase) return sides.every((each) => same(each, sides[0])) ? 0 : null;
+  const changed = sides.flatMap((each, index) => (same(each, before) ? [] : [index]));
+  const [first, ...others] = changed;
+  if (first === undefined) return 0;
+  return others.every((index) => same(sides[index], sides[first])) ? first : null;
+}
+
+function FieldRow({
+  field: { path, values },
+  withBase,
+  chosen,
+  onChoose,
+}: {
+  field: Field;
+  withBase: boolean;
+  chosen: number | null;
+  onChoose: ((leaf: number) => void) | null;
+}) {
+  const [before, ...sides] = values;
+  const name = path.join(".");
+  return (
+    <tr>
+      <th scope="row">
+        <Name code>{name}</Name> {chosen === null && <Pill tone="warning">choose</Pill>}
+      </th>
+      {withBase && <Value value={before} />}
+      {sides.map((value, leaf) => {
+        const changed = withBase && !same(value, before);
+        const shownValue = value ? line(value) : "not there";
+        return (
+          <td
+            key={leaf}
+            class={`value ${value ? "" : "absent"} ${changed ? "changed" : ""} ${
+              chosen === leaf ? "chosen" : ""
+            }`}
+          >
+            {onChoose ? (
+              <label>
+                <input
+                  type="radio"
+                  name={name}
+                  checked={chosen === leaf}
+                  aria-label={`${shown(name)}: ${shownValue}`}
+                  onChange={() => onChoose(leaf)}
+                />
+                <span>{shownValue}</span>
+              </label>
+            ) : (
+              shownValue
+            )}
+            {changed && <div class="mark-changed">changed</div>}
+          </td>
+        );
+      })}
+    </tr>
+  );
+}
+
+function Value({ value }: { value: Json | undefined }) {
+  return <td class={value ? "value" : "value absent"}>{value ? line(value) : "not there"}</td>;
+}

@@ -1,0 +1,413 @@
+/** What the agent is doing now: the four stages, each remote, the machine, and what needs somebody. */
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { type Route, link, useShared } from "../hooks";
+import {
+  Ago,
+  Bar,
+  Empty,
+  Failure,
+  Loading,
+  Name,
+  Pill,
+  Sparkline,
+  Stat,
+  type Tone,
+} from "../parts";
+import { type Attention, type Device, type Direction, type Status, directions } from "../status";
+import { bytes, count, duration, many, parseTime, rate } from "../text";
+
+export function Overview(_: { route: Route }) {
+  const { status } = useShared();
+  const { value, error } = status;
+  if (!value) {
+    return error === undefined ? (
+      <Loading />
+    ) : (
+      <Failure error={error} missing="This server tells nothing of itself." />
+    );
+  }
+  return (
+    <>
+      {error !== undefined && <Failure error={error} />}
+      <NeedsAttention items={value.attention} />
+      <Pipeline status={value} />
+      <Remotes status={value} />
+      {value.devices && value.devices.length > 0 && <Devices devices={value.devices} />}
+      {value.upstreams && <Upstreams status={value} />}
+      <Machine status={value} />
+    </>
+  );
+}
+
+function NeedsAttention({ items }: { items: readonly Attention[] | undefined }) {
+  if (!items) return null;
+  if (!items.length) {
+    return (
+      <section class="attention calm" aria-label="Attention">
+        <span class="dot good" aria-hidden="true" /> Nothing needs attention.
+      </section>
+    );
+  }
+  return (
+    <section class="attention" aria-label="Attention">
+      <ul>
+        {items.map((item) => (
+          <li key={item.what} class={item.level}>
+            <Pill tone={item.level}>{item.level}</Pill>
+            <div>
+              <strong>{item.what}</strong>
+              <p>{item.do}</p>
+            </div>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+// --- the four stages -----------------------------------------------------------------
+
+interface StageView {
+  readonly name: string;
+  readonly title: string;
+  readonly unit: string;
+  readonly rate: number | null;
+  readonly total: number | null;
+  readonly note: string;
+  readonly tone: Tone;
+}
+
+const KEPT = 60;
+
+/** The rates of the last polls, by stage. */
+function useCourses(stages: readonly StageView[], poll: unknown): Map<string, number[]> {
+  const courses = useRef(new Map<string, number[]>());
+  const [, drawn] = useState(0);
+  useEffect(() => {
+    for (const { name, rate: value } of stages) {
+      const course = courses.current.get(name) ?? [];
+      course.push(value ?? 0);
+      courses.current.set(name, course.slice(-KEPT));
+    }
+    drawn((number) => number + 1);
+  }, [poll]);
+  return courses.current;
+}
+
+function Pipeline({ status }: { status: Status }) {
+  const stages = stagesOf(status);
+  const courses = useCourses(stages, status);
+  return (
+    <section aria-label="What happens to the data">
+      <ol class="pipeline">
+        {stages.map((stage) => (
+          <li key={stage.name} class={`stage ${stage.rate ? "moving" : "still"}`}>
+            <h2>
+              <span class={`dot ${stage.tone}`} aria-hidden="true" /> {stage.title}
+            </h2>
+            <p class="figure">
+              <span class="number">{rate(stage.rate)}</span> <span class="unit">{stage.unit}</span>
+            </p>
+            <Sparkline values={courses.get(stage.name) ?? []} length={KEPT} />
+            <p class="note">
+              {stage.total !== null && <>{count(stage.total)} in all · </>}
+              {stage.note}
+            </p>
+          </li>
+        ))}
+      </ol>
+    </section>
+  );
+}
+
+function stagesOf(status: Status): StageView[] {
+  const ways = directions(status);
+  const sensors = (status.devices ?? []).flatMap((device) => device.sensors);
+  const waiting = sum(ways.map(({ direction }) => direction.pending));
+  const failing = ways.filter(({ direction }) => toneOf(direction) === "error").length;
+  const lag = Math.max(0, ...ways.map(({ direction }) => direction.lag ?? 0));
+  const transferred: Tone = failing ? "error" : waiting ? "warning" : "good";
+  const stage = (
+    name: string,
+    title: string,
+    unit: string,
+    note: string,
+    tone: Tone,
+    otherwise: { rate: number | null; total: number | null },
+  ): StageView => {
+    const known = status.pipeline?.[name];
+    const total = Object.entries(known ?? {}).find(
+      ([key, value]) => !key.includes("rate") && typeof value === "number",
+    )?.[1];
+    return {
+      name,
+      title,
+      unit,
+      note,
+      tone,
+      rate: known ? (known["rate"] ?? null) : otherwise.rate,
+      total: known ? (total ?? null) : otherwise.total,
+    };
+  };
+  const unknown = { rate: null, total: null };
+  const links = ways.length ? many(waiting, "change") + " waiting" : "no remote configured";
+  return [
+    stage("detect", "Detect", "changes/s", many(sensors.length, "sensor"), "good", {
+      rate: sum(sensors.map((sensor) => sensor.rate)),
+      total: sum(sensors.map((sensor) => sensor.readings)),
+    }),
+    stage("transfer", "Transfer", "changes/s", links, ways.length ? transferred : "quiet", unknown),
+    stage(
+      "confirm",
+      "Verify and confirm",
+      "changes/s",
+      ways.length ? (lag < 1 ? "everything confirmed" : `${duration(lag)} behind`) : "–",
+      ways.length ? (failing ? "error" : lag < 60 ? "good" : "warning") : "quiet",
+      { rate: null, total: sum(ways.map(({ direction }) => direction.docs_written)) },
+    ),
+    stage("process", "Process", "calls/s", "by hooks", "quiet", unknown),
+  ];
+}
+
+function sum(numbers: readonly (number | null | undefined)[]): number {
+  return numbers.reduce<number>((total, number) => total + (number ?? 0), 0);
+}
+
+// --- remotes -------------------------------------------------------------------------
+
+function toneOf(direction: Direction): Tone {
+  if (direction.state === "failed") return "error";
+  if (direction.state === "waiting") return direction.last_error ? "error" : "warning";
+  return direction.state === "live" ? "good" : "warning";
+}
+
+function Remotes({ status }: { status: Status }) {
+  const ways = directions(status);
+  if (!status.remotes) return null;
+  return (
+    <section aria-labelledby="remotes">
+      <h2 id="remotes">Remotes</h2>
+      {ways.length === 0 ? (
+        <Empty title="Nothing is replicated">
+          Add a <code>[[remote]]</code> to the configuration, and everything is sent there, too.
+        </Empty>
+      ) : (
+        <div class="card scrolls" tabIndex={0} role="region" aria-label="Remotes">
+          <table class="stacks">
+            <thead>
+              <tr>
+                <th>Remote</th>
+                <th>State</th>
+                <th class="number">Rate</th>
+                <th class="number">Waiting</th>
+                <th class="number">Oldest</th>
+                <th class="number">Drained in</th>
+                <th class="number">Lag</th>
+                <th class="number">Errors</th>
+                <th>Last confirmed</th>
+              </tr>
+            </thead>
+            <tbody>
+              {ways.map(({ remote, way, direction }) => (
+                <RemoteRow
+                  key={`${remote.name} ${way}`}
+                  name={remote.name}
+                  url={remote.url}
+                  way={way}
+                  direction={direction}
+                />
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+    </section>
+  );
+}
+
+function RemoteRow({
+  name,
+  url,
+  way,
+  direction,
+}: {
+  name: string;
+  url: string;
+  way: "push" | "pull";
+  direction: Direction;
+}) {
+  const pending = direction.pending ?? 0;
+  return (
+    <>
+      <tr>
+        <th scope="row" title={url}>
+          <span class="way" aria-hidden="true">
+            {way === "push" ? "↑" : "↓"}
+          </span>{" "}
+          <Name>{name}</Name> <span class="quiet-text">{way}</span>
+        </th>
+        <td>
+          <Pill tone={toneOf(direction)}>{direction.state}</Pill>
+        </td>
+        <td class="number" data-label="Rate">
+          {rate(direction.rate)}
+          <span class="unit">/s</span>
+          {direction.bytes_rate !== undefined && direction.bytes_rate !== null && (
+            <span class="quiet-text under">{bytes(Math.round(direction.bytes_rate))}/s</span>
+          )}
+        </td>
+        <td class="number" data-label="Waiting">
+          {count(direction.pending)}
+        </td>
+        <td class="number" data-label="Oldest">
+          {pending ? duration(direction.backlog_seconds) : "–"}
+        </td>
+        <td class="number" data-label="Drained in">
+          {pending ? duration(direction.drain_seconds) : "–"}
+        </td>
+        <td class="number" data-label="Lag">
+          {duration(direction.lag)}
+        </td>
+        <td class="number" data-label="Errors">
+          {count(direction.errors ?? direction.doc_write_failures)}
+        </td>
+        <td data-label="Last confirmed">
+          <Ago time={parseTime(direction.last_confirmed)} />
+        </td>
+      </tr>
+      {direction.last_error && (
+        <tr class="trouble">
+          <td colSpan={9}>
+            {direction.last_error}
+            {direction.retry_at && (
+              <>
+                {" "}
+                Next try <Ago time={parseTime(direction.retry_at)} />.
+              </>
+            )}
+          </td>
+        </tr>
+      )}
+    </>
+  );
+}
+
+function Upstreams({ status }: { status: Status }) {
+  return (
+    <section aria-labelledby="upstreams">
+      <h2 id="upstreams">Upstream</h2>
+      <div class="card">
+        <table>
+          <tbody>
+            {status.upstreams?.map(({ name, url }) => (
+              <tr key={name}>
+                <th scope="row">
+                  <Name>{name}</Name>
+                </th>
+                <td>
+                  <Name code>{url}</Name>
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  );
+}
+
+// --- devices and the machine ---------------------------------------------------------
+
+function Devices({ devices }: { devices: readonly Device[] }) {
+  const { db } = useShared();
+  return (
+    <section aria-labelledby="devices">
+      <h2 id="devices">Devices</h2>
+      <div class="card scrolls" tabIndex={0} role="region" aria-label="Devices">
+        <table class="stacks">
+          <thead>
+            <tr>
+              <th>Device</th>
+              <th>Port</th>
+              <th class="number">Sensors</th>
+              <th class="number">Rate</th>
+              <th class="number">Errors</th>
+              <th class="number">Missing</th>
+            </tr>
+          </thead>
+          <tbody>
+            {devices.map((device) => (
+              <tr key={device.name}>
+                <th scope="row">
+                  <a href={link("sensors", { db: db ?? undefined, device: device.name })}>
+                    <Name>{device.name}</Name>
+                  </a>
+                </th>
+                <td>
+                  <Pill tone={device.state === "open" ? "good" : "error"}>{device.state}</Pill>
+                </td>
+                <td class="number" data-label="Sensors">
+                  {count(device.sensors.length)}
+                </td>
+                <td class="number" data-label="Rate">
+                  {rate(sum(device.sensors.map((sensor) => sensor.rate)))}
+                  <span class="unit">/s</span>
+                </td>
+                <td class="number" data-label="Errors">
+                  {count(device.errors)}
+                </td>
+                <td class="number" data-label="Missing">
+                  {count(device.missing)}
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  );
+}
+
+function Machine({ status }: { status: Status }) {
+  const { system = {}, database } = status;
+  const { disk_free: free, disk_total: total, bytes_written: written } = system;
+  const used = free !== undefined && total ? 1 - free / total : null;
+  const load = typeof system.load === "number" ? system.load : system.load?.[0];
+  return (
+    <section aria-labelledby="machine">
+      <h2 id="machine">Machine</h2>
+      <dl class="stats card">
+        {used !== null && (
+          <Stat label="Disk free" value={bytes(free)}>
+            <Bar part={used} label="Disk used" />
+            of {bytes(total)}
+          </Stat>
+        )}
+        {system.memory_rss !== undefined && (
+          <Stat label="Memory" value={bytes(system.memory_rss)}>
+            of the agent
+          </Stat>
+        )}
+        {written !== undefined && (
+          <Stat label="Written to disk" value={bytes(written)}>
+            {status.uptime > 60 && <>{bytes((written / status.uptime) * 86_400)} a day</>}
+          </Stat>
+        )}
+        {database && (
+          <Stat label="Database" value={bytes(database.file_size)}>
+            {many(database.doc_count, "document")}
+          </Stat>
+        )}
+        {load !== undefined && <Stat label="Load" value={rate(load)} />}
+        <Stat label="Running for" value={duration(status.uptime)}>
+          {status.started && (
+            <>
+              since <Ago time={parseTime(status.started)} />
+            </>
+          )}
+        </Stat>
+      </dl>
+    </section>
+  );
+}

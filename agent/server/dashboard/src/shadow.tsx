@@ -1,0 +1,267 @@
+/** What a device is set to, and what it is wanted to be set to: the document `device:NAME`. */
+
+import { useEffect, useState } from "preact/hooks";
+import { ApiError, follow, getText, inDb, request } from "./api";
+import { useLoaded, useShared } from "./hooks";
+import { type Json, line, parse, same, shown, text, withValue } from "./json";
+import { Ago, Failure, Name, Pill } from "./parts";
+import { parseTime } from "./text";
+
+const EMPTY: Json = { kind: "object", members: new Map() };
+
+export function Shadow({ db, device }: { db: string; device: string }) {
+  const { writes } = useShared();
+  const id = `device:${device}`;
+  const { value, error, reload } = useLoaded(`${db} ${id}`, (signal) => read(db, id, signal));
+  useEffect(() => {
+    const abort = new AbortController();
+    const selector = { type: "device", device };
+    void follow(db, selector, reload, () => undefined, abort.signal).catch(() => undefined);
+    return () => abort.abort();
+  }, [db, device]);
+  if (value === undefined) return error === undefined ? null : <Failure error={error} />;
+  const settings = settingsOf(value);
+  if (!settings.length && !writes) return null;
+  return (
+    <section aria-labelledby="settings" class="settings">
+      <h2 id="settings">
+        Settings of <Name>{device}</Name>
+      </h2>
+      {error !== undefined && <Failure error={error} />}
+      <div class="card scrolls">
+        <table>
+          <thead>
+            <tr>
+              <th>Setting</th>
+              <th>The device says</th>
+              <th>Wanted</th>
+              <th>State</th>
+            </tr>
+          </thead>
+          <tbody>
+            {settings.map((setting) => (
+              <SettingRow
+                key={setting.name}
+                setting={setting}
+                editable={writes}
+                onSet={async (wanted) => {
+                  await set(db, id, device, setting, wanted);
+                  reload();
+                }}
+              />
+            ))}
+            {writes && (
+              <NewSetting
+                onSet={async (setting, wanted) => {
+                  await set(db, id, device, setting, wanted);
+                  reload();
+                }}
+              />
+            )}
+          </tbody>
+        </table>
+      </div>
+      {!settings.length && (
+        <p class="note">
+          This device has not said what can be set. What is wanted goes down the wire to it and is
+          repeated until it is confirmed.
+        </p>
+      )}
+    </section>
+  );
+}
+
+interface Setting {
+  readonly name: string;
+  readonly reported?: Json | undefined;
+  readonly desired?: Json | undefined;
+  readonly refused?: Json | undefined;
+}
+
+function SettingRow({
+  setting,
+  editable,
+  onSet,
+}: {
+  setting: Setting;
+  editable: boolean;
+  onSet: (wanted: Json) => Promise<void>;
+}) {
+  return (
+    <tr>
+      <th scope="row">
+        <Name code>{setting.name}</Name>
+      </th>
+      <td>{setting.reported ? <code>{line(setting.reported)}</code> : "–"}</td>
+      <td>
+        {editable ? (
+          <ValueForm
+            label={`Wanted value of ${setting.name}`}
+            value={setting.desired ?? setting.reported}
+            onSet={onSet}
+          />
+        ) : setting.desired ? (
+          <code>{line(setting.desired)}</code>
+        ) : (
+          "–"
+        )}
+      </td>
+      <td>
+        <State setting={setting} />
+      </td>
+    </tr>
+  );
+}
+
+function State({ setting: { desired, reported, refused } }: { setting: Setting }) {
+  if (refused) {
+    return (
+      <>
+        <Pill tone="error">refused</Pill>{" "}
+        <span class="note">
+          {shown(text(refused, "reason"))} <Ago time={parseTime(text(refused, "time"))} />
+        </span>
+      </>
+    );
+  }
+  if (desired === undefined) return <span class="note">nothing wanted</span>;
+  if (same(desired, reported)) return <Pill tone="good">confirmed</Pill>;
+  return <Pill tone="warning">waiting for the device</Pill>;
+}
+
+function ValueForm({
+  label,
+  value,
+  onSet,
+}: {
+  label: string;
+  value: Json | undefined;
+  onSet: (wanted: Json) => Promise<void>;
+}) {
+  const given = value ? line(value) : "";
+  const [edited, setEdited] = useState<string>();
+  const [error, setError] = useState<unknown>();
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    setError(undefined);
+    try {
+      await onSet(valueOf(edited ?? given));
+      setEdited(undefined);
+    } catch (problem) {
+      setError(problem);
+    }
+  };
+  return (
+    <form class="row" onSubmit={submit}>
+      <input
+        aria-label={label}
+        value={edited ?? given}
+        required
+        spellcheck={false}
+        onInput={(event) => setEdited(event.currentTarget.value)}
+      />
+      <button type="submit" disabled={edited === undefined || edited === given}>
+        Set
+      </button>
+      {error !== undefined && <Failure error={error} />}
+    </form>
+  );
+}
+
+function NewSetting({ onSet }: { onSet: (setting: Setting, wanted: Json) => Promise<void> }) {
+  const [name, setName] = useState("");
+  return (
+    <tr>
+      <td>
+        <input
+          aria-label="Name of another setting"
+          placeholder="another one"
+          value={name}
+          spellcheck={false}
+          onInput={(event) => setName(event.currentTarget.value)}
+        />
+      </td>
+      <td />
+      <td>
+        {name.trim() && (
+          <ValueForm
+            label={`Wanted value of ${name}`}
+            value={undefined}
+            onSet={async (wanted) => {
+              await onSet({ name: name.trim() }, wanted);
+              setName("");
+            }}
+          />
+        )}
+      </td>
+      <td />
+    </tr>
+  );
+}
+
+/** JSON where it is some, text otherwise: nobody wants to type quotation marks. */
+function valueOf(typed: string): Json {
+  try {
+    return parse(typed);
+  } catch {
+    return { kind: "atom", text: JSON.stringify(typed) };
+  }
+}
+
+async function read(db: string, id: string, signal?: AbortSignal): Promise<Json> {
+  try {
+    return parse(await getText(inDb(db, [id]), signal));
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 404) return EMPTY;
+    throw error;
+  }
+}
+
+function settingsOf(doc: Json): Setting[] {
+  const part = (name: string) => {
+    const member = doc.kind === "object" ? doc.members.get(name) : undefined;
+    return member?.kind === "object" ? member.members : new Map<string, Json>();
+  };
+  const [desired, reported, refused] = [part("desired"), part("reported"), part("refused")];
+  const names = [...new Set([...reported.keys(), ...desired.keys(), ...refused.keys()])].sort();
+  return names.map((name) => ({
+    name,
+    desired: desired.get(name),
+    reported: reported.get(name),
+    refused: refused.get(name),
+  }));
+}
+
+const TRIES = 5;
+
+/** Edits only what is wanted of one setting, over whatever else was written meanwhile. */
+async function set(
+  db: string,
+  id: string,
+  device: string,
+  setting: Setting,
+  wanted: Json,
+): Promise<void> {
+  for (let left = TRIES; ; left -= 1) {
+    const now = await read(db, id);
+    const there = settingsOf(now).find(({ name }) => name === setting.name);
+    if (there && !same(there.desired, setting.desired)) {
+      throw new Error("Somebody else has just set it. Look at what is wanted now, then try again.");
+    }
+    const whole = ["type", "device"].reduce(
+      (doc, key) =>
+        withValue(doc, [key], {
+          kind: "atom",
+          text: JSON.stringify(key === "type" ? "device" : device),
+        }),
+      now,
+    );
+    const edited = withValue(whole, ["desired", setting.name], wanted);
+    try {
+      await request("PUT", inDb(db, [id]), { text: line(edited) });
+      return;
+    } catch (error) {
+      if (!(error instanceof ApiError && error.status === 409 && left > 1)) throw error;
+    }
+  }
+}
