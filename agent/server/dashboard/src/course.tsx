@@ -7,7 +7,7 @@ import type { Sensor } from "./pages/sensors";
 import { Ago, Empty, Failure, Loading, Name, Pill } from "./parts";
 import { Plot, type Range } from "./plot";
 import { type Drawn, FLAGS, type Point, type Series, drawn, pointOf } from "./series";
-import { at, many, measure, parseTime } from "./text";
+import { at, many, measure, parseTime, symbol } from "./text";
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
@@ -74,7 +74,7 @@ export function Course({ db, sensor }: { db: string; sensor: Sensor }) {
         <span class="value" data-testid="value">
           {measure(newest.value)}
         </span>
-        <span class="unit">{sensor.unit ?? ""}</span>
+        <span class="unit">{symbol(sensor.unit)}</span>
         <span class="note">
           <Ago time={newest.time} />
         </span>
@@ -175,7 +175,7 @@ function Legend({
   return (
     <div class="legend">
       {point !== null && mean !== null ? (
-        <span>{describe(points, point, unit ?? "")}</span>
+        <span>{describe(points, point, symbol(unit))}</span>
       ) : (
         <>
           <span>

@@ -281,7 +281,11 @@ function Overtaken({
                   )}
                 </th>
                 {[before, their, own].map((value, index) => (
-                  <td key={index} class={value ? "value" : "value absent"}>
+                  <td
+                    key={index}
+                    class={value ? "value" : "value absent"}
+                    data-label={["Before", "Theirs", "Yours"][index]}
+                  >
                     {value ? line(value) : "not there"}
                   </td>
                 ))}

@@ -3,6 +3,7 @@
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import { type Drawn, FLAGS, ranges } from "./series";
+import { measure } from "./text";
 import { isDark, onTheme } from "./theme";
 
 export interface Range {
@@ -10,6 +11,20 @@ export interface Range {
   readonly to: number;
 }
 
+const SECOND = 1000;
+const HOUR = 3600 * SECOND;
+const DAY = 24 * HOUR;
+const DATE = "\n{D} {MMM}";
+/** How times are written below the plot, by the least distance between two of them: on the first
+ * line always, on the second where a year or a day begins (see uPlot's documentation). */
+const TIMES: (number | string | null)[][] = [
+  [365 * DAY, "{YYYY}", null, null, null, null, null, null, 1],
+  [28 * DAY, "{MMM}", "\n{YYYY}", null, null, null, null, null, 1],
+  [DAY, "{D} {MMM}", "\n{YYYY}", null, null, null, null, null, 1],
+  [60 * SECOND, "{HH}:{mm}", DATE, null, DATE, null, null, null, 1],
+  [SECOND, "{HH}:{mm}:{ss}", DATE, null, DATE, null, null, null, 1],
+  [1, "{mm}:{ss}.{fff}", DATE, null, DATE, null, null, null, 1],
+];
 const STRIP = 5; // pixels of the marks at the bottom
 const PHONE = 760;
 
@@ -110,7 +125,7 @@ function options(place: HTMLElement, latest: { readonly current: Props }): uPlot
     ...size(place),
     ms: 1,
     legend: { show: false },
-    padding: [10, 8, 0, 0],
+    padding: [10, 24, 0, 0],
     cursor: {
       y: false,
       drag: { x: true, y: false, setScale: false },
@@ -122,7 +137,10 @@ function options(place: HTMLElement, latest: { readonly current: Props }): uPlot
       x: { time: true },
       y: { range: (_, min, max) => roomy(min, max) },
     },
-    axes: [axis, { ...axis, size: 62 }],
+    axes: [
+      { ...axis, values: TIMES as uPlot.Axis.Values, space: () => (innerWidth < PHONE ? 46 : 72) },
+      { ...axis, size: 58, values: (_, values) => values.map(measure) },
+    ],
     series: [
       {},
       unseen,

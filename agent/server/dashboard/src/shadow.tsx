@@ -21,6 +21,10 @@ export function Shadow({ db, device }: { db: string; device: string }) {
   }, [db, device]);
   if (value === undefined) return error === undefined ? null : <Failure error={error} />;
   const settings = settingsOf(value);
+  const change = async (setting: Setting, wanted: Json) => {
+    await set(db, id, device, setting, wanted);
+    reload();
+  };
   if (!settings.length && !writes) return null;
   return (
     <section aria-labelledby="settings" class="settings">
@@ -28,45 +32,37 @@ export function Shadow({ db, device }: { db: string; device: string }) {
         Settings of <Name>{device}</Name>
       </h2>
       {error !== undefined && <Failure error={error} />}
-      <div class="card scrolls">
-        <table>
-          <thead>
-            <tr>
-              <th>Setting</th>
-              <th>The device says</th>
-              <th>Wanted</th>
-              <th>State</th>
-            </tr>
-          </thead>
-          <tbody>
-            {settings.map((setting) => (
-              <SettingRow
-                key={setting.name}
-                setting={setting}
-                editable={writes}
-                onSet={async (wanted) => {
-                  await set(db, id, device, setting, wanted);
-                  reload();
-                }}
-              />
-            ))}
-            {writes && (
-              <NewSetting
-                onSet={async (setting, wanted) => {
-                  await set(db, id, device, setting, wanted);
-                  reload();
-                }}
-              />
-            )}
-          </tbody>
-        </table>
-      </div>
+      {settings.length > 0 && (
+        <div class="card scrolls">
+          <table>
+            <thead>
+              <tr>
+                <th>Setting</th>
+                <th>The device says</th>
+                <th>Wanted</th>
+                <th>State</th>
+              </tr>
+            </thead>
+            <tbody>
+              {settings.map((setting) => (
+                <SettingRow
+                  key={setting.name}
+                  setting={setting}
+                  editable={writes}
+                  onSet={(wanted) => change(setting, wanted)}
+                />
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
       {!settings.length && (
         <p class="note">
-          This device has not said what can be set. What is wanted goes down the wire to it and is
-          repeated until it is confirmed.
+          This device has not said what can be set. What is wanted goes down the wire to it, again
+          and again until it is confirmed.
         </p>
       )}
+      {writes && <NewSetting onSet={change} />}
     </section>
   );
 }
@@ -168,34 +164,32 @@ function ValueForm({
   );
 }
 
+/** For what a device has not reported; most do. */
 function NewSetting({ onSet }: { onSet: (setting: Setting, wanted: Json) => Promise<void> }) {
   const [name, setName] = useState("");
   return (
-    <tr>
-      <td>
+    <details class="another">
+      <summary>Another setting</summary>
+      <div class="row">
         <input
-          aria-label="Name of another setting"
-          placeholder="another one"
+          aria-label="Name of the setting"
+          placeholder="name"
           value={name}
           spellcheck={false}
           onInput={(event) => setName(event.currentTarget.value)}
         />
-      </td>
-      <td />
-      <td>
-        {name.trim() && (
-          <ValueForm
-            label={`Wanted value of ${name}`}
-            value={undefined}
-            onSet={async (wanted) => {
-              await onSet({ name: name.trim() }, wanted);
-              setName("");
-            }}
-          />
-        )}
-      </td>
-      <td />
-    </tr>
+        <ValueForm
+          key={name}
+          label="Its wanted value"
+          value={undefined}
+          onSet={async (wanted) => {
+            if (!name.trim()) throw new Error("Give the setting's name first.");
+            await onSet({ name: name.trim() }, wanted);
+            setName("");
+          }}
+        />
+      </div>
+    </details>
   );
 }
 

@@ -23,6 +23,24 @@ export function measure(value: unknown): string {
   return shown(JSON.stringify(value));
 }
 
+const SYMBOLS: ReadonlyMap<string, string> = new Map([
+  ["C", "°C"],
+  ["Cel", "°C"],
+  ["F", "°F"],
+  ["[degF]", "°F"],
+  ["deg", "°"],
+  ["m2", "m²"],
+  ["m3", "m³"],
+  ["m/s2", "m/s²"],
+  ["ug/m3", "µg/m³"],
+  ["Ohm", "Ω"],
+]);
+
+/** A unit as it is printed; codes have no symbols in them. */
+export function symbol(unit: string | null | undefined): string {
+  return unit ? (SYMBOLS.get(unit) ?? shown(unit)) : "";
+}
+
 /** So many per second; two digits after the point would pretend too much. */
 export function rate(value: number | null | undefined): string {
   if (value === null || value === undefined) return NONE;

@@ -59,9 +59,22 @@ export function RevisionTree({
         ))}
       </svg>
       <p class="legend">
-        <span>● blue: the winner</span>
-        {nodes.some(({ kind }) => kind === "leaf") && <span>● amber: conflicts with it</span>}
-        {nodes.some(({ kind }) => kind === "deleted") && <span>○ red: deleted</span>}
+        <span>
+          <i class="key winner" />
+          the winner
+        </span>
+        {nodes.some(({ kind }) => kind === "leaf") && (
+          <span>
+            <i class="key doubtful" />
+            conflicts with it
+          </span>
+        )}
+        {nodes.some(({ kind }) => kind === "deleted") && (
+          <span>
+            <i class="key deleted" />
+            deleted
+          </span>
+        )}
       </p>
     </div>
   );

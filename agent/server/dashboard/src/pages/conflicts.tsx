@@ -242,6 +242,10 @@ function revsOf(conflict: Conflict): string[] {
   return conflict.leaves.map((leaf) => text(leaf, "_rev"));
 }
 
+function titleOf(leaf: number): string {
+  return leaf === 0 ? "Winner" : `Version ${leaf + 1}`;
+}
+
 /** For each member that differs, which leaf's value is to stay. */
 type Choice = readonly (number | null)[];
 
@@ -297,8 +301,7 @@ function Sides({
               {base && <th>Before</th>}
               {revsOf(conflict).map((rev, leaf) => (
                 <th key={rev} title={rev}>
-                  {leaf === 0 ? "Winner" : `Version ${leaf + 1}`}{" "}
-                  <Name code>{rev.slice(0, 9)}</Name>
+                  {titleOf(leaf)} <Name code>{rev.slice(0, 9)}</Name>
                 </th>
               ))}
             </tr>
@@ -396,6 +399,7 @@ function FieldRow({
         return (
           <td
             key={leaf}
+            data-label={titleOf(leaf)}
             class={`value ${value ? "" : "absent"} ${changed ? "changed" : ""} ${
               chosen === leaf ? "chosen" : ""
             }`}
@@ -409,12 +413,15 @@ function FieldRow({
                   aria-label={`${shown(name)}: ${shownValue}`}
                   onChange={() => onChoose(leaf)}
                 />
-                <span>{shownValue}</span>
+                <span>
+                  {shownValue} {changed && <span class="mark-changed">changed</span>}
+                </span>
               </label>
             ) : (
-              shownValue
+              <span>
+                {shownValue} {changed && <span class="mark-changed">changed</span>}
+              </span>
             )}
-            {changed && <div class="mark-changed">changed</div>}
           </td>
         );
       })}
@@ -423,5 +430,9 @@ function FieldRow({
 }
 
 function Value({ value }: { value: Json | undefined }) {
-  return <td class={value ? "value" : "value absent"}>{value ? line(value) : "not there"}</td>;
+  return (
+    <td class={value ? "value" : "value absent"} data-label="Before">
+      {value ? line(value) : "not there"}
+    </td>
+  );
 }

@@ -1,7 +1,7 @@
 /** What the agent is doing now: the four stages, each remote, the machine, and what needs somebody. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { type Route, link, useShared } from "../hooks";
+import { type Route, link, useNow, useShared } from "../hooks";
 import {
   Ago,
   Bar,
@@ -127,6 +127,11 @@ function stagesOf(status: Status): StageView[] {
   const waiting = sum(ways.map(({ direction }) => direction.pending));
   const failing = ways.filter(({ direction }) => toneOf(direction) === "error").length;
   const lag = Math.max(0, ...ways.map(({ direction }) => direction.lag ?? 0));
+  const confirmed = failing
+    ? `${failing} of ${ways.length} directions fail`
+    : lag < 1
+      ? "everything confirmed"
+      : `${duration(lag)} behind`;
   const transferred: Tone = failing ? "error" : waiting ? "warning" : "good";
   const stage = (
     name: string,
@@ -162,7 +167,7 @@ function stagesOf(status: Status): StageView[] {
       "confirm",
       "Verify and confirm",
       "changes/s",
-      ways.length ? (lag < 1 ? "everything confirmed" : `${duration(lag)} behind`) : "–",
+      ways.length ? confirmed : "nothing to confirm",
       ways.length ? (failing ? "error" : lag < 60 ? "good" : "warning") : "quiet",
       { rate: null, total: sum(ways.map(({ direction }) => direction.docs_written)) },
     ),
@@ -251,8 +256,10 @@ function RemoteRow({
           <Pill tone={toneOf(direction)}>{direction.state}</Pill>
         </td>
         <td class="number" data-label="Rate">
-          {rate(direction.rate)}
-          <span class="unit">/s</span>
+          <span>
+            {rate(direction.rate)}
+            <span class="unit">/s</span>
+          </span>
           {direction.bytes_rate !== undefined && direction.bytes_rate !== null && (
             <span class="quiet-text under">{bytes(Math.round(direction.bytes_rate))}/s</span>
           )}
@@ -272,18 +279,18 @@ function RemoteRow({
         <td class="number" data-label="Errors">
           {count(direction.errors ?? direction.doc_write_failures)}
         </td>
-        <td data-label="Last confirmed">
+        <td class="whole" data-label="Last confirmed">
           <Ago time={parseTime(direction.last_confirmed)} />
         </td>
       </tr>
       {direction.last_error && (
         <tr class="trouble">
           <td colSpan={9}>
-            {direction.last_error}
+            {direction.last_error}.
             {direction.retry_at && (
               <>
                 {" "}
-                Next try <Ago time={parseTime(direction.retry_at)} />.
+                <NextTry time={parseTime(direction.retry_at)} />
               </>
             )}
           </td>
@@ -291,6 +298,11 @@ function RemoteRow({
       )}
     </>
   );
+}
+
+function NextTry({ time }: { time: number | null }) {
+  const seconds = time === null ? 0 : (time - useNow()) / 1000;
+  return <>{seconds > 0 ? `Next try in ${duration(seconds)}.` : "It is tried again now."}</>;
 }
 
 function Upstreams({ status }: { status: Status }) {
@@ -351,8 +363,10 @@ function Devices({ devices }: { devices: readonly Device[] }) {
                   {count(device.sensors.length)}
                 </td>
                 <td class="number" data-label="Rate">
-                  {rate(sum(device.sensors.map((sensor) => sensor.rate)))}
-                  <span class="unit">/s</span>
+                  <span>
+                    {rate(sum(device.sensors.map((sensor) => sensor.rate)))}
+                    <span class="unit">/s</span>
+                  </span>
                 </td>
                 <td class="number" data-label="Errors">
                   {count(device.errors)}

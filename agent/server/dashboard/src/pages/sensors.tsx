@@ -7,7 +7,7 @@ import { type Route, link, useLoaded, useShared } from "../hooks";
 import { Ago, Empty, Failure, Loading, Name, Pill } from "../parts";
 import { Shadow } from "../shadow";
 import type { Status } from "../status";
-import { measure, parseTime } from "../text";
+import { measure, parseTime, symbol } from "../text";
 
 export interface Sensor {
   readonly device: string;
@@ -50,6 +50,7 @@ export function Sensors({ route }: { route: Route }) {
         {value.length > 6 && (
           <input
             type="search"
+            class="wide"
             aria-label="Find a sensor"
             placeholder="Find a sensor"
             value={wanted}
@@ -107,7 +108,7 @@ function SensorList({
                     <span class="line">
                       <Name>{each.sensor}</Name>
                       <span>
-                        {measure(each.last_value)} <span class="unit">{each.unit ?? ""}</span>
+                        {measure(each.last_value)} <span class="unit">{symbol(each.unit)}</span>
                       </span>
                     </span>
                     <span class="line note">
