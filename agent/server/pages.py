@@ -58,8 +58,8 @@ _UNBUILT = f"""\
 <title>Edge agent</title>
 <h1>The dashboard is not built</h1>
 <p>This is edge-sync-agent {__version__}, run from a checkout in which the dashboard's files are
-missing. There, run <code>scripts/dashboard</code>, which installs Node.js if there is none, then load
-this page again. Everything else works without it.</p>
+missing. There, run <code>scripts/dashboard</code>, which installs Node.js if there is none; then
+load this page again. Everything else works without it.</p>
 """
 
 

@@ -147,15 +147,9 @@ function toMain(event: Event): void {
 // --- databases -----------------------------------------------------------------------
 
 function useDatabases(session: Session, status: Status | undefined, wanted: string | undefined) {
-  const names = useLoaded(session.databases ? "dbs" : null, async (signal) => {
-    try {
-      return await request<string[]>("GET", "/_all_dbs", { signal });
-    } catch (error) {
-      // Only administrators are told.
-      if (error instanceof ApiError && [401, 403, 404].includes(error.status)) return null;
-      throw error;
-    }
-  });
+  // Only administrators are told.
+  const told = session.databases && session.roles.includes("_admin");
+  const names = useLoaded(told ? "dbs" : null, (signal) => get<string[]>("/_all_dbs", signal));
   const own = status?.database?.name;
   const dbs =
     names.value?.filter((name) => !name.startsWith("_")) ?? (own === undefined ? null : [own]);

@@ -29,7 +29,9 @@ export function Document({ db, id, rev }: { db: string; id: string; rev: string 
     readDocument(db, id, rev, signal),
   );
   const leaves = useLoaded(`${db} ${id}`, (signal) => leavesOf(db, id, signal));
-  const isDeleted = shown.error instanceof ApiError && shown.error.message === "deleted";
+  const isGone = shown.error instanceof ApiError && shown.error.status === 404;
+  const isDeleted = isGone && (shown.error as ApiError).message === "deleted";
+  const doc = isGone ? undefined : shown.value;
   const live = leaves.value?.filter((leaf) => !leaf._deleted) ?? [];
   const reload = () => {
     shown.reload();
@@ -41,7 +43,7 @@ export function Document({ db, id, rev }: { db: string; id: string; rev: string 
         <h2>
           <Name code>{id}</Name>
         </h2>
-        {shown.value && writes && !editing && rev === undefined && (
+        {doc && writes && !editing && rev === undefined && (
           <div class="row">
             <button type="button" onClick={() => setEditing(true)}>
               Edit
@@ -65,19 +67,19 @@ export function Document({ db, id, rev }: { db: string; id: string; rev: string 
         </div>
       )}
       {shown.loading && <Loading />}
-      {shown.error !== undefined && !shown.value && (
+      {shown.error !== undefined && !doc && (
         <Failure
           error={shown.error}
           missing={isDeleted ? "This document is deleted." : "There is no such document."}
         />
       )}
-      {shown.value && !editing && <Body pretty={shown.value.pretty} />}
-      {shown.value && editing && (
+      {doc && !editing && <Body pretty={doc.pretty} />}
+      {doc && editing && (
         <Editor
-          key={shown.value.rev}
+          key={doc.rev}
           db={db}
           id={id}
-          given={shown.value.json}
+          given={doc.json}
           onDone={() => {
             setEditing(false);
             reload();
@@ -85,7 +87,7 @@ export function Document({ db, id, rev }: { db: string; id: string; rev: string 
           onCancel={() => setEditing(false)}
         />
       )}
-      {shown.value && !editing && <Attachments db={db} id={id} doc={shown.value.json} rev={rev} />}
+      {doc && !editing && <Attachments db={db} id={id} doc={doc.json} rev={rev} />}
       {leaves.value && leaves.value.length > 0 && (
         <section aria-labelledby="revisions">
           <h2 id="revisions">Revisions</h2>
@@ -95,11 +97,11 @@ export function Document({ db, id, rev }: { db: string; id: string; rev: string 
           />
         </section>
       )}
-      {deleting && shown.value && (
+      {deleting && doc && (
         <DeleteDialog
           db={db}
           id={id}
-          rev={shown.value.rev}
+          rev={doc.rev}
           onClose={() => setDeleting(false)}
           onDone={() => {
             setDeleting(false);

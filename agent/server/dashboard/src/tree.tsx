@@ -49,7 +49,7 @@ export function RevisionTree({
             <title>{shown(`${node.rev}${node.kind && ` (${node.kind})`}`)}</title>
             <circle class={`node ${node.kind}`} cx={node.x} cy={node.y} r={RADIUS} />
             {node.kind && node.kind !== "deleted" ? (
-              <a href={href(node.rev)} aria-label={shown(`${node.kind} ${node.rev}`)}>
+              <a href={href(node.rev)} aria-label={`${labelOf(node.rev)}, ${node.kind}`}>
                 <Label node={node} />
               </a>
             ) : (
@@ -81,12 +81,16 @@ export function RevisionTree({
 }
 
 function Label({ node: { rev, x, y } }: { node: Node }) {
-  const [generation = "", hash = ""] = split(rev);
   return (
     <text x={x} y={y + 22} text-anchor="middle">
-      {shown(`${generation}-${hash.slice(0, SHORT)}`)}
+      {labelOf(rev)}
     </text>
   );
+}
+
+function labelOf(rev: string): string {
+  const [generation, hash] = split(rev);
+  return shown(`${generation}-${hash.slice(0, SHORT)}`);
 }
 
 function Edge({ from, to }: { from: Node; to: Node }) {

@@ -183,6 +183,7 @@ function ByQuery({ db, id }: { db: string; id: string | undefined }) {
     try {
       setAsked(line(parse(typed)));
     } catch (problem) {
+      setAsked(undefined);
       setMistake(problem);
     }
   };
