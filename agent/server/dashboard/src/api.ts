@@ -110,7 +110,8 @@ const RETRY = 2_000;
 
 /**
  * Calls `onChange` with each change from now on that a selector matches, until the signal. A lost
- * connection is made again, from where it was; `onState` is told whether there is one.
+ * connection is made again, from where it was; `onState` is told whether there is one. While the
+ * page is not seen there is none: a browser has six to a server, for all its pages.
  */
 export async function follow(
   db: string,
@@ -121,6 +122,10 @@ export async function follow(
 ): Promise<void> {
   let since = "now";
   while (!signal.aborted) {
+    await seen();
+    const hidden = new AbortController();
+    const hide = () => document.hidden && hidden.abort();
+    document.addEventListener("visibilitychange", hide);
     try {
       const path = inDb(db, ["_changes"], {
         feed: "continuous",
@@ -129,7 +134,8 @@ export async function follow(
         heartbeat: HEARTBEAT,
         since,
       });
-      const response = await send("POST", path, { body: { selector }, signal });
+      const either = AbortSignal.any([signal, hidden.signal]);
+      const response = await send("POST", path, { body: { selector }, signal: either });
       onState(true);
       for await (const line of lines(response)) {
         const change = JSON.parse(line) as Change & { last_seq?: string };
@@ -139,9 +145,20 @@ export async function follow(
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof ApiError && error.status >= 400 && error.status < 500) throw error;
+    } finally {
+      document.removeEventListener("visibilitychange", hide);
     }
     onState(false);
-    await new Promise((resolve) => setTimeout(resolve, RETRY));
+    if (!hidden.signal.aborted) await new Promise((resolve) => setTimeout(resolve, RETRY));
+  }
+}
+
+/** Resolves when the page is seen. */
+async function seen(): Promise<void> {
+  while (document.hidden) {
+    await new Promise((resolve) =>
+      document.addEventListener("visibilitychange", resolve, { once: true }),
+    );
   }
 }
 

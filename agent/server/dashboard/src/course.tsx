@@ -1,12 +1,13 @@
 /** A sensor's value now, its course, and a file of it. */
 
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
-import { ApiError, follow, get, inDb } from "./api";
+import { useMemo, useRef, useState } from "preact/hooks";
+import { ApiError, get, inDb } from "./api";
 import { useLoaded, useNow } from "./hooks";
+import type { Last, Live } from "./live";
 import type { Sensor } from "./pages/sensors";
 import { Ago, Empty, Failure, Loading, Name, Pill } from "./parts";
 import { Plot, type Range } from "./plot";
-import { type Drawn, FLAGS, type Point, type Series, drawn, pointOf } from "./series";
+import { type Drawn, FLAGS, type Series, drawn } from "./series";
 import { at, many, measure, parseTime, symbol } from "./text";
 
 const MINUTE = 60_000;
@@ -21,15 +22,13 @@ const SPANS = [
   ["1 year", 365 * DAY],
 ] as const;
 const MOST_POINTS = 800;
-const LONGEST_TAIL = 5000;
 const SHORTEST = 1000; // milliseconds of time that can be zoomed into
 
-export function Course({ db, sensor }: { db: string; sensor: Sensor }) {
+export function Course({ db, sensor, live }: { db: string; sensor: Sensor; live: Live }) {
   // A stretch of time that stands, or the last so many milliseconds until now.
   const [view, setView] = useState<Range | number>(5 * MINUTE);
   const [point, setPoint] = useState<number | null>(null);
   const now = useNow();
-  const live = useLive(db, sensor);
   const range = typeof view === "number" ? { from: now - view, to: now } : view;
   const span = range.to - range.from;
   const key = typeof view === "number" ? `last ${view}` : `${range.from} ${range.to}`;
@@ -54,11 +53,13 @@ export function Course({ db, sensor }: { db: string; sensor: Sensor }) {
     setView({ from: from - short, to: to + short });
   };
   const missing = series.error instanceof ApiError && series.error.status === 404;
-  const newest = live.last ?? {
+  const listed: Last = {
     time: parseTime(sensor.last_time),
     value: sensor.last_value,
     quality: sensor.quality,
   };
+  // A fast sensor's documents come late: the list may know more.
+  const newest = live.last && (live.last.time ?? 0) >= (listed.time ?? 0) ? live.last : listed;
   return (
     <section class="stack" aria-labelledby="sensor-name">
       <div class="row spread">
@@ -225,68 +226,4 @@ function csvPath(db: string, { device, sensor }: Sensor, range: Range): string {
 
 function times({ from, to }: Range): { start: string; end: string } {
   return { start: new Date(from).toISOString(), end: new Date(to).toISOString() };
-}
-
-// --- as they come --------------------------------------------------------------------
-
-interface Live {
-  readonly tail: readonly Point[];
-  readonly last: { time: number | null; value: unknown; quality: string | null } | null;
-  readonly connected: boolean;
-}
-
-const NOTHING: Live = { tail: [], last: null, connected: false };
-
-/** The readings since this was first shown. Drawn at most once a frame, however many come. */
-function useLive(db: string, { device, sensor }: Sensor): Live {
-  const [live, setLive] = useState(NOTHING);
-  useEffect(() => {
-    const abort = new AbortController();
-    let waiting: Readonly<Record<string, unknown>>[] = [];
-    const take = () => {
-      const docs = waiting;
-      waiting = [];
-      setLive((before) => {
-        const points = docs.map(pointOf).filter((each) => each !== null);
-        const newest = docs.at(-1);
-        return {
-          ...before,
-          tail: [...before.tail, ...points].slice(-LONGEST_TAIL),
-          last: newest
-            ? {
-                time: parseTime(newest["time"]),
-                value: newest["value"],
-                quality: (newest["quality"] as string | undefined) ?? null,
-              }
-            : before.last,
-        };
-      });
-    };
-    const selector = { type: { $in: ["reading", "readings"] }, device, sensor };
-    void follow(
-      db,
-      selector,
-      ({ doc, deleted }) => {
-        if (!doc || deleted) return;
-        if (!waiting.length) requestAnimationFrame(take);
-        waiting.push(...unpacked(doc));
-      },
-      (connected) => setLive((before) => ({ ...before, connected })),
-      abort.signal,
-    ).catch(() => undefined); // the page says what is wrong with the database
-    return () => abort.abort();
-  }, [db, device, sensor]);
-  return live;
-}
-
-/** The readings of a window of a fast sensor; a reading itself. */
-function unpacked(doc: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>>[] {
-  const columns = doc["columns"] as { time?: number[]; value?: unknown[] } | undefined;
-  if (doc["type"] !== "readings" || !columns?.value) return [doc];
-  const start = Date.parse(String(doc["time"]));
-  return columns.value.map((value, index) => ({
-    ...doc,
-    value,
-    time: new Date(start + (columns.time?.[index] ?? 0) / 1000).toISOString(),
-  }));
 }

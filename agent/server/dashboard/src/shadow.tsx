@@ -1,7 +1,7 @@
 /** What a device is set to, and what it is wanted to be set to: the document `device:NAME`. */
 
 import { useEffect, useState } from "preact/hooks";
-import { ApiError, follow, getText, inDb, request } from "./api";
+import { ApiError, getText, inDb, request } from "./api";
 import { useLoaded, useShared } from "./hooks";
 import { type Json, line, parse, same, shown, text, withValue } from "./json";
 import { Ago, Failure, Name, Pill } from "./parts";
@@ -9,16 +9,22 @@ import { parseTime } from "./text";
 
 const EMPTY: Json = { kind: "object", members: new Map() };
 
-export function Shadow({ db, device }: { db: string; device: string }) {
+export function Shadow({
+  db,
+  device,
+  changes,
+}: {
+  db: string;
+  device: string;
+  /** How often the document has changed since the page was opened. */
+  changes: number;
+}) {
   const { writes } = useShared();
   const id = `device:${device}`;
   const { value, error, reload } = useLoaded(`${db} ${id}`, (signal) => read(db, id, signal));
   useEffect(() => {
-    const abort = new AbortController();
-    const selector = { type: "device", device };
-    void follow(db, selector, reload, () => undefined, abort.signal).catch(() => undefined);
-    return () => abort.abort();
-  }, [db, device]);
+    if (changes) reload();
+  }, [changes]);
   if (value === undefined) return error === undefined ? null : <Failure error={error} />;
   const settings = settingsOf(value);
   const change = async (setting: Setting, wanted: Json) => {

@@ -96,3 +96,8 @@ export function at(time: number | null): string {
 export function many(number: number, thing: string, things = `${thing}s`): string {
   return `${count(number)} ${number === 1 ? thing : things}`;
 }
+
+/** Of those that are known. */
+export function sum(numbers: readonly (number | null | undefined)[]): number {
+  return numbers.reduce<number>((total, number) => total + (number ?? 0), 0);
+}

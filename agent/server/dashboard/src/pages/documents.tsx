@@ -2,7 +2,8 @@
 
 import { useState } from "preact/hooks";
 import { getText, inDb, request } from "../api";
-import { Document, NewDocument } from "../document";
+import { Document } from "../document";
+import { NewDocument } from "../editor";
 import { type Route, go, link, useLoaded, useShared } from "../hooks";
 import { type Json, format, line, parse, text } from "../json";
 import { Empty, Failure, Loading, Name } from "../parts";

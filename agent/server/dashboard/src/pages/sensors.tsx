@@ -4,6 +4,7 @@ import { useState } from "preact/hooks";
 import { ApiError, get, inDb } from "../api";
 import { Course } from "../course";
 import { type Route, link, useLoaded, useShared } from "../hooks";
+import { useLive } from "../live";
 import { Ago, Empty, Failure, Loading, Name, Pill } from "../parts";
 import { Shadow } from "../shadow";
 import type { Status } from "../status";
@@ -28,6 +29,10 @@ export function Sensors({ route }: { route: Route }) {
     (signal) => sensorsOf(db ?? "", status.value, signal),
     EVERY,
   );
+  const device = route.query["device"] ?? value?.[0]?.device ?? "";
+  const sensor =
+    route.query["sensor"] ?? value?.find((each) => each.device === device)?.sensor ?? "";
+  const live = useLive(db, device, sensor);
   if (db === null) return <Empty title="There is no database yet" />;
   if (!value) return error === undefined ? <Loading /> : <Failure error={error} />;
   if (!value.length) {
@@ -38,9 +43,6 @@ export function Sensors({ route }: { route: Route }) {
       </Empty>
     );
   }
-  const device = route.query["device"] ?? value[0]?.device ?? "";
-  const sensor =
-    route.query["sensor"] ?? value.find((each) => each.device === device)?.sensor ?? "";
   const found = value.find((each) => each.device === device && each.sensor === sensor);
   const shown = value.filter((each) => `${each.device} ${each.sensor}`.includes(wanted));
   const isChosen = route.query["device"] !== undefined;
@@ -67,11 +69,13 @@ export function Sensors({ route }: { route: Route }) {
         )}
         {error !== undefined && <Failure error={error} />}
         {found ? (
-          <Course key={`${db} ${device} ${sensor}`} db={db} sensor={found} />
+          <Course key={`${db} ${device} ${sensor}`} db={db} sensor={found} live={live} />
         ) : (
           <Empty title="This sensor has no readings in this database" />
         )}
-        {device && <Shadow key={`${db} ${device}`} db={db} device={device} />}
+        {device && (
+          <Shadow key={`${db} ${device}`} db={db} device={device} changes={live.settings} />
+        )}
       </div>
     </div>
   );
