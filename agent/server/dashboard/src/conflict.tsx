@@ -81,15 +81,16 @@ function Sides({
 }) {
   const { writes } = useShared();
   const leaves = conflict.leaves.map(body);
+  const winner: Json = leaves[0] ?? { kind: "object", members: new Map() };
   const base = conflict.base ? body(conflict.base) : undefined;
-  const fields = differences([base ?? leaves[0], ...leaves]);
+  const fields = differences([base ?? winner, ...leaves]);
   const [choice, setChoice] = useState<Choice>(() =>
     fields.map((field) => suggested(field, base !== undefined)),
   );
   const [edited, setEdited] = useState<string>();
   const merged = fields.reduce<Json>(
     (doc, { path, values }, index) => withValue(doc, path, values[(choice[index] ?? 0) + 1]),
-    leaves[0] ?? { kind: "object", members: new Map() },
+    winner,
   );
   const open = choice.filter((each) => each === null).length;
   const choose = (index: number, leaf: number) => {

@@ -152,22 +152,20 @@ export interface Field {
   readonly values: readonly (Json | undefined)[];
 }
 
-/** The places at which some of the objects differ; an array is compared as a whole. */
-export function differences(documents: readonly (Json | undefined)[], path: Path = []): Field[] {
-  const objects = documents.map((each) => (each?.kind === "object" ? each.members : undefined));
-  const keys = new Set(objects.flatMap((each) => (each ? [...each.keys()] : [])));
+/**
+ * The places at which some of the objects differ. An array is compared as a whole, and so is an
+ * object that one of them does not have: to take it out is not to take out each of its members.
+ */
+export function differences(documents: readonly Json[], path: Path = []): Field[] {
+  const objects = documents.map((each) => (each.kind === "object" ? each.members : new Map()));
+  const keys = new Set(objects.flatMap((each) => [...(each.keys() as Iterable<string>)]));
   const fields: Field[] = [];
   for (const key of keys) {
-    const values = objects.map((each) => each?.get(key));
+    const values = objects.map((each) => each.get(key) as Json | undefined);
     if (values.every((each) => same(each, values[0]))) continue;
-    const here = [...path, key];
-    if (values.filter((each) => each !== undefined).every((each) => each?.kind === "object")) {
-      const inside = differences(values, here);
-      // An object that is empty at one side and missing at the other has no members to compare.
-      fields.push(...(inside.length ? inside : [{ path: here, values }]));
-    } else {
-      fields.push({ path: here, values });
-    }
+    const inner = values.filter((each) => each?.kind === "object");
+    if (inner.length === values.length) fields.push(...differences(inner, [...path, key]));
+    else fields.push({ path: [...path, key], values });
   }
   return fields;
 }
@@ -177,15 +175,8 @@ export function withValue(json: Json | undefined, path: Path, value: Json | unde
   const members = new Map(json?.kind === "object" ? json.members : []);
   const [key, ...rest] = path;
   if (key === undefined) return json ?? { kind: "object", members };
-  const next = rest.length
-    ? withoutEmpty(withValue(members.get(key), rest, value), members.get(key))
-    : value;
+  const next = rest.length ? withValue(members.get(key), rest, value) : value;
   if (next === undefined) members.delete(key);
   else members.set(key, next);
   return { kind: "object", members };
-}
-
-/** An object that was made only to take something out of it is not there. */
-function withoutEmpty(made: Json, before: Json | undefined): Json | undefined {
-  return before === undefined && made.kind === "object" && !made.members.size ? undefined : made;
 }

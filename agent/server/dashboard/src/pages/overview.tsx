@@ -1,21 +1,10 @@
 /** What the agent is doing now: the four stages, each remote, the machine, and what needs somebody. */
 
 import { type Route, link, useNow, useShared } from "../hooks";
-import {
-  Ago,
-  Bar,
-  Empty,
-  Failure,
-  Loading,
-  Name,
-  Pill,
-  Sparkline,
-  Stat,
-  type Tone,
-} from "../parts";
+import { Ago, Bar, Empty, Failure, Loading, Name, Pill, Stat } from "../parts";
 import { Pipeline, toneOf } from "../pipeline";
 import { type Attention, type Device, type Direction, type Status, directions } from "../status";
-import { bytes, count, duration, many, parseTime, rate, sum } from "../text";
+import { at, bytes, count, duration, many, parseTime, rate, sum } from "../text";
 
 export function Overview(_: { route: Route }) {
   const { status } = useShared();
@@ -296,11 +285,7 @@ function Machine({ status }: { status: Status }) {
         )}
         {load !== undefined && <Stat label="Load" value={rate(load)} />}
         <Stat label="Running for" value={duration(status.uptime)}>
-          {status.started && (
-            <>
-              since <Ago time={parseTime(status.started)} />
-            </>
-          )}
+          {status.started && <>since {at(parseTime(status.started))}</>}
         </Stat>
       </dl>
     </section>
