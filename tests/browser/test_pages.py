@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.agents import gateway, gateway_config, table
 from tests.browser.conftest import PHONE, Opener
 from tests.browser.site import DEVICE, Site
 
@@ -53,10 +55,8 @@ def test_the_overview_shows_what_is_going_on(site: Site, opener: Opener) -> None
 
 
 def test_a_remote_that_is_not_reached_is_said_with_what_to_do(
-    site: Site, opener: Opener, tmp_path: Any
+    site: Site, opener: Opener, tmp_path: Path
 ) -> None:
-    from tests.agents import gateway, gateway_config, table
-
     remote = table("remote", name="gone", url="http://127.0.0.1:9/edge", retry_cap=1)
     with gateway(gateway_config(tmp_path / "alone.toml", remote)) as alone:
         page = opener(alone.wait_until_ready())
@@ -125,23 +125,24 @@ def test_the_keyboard_is_enough(site: Site, opener: Opener) -> None:
 
 def test_colours_follow_the_system_until_somebody_chooses(site: Site, opener: Opener) -> None:
     page = opener(site.url, color_scheme="dark")
+    root = page.locator("html")
 
-    def ground() -> Any:
+    def ground(theme: str) -> Any:
+        expect(root).to_have_attribute("data-theme", theme)
         return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
     settled(page, "Overview")
-    dark = ground()
+    dark = ground("dark")
     page.emulate_media(color_scheme="light")
-    light = ground()
-    assert light != dark
+    assert ground("light") != dark
     choice = page.get_by_role("button", name=re.compile("^Colours"))
     choice.click()
-    assert ground() == light
+    ground("light")
     choice.click()
-    assert ground() == dark
+    assert ground("dark") == dark
     page.reload()
     settled(page, "Overview")
-    assert ground() == dark  # it is remembered
+    ground("dark")  # it is remembered
 
 
 def test_a_hub_without_a_broker_says_what_gateways_would_be(site: Site, opener: Opener) -> None:

@@ -87,7 +87,7 @@ def test_the_readings_can_be_saved(site: Site, opener: Opener, tmp_path: Path) -
         page.get_by_role("link", name="Save as CSV").click()
     path = tmp_path / "readings.csv"
     download.value.save_as(path)
-    assert download.value.suggested_filename == "temperature.csv"
+    assert download.value.suggested_filename == "greenhouse-temperature.csv"
     rows = list(csv.DictReader(path.open()))
     assert {row["sensor"] for row in rows} == {"temperature"}
     float(rows[0]["value"])

@@ -16,7 +16,7 @@ import {
   text,
   withValue,
 } from "./json";
-import { type Conflict, StatePill, UNKNOWN, conflictsOf } from "./pages/conflicts";
+import { type Conflict, StatePill, conflictsOf } from "./pages/conflicts";
 import { Action, Empty, Failure, Loading, Name, Pill } from "./parts";
 import { many } from "./text";
 
@@ -37,8 +37,7 @@ export function OneConflict({ db, id }: { db: string; id: string }) {
           {overtaken} Nothing was written; this is how it stands now.
         </div>
       )}
-      {value === undefined &&
-        (error === undefined ? <Loading /> : <Failure error={error} missing={UNKNOWN} />)}
+      {value === undefined && (error === undefined ? <Loading /> : <Failure error={error} />)}
       {value === null && (
         <Empty title="This document has no conflict any more">
           <a href={link("documents", { db, id })}>Show the document</a>

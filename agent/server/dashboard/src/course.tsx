@@ -1,7 +1,7 @@
 /** A sensor's value now, its course, and a file of it. */
 
 import { useMemo, useRef, useState } from "preact/hooks";
-import { ApiError, get, inDb } from "./api";
+import { get, inDb } from "./api";
 import { useLoaded, useNow } from "./hooks";
 import type { Last, Live } from "./live";
 import type { Sensor } from "./pages/sensors";
@@ -52,7 +52,6 @@ export function Course({ db, sensor, live }: { db: string; sensor: Sensor; live:
     const short = Math.max(SHORTEST - (to - from), 0) / 2;
     setView({ from: from - short, to: to + short });
   };
-  const missing = series.error instanceof ApiError && series.error.status === 404;
   const listed: Last = {
     time: parseTime(sensor.last_time),
     value: sensor.last_value,
@@ -84,17 +83,12 @@ export function Course({ db, sensor, live }: { db: string; sensor: Sensor; live:
       <div class="card padded stack">
         <div class="row spread">
           <Spans view={view} onChoose={setView} />
-          <a class="button" href={csvPath(db, sensor, range)} download={`${sensor.sensor}.csv`}>
+          <a class="button" href={csvPath(db, sensor, range)} download>
             Save as CSV
           </a>
         </div>
-        {series.error !== undefined && (
-          <Failure
-            error={series.error}
-            missing="This server cannot tell how readings went over time yet (404 for _series)."
-          />
-        )}
-        {!points && !missing && <Loading />}
+        {series.error !== undefined && <Failure error={series.error} />}
+        {!points && series.error === undefined && <Loading />}
         {points && (
           <Plot
             points={points}

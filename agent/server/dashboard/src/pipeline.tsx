@@ -1,64 +1,66 @@
 /** Detect, transfer, verify and confirm, process: what happens to the data, as it happens. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { Sparkline, type Tone } from "./parts";
-import { type Direction, type Status, directions } from "./status";
+import { type Direction, STAGES, type Stages, type Status, directions } from "./status";
 import { count, duration, many, rate, sum } from "./text";
 
-interface StageView {
-  readonly name: string;
+interface View {
   readonly title: string;
   readonly unit: string;
-  readonly rate: number | null;
-  readonly total: number | null;
   readonly note: string;
   readonly tone: Tone;
 }
 
 const KEPT = 60;
 
-/** The rates of the last polls, by stage. */
-function useCourses(stages: readonly StageView[], poll: unknown): Map<string, number[]> {
-  const courses = useRef(new Map<string, number[]>());
-  const [, drawn] = useState(0);
+/** The rates of the last answers, by stage. */
+function useCourses(stages: Stages): ReadonlyMap<string, readonly number[]> {
+  const [courses, setCourses] = useState<ReadonlyMap<string, readonly number[]>>(new Map());
   useEffect(() => {
-    for (const { name, rate: value } of stages) {
-      const course = courses.current.get(name) ?? [];
-      course.push(value ?? 0);
-      courses.current.set(name, course.slice(-KEPT));
-    }
-    drawn((number) => number + 1);
-  }, [poll]);
-  return courses.current;
+    setCourses(
+      (before) =>
+        new Map(
+          STAGES.map((name) => {
+            const course = [...(before.get(name) ?? []), stages[name].rate ?? 0];
+            return [name, course.slice(-KEPT)];
+          }),
+        ),
+    );
+  }, [stages]);
+  return courses;
 }
 
-export function Pipeline({ status }: { status: Status }) {
-  const stages = stagesOf(status);
-  const courses = useCourses(stages, status);
+export function Pipeline({ stages, status }: { stages: Stages; status: Status }) {
+  const courses = useCourses(stages);
+  const views = viewsOf(status);
   return (
     <section aria-label="What happens to the data">
       <ol class="pipeline">
-        {stages.map((stage) => (
-          <li key={stage.name} class={`stage ${stage.rate ? "moving" : "still"}`}>
-            <h2>
-              <span class={`dot ${stage.tone}`} aria-hidden="true" /> {stage.title}
-            </h2>
-            <p class="figure">
-              <span class="number">{rate(stage.rate)}</span> <span class="unit">{stage.unit}</span>
-            </p>
-            <Sparkline values={courses.get(stage.name) ?? []} length={KEPT} />
-            <p class="note">
-              {stage.total !== null && <>{count(stage.total)} in all · </>}
-              {stage.note}
-            </p>
-          </li>
-        ))}
+        {STAGES.map((name) => {
+          const { title, unit, note, tone } = views[name];
+          const stage = stages[name];
+          return (
+            <li key={name} class={`stage ${stage.rate ? "moving" : "still"}`}>
+              <h2>
+                <span class={`dot ${tone}`} aria-hidden="true" /> {title}
+              </h2>
+              <p class="figure">
+                <span class="number">{rate(stage.rate)}</span> <span class="unit">{unit}</span>
+              </p>
+              <Sparkline values={courses.get(name) ?? []} length={KEPT} />
+              <p class="note">
+                {count(stage.count)} in all · {note}
+              </p>
+            </li>
+          );
+        })}
       </ol>
     </section>
   );
 }
 
-function stagesOf(status: Status): StageView[] {
+function viewsOf(status: Status): Record<(typeof STAGES)[number], View> {
   const ways = directions(status);
   const sensors = (status.devices ?? []).flatMap((device) => device.sensors);
   const waiting = sum(ways.map(({ direction }) => direction.pending));
@@ -69,47 +71,29 @@ function stagesOf(status: Status): StageView[] {
     : lag < 1
       ? "everything confirmed"
       : `${duration(lag)} behind`;
-  const transferred: Tone = failing ? "error" : waiting ? "warning" : "good";
-  const stage = (
-    name: string,
-    title: string,
-    unit: string,
-    note: string,
-    tone: Tone,
-    otherwise: { rate: number | null; total: number | null },
-  ): StageView => {
-    const known = status.pipeline?.[name];
-    const total = Object.entries(known ?? {}).find(
-      ([key, value]) => !key.includes("rate") && typeof value === "number",
-    )?.[1];
-    return {
-      name,
-      title,
-      unit,
-      note,
-      tone,
-      rate: known ? (known["rate"] ?? null) : otherwise.rate,
-      total: known ? (total ?? null) : otherwise.total,
-    };
+  const bad: Tone = ways.length ? (failing ? "error" : "warning") : "quiet";
+  const linked = ways.length > 0 && !failing;
+  return {
+    detect: {
+      title: "Detect",
+      unit: "changes/s",
+      note: many(sensors.length, "sensor"),
+      tone: "good",
+    },
+    transfer: {
+      title: "Transfer",
+      unit: "changes/s",
+      note: ways.length ? `${count(waiting)} waiting` : "no remote configured",
+      tone: linked && !waiting ? "good" : bad,
+    },
+    confirm: {
+      title: "Verify and confirm",
+      unit: "changes/s",
+      note: ways.length ? confirmed : "nothing to confirm",
+      tone: linked && lag < 60 ? "good" : bad,
+    },
+    process: { title: "Process", unit: "documents/s", note: "by hooks", tone: "quiet" },
   };
-  const unknown = { rate: null, total: null };
-  const links = ways.length ? many(waiting, "change") + " waiting" : "no remote configured";
-  return [
-    stage("detect", "Detect", "changes/s", many(sensors.length, "sensor"), "good", {
-      rate: sum(sensors.map((sensor) => sensor.rate)),
-      total: sum(sensors.map((sensor) => sensor.readings)),
-    }),
-    stage("transfer", "Transfer", "changes/s", links, ways.length ? transferred : "quiet", unknown),
-    stage(
-      "confirm",
-      "Verify and confirm",
-      "changes/s",
-      ways.length ? confirmed : "nothing to confirm",
-      ways.length ? (failing ? "error" : lag < 60 ? "good" : "warning") : "quiet",
-      { rate: null, total: sum(ways.map(({ direction }) => direction.docs_written)) },
-    ),
-    stage("process", "Process", "calls/s", "by hooks", "quiet", unknown),
-  ];
 }
 
 /** How good the state of a replication is. */

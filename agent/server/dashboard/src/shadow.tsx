@@ -27,7 +27,7 @@ export function Shadow({
   }, [changes]);
   if (value === undefined) return error === undefined ? null : <Failure error={error} />;
   const settings = settingsOf(value);
-  const change = async (setting: Setting, wanted: Json) => {
+  const change = async (setting: Setting, wanted: Json | undefined) => {
     await set(db, id, device, setting, wanted);
     reload();
   };
@@ -87,7 +87,7 @@ function SettingRow({
 }: {
   setting: Setting;
   editable: boolean;
-  onSet: (wanted: Json) => Promise<void>;
+  onSet: (wanted: Json | undefined) => Promise<void>;
 }) {
   return (
     <tr>
@@ -100,6 +100,7 @@ function SettingRow({
           <ValueForm
             label={`Wanted value of ${setting.name}`}
             value={setting.desired ?? setting.reported}
+            {...(setting.desired && { takeBack: `Take back what is wanted of ${setting.name}` })}
             onSet={onSet}
           />
         ) : setting.desired ? (
@@ -116,7 +117,7 @@ function SettingRow({
 }
 
 function State({ setting: { desired, reported, refused } }: { setting: Setting }) {
-  if (refused) {
+  if (desired !== undefined && same(member(refused, "value"), desired)) {
     return (
       <>
         <Pill tone="error">refused</Pill>{" "}
@@ -134,24 +135,30 @@ function State({ setting: { desired, reported, refused } }: { setting: Setting }
 function ValueForm({
   label,
   value,
+  takeBack,
   onSet,
 }: {
   label: string;
   value: Json | undefined;
-  onSet: (wanted: Json) => Promise<void>;
+  /** What the button is called that ends the wish; without it there is none. */
+  takeBack?: string;
+  onSet: (wanted: Json | undefined) => Promise<void>;
 }) {
   const given = value ? line(value) : "";
   const [edited, setEdited] = useState<string>();
   const [error, setError] = useState<unknown>();
-  const submit = async (event: Event) => {
-    event.preventDefault();
+  const set = async (wanted: Json | undefined) => {
     setError(undefined);
     try {
-      await onSet(valueOf(edited ?? given));
+      await onSet(wanted);
       setEdited(undefined);
     } catch (problem) {
       setError(problem);
     }
+  };
+  const submit = (event: Event) => {
+    event.preventDefault();
+    void set(valueOf(edited ?? given));
   };
   return (
     <form class="row" onSubmit={submit}>
@@ -165,13 +172,28 @@ function ValueForm({
       <button type="submit" disabled={edited === undefined || edited === given}>
         Set
       </button>
+      {takeBack && (
+        <button
+          type="button"
+          class="quiet"
+          title={takeBack}
+          aria-label={takeBack}
+          onClick={() => set(undefined)}
+        >
+          ✕
+        </button>
+      )}
       {error !== undefined && <Failure error={error} />}
     </form>
   );
 }
 
 /** For what a device has not reported; most do. */
-function NewSetting({ onSet }: { onSet: (setting: Setting, wanted: Json) => Promise<void> }) {
+function NewSetting({
+  onSet,
+}: {
+  onSet: (setting: Setting, wanted: Json | undefined) => Promise<void>;
+}) {
   const [name, setName] = useState("");
   return (
     <details class="another">
@@ -212,16 +234,19 @@ function valueOf(typed: string): Json {
 async function read(db: string, id: string, signal?: AbortSignal): Promise<Json> {
   const path = inDb(db, ["_all_docs"], { key: JSON.stringify(id), include_docs: true });
   const answer = parse(await getText(path, signal));
-  const rows = answer.kind === "object" ? answer.members.get("rows") : undefined;
-  const row = rows?.kind === "array" ? rows.items[0] : undefined;
-  const doc = row?.kind === "object" ? row.members.get("doc") : undefined;
+  const rows = member(answer, "rows");
+  const doc = member(rows?.kind === "array" ? rows.items[0] : undefined, "doc");
   return doc?.kind === "object" ? doc : EMPTY;
+}
+
+function member(json: Json | undefined, key: string): Json | undefined {
+  return json?.kind === "object" ? json.members.get(key) : undefined;
 }
 
 function settingsOf(doc: Json): Setting[] {
   const part = (name: string) => {
-    const member = doc.kind === "object" ? doc.members.get(name) : undefined;
-    return member?.kind === "object" ? member.members : new Map<string, Json>();
+    const there = member(doc, name);
+    return there?.kind === "object" ? there.members : new Map<string, Json>();
   };
   const [desired, reported, refused] = [part("desired"), part("reported"), part("refused")];
   const names = [...new Set([...reported.keys(), ...desired.keys(), ...refused.keys()])].sort();
@@ -241,7 +266,7 @@ async function set(
   id: string,
   device: string,
   setting: Setting,
-  wanted: Json,
+  wanted: Json | undefined,
 ): Promise<void> {
   for (let left = TRIES; ; left -= 1) {
     const now = await read(db, id);

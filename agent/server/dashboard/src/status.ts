@@ -70,11 +70,16 @@ export interface System {
   readonly disk_total?: number;
   readonly bytes_written?: number;
   readonly load?: number | readonly number[];
-  readonly uptime?: number;
 }
 
-/** Its counters have names of their own in each stage. */
-export type Stage = Readonly<Record<string, number | null | undefined>>;
+/** A stage of the data: how much went through it since the start, and per second. */
+export interface Stage {
+  readonly count: number;
+  readonly rate: number | null;
+}
+
+export const STAGES = ["detect", "transfer", "confirm", "process"] as const;
+export type Stages = Readonly<Record<(typeof STAGES)[number], Stage>>;
 
 export interface Status {
   readonly version: string;
@@ -92,7 +97,7 @@ export interface Status {
   readonly remotes?: readonly Remote[];
   readonly gateways?: readonly Gateway[];
   readonly upstreams?: readonly { readonly name: string; readonly url: string }[];
-  readonly pipeline?: Readonly<Record<string, Stage | undefined>>;
+  readonly pipeline?: Stages;
   readonly system?: System;
   readonly attention?: readonly Attention[];
   readonly conflicts?: { readonly present: number };

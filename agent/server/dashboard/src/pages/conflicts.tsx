@@ -9,7 +9,6 @@ import { Ago, Empty, Failure, Loading, Name, Pill } from "../parts";
 import { many, parseTime } from "../text";
 
 const PAGE = 50;
-export const UNKNOWN = "This server cannot list conflicts yet (404 for _conflicts).";
 
 export interface Conflict {
   readonly id: string;
@@ -72,7 +71,7 @@ function ConflictList({ db }: { db: string }) {
     5000,
   );
   if (!value) {
-    return error === undefined ? <Loading /> : <Failure error={error} missing={UNKNOWN} />;
+    return error === undefined ? <Loading /> : <Failure error={error} />;
   }
   const next = value.rows[PAGE]?.id;
   return (

@@ -10,17 +10,13 @@ export function Overview(_: { route: Route }) {
   const { status } = useShared();
   const { value, error } = status;
   if (!value) {
-    return error === undefined ? (
-      <Loading />
-    ) : (
-      <Failure error={error} missing="This server tells nothing of itself." />
-    );
+    return error === undefined ? <Loading /> : <Failure error={error} />;
   }
   return (
     <>
       {error !== undefined && <Failure error={error} />}
       <NeedsAttention items={value.attention} />
-      <Pipeline status={value} />
+      {value.pipeline && <Pipeline stages={value.pipeline} status={value} />}
       <Remotes status={value} />
       {value.devices && value.devices.length > 0 && <Devices devices={value.devices} />}
       {value.upstreams && <Upstreams status={value} />}

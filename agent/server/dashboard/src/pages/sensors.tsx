@@ -1,13 +1,12 @@
 /** Which sensors there are, what they say now, and how that went. */
 
 import { useState } from "preact/hooks";
-import { ApiError, get, inDb } from "../api";
+import { get, inDb } from "../api";
 import { Course } from "../course";
 import { type Route, link, useLoaded, useShared } from "../hooks";
 import { useLive } from "../live";
 import { Ago, Empty, Failure, Loading, Name, Pill } from "../parts";
 import { Shadow } from "../shadow";
-import type { Status } from "../status";
 import { measure, parseTime, symbol } from "../text";
 
 export interface Sensor {
@@ -22,11 +21,12 @@ export interface Sensor {
 const EVERY = 5000;
 
 export function Sensors({ route }: { route: Route }) {
-  const { db, status } = useShared();
+  const { db } = useShared();
   const [wanted, setWanted] = useState("");
   const { value, error } = useLoaded(
     db,
-    (signal) => sensorsOf(db ?? "", status.value, signal),
+    async (signal) =>
+      (await get<{ sensors: Sensor[] }>(inDb(db ?? "", ["_sensors"]), signal)).sensors,
     EVERY,
   );
   const device = route.query["device"] ?? value?.[0]?.device ?? "";
@@ -127,20 +127,4 @@ function SensorList({
       ))}
     </>
   );
-}
-
-/** Those with readings in a database; where the server cannot tell, those of the devices. */
-async function sensorsOf(
-  db: string,
-  status: Status | undefined,
-  signal: AbortSignal,
-): Promise<readonly Sensor[]> {
-  try {
-    return (await get<{ sensors: Sensor[] }>(inDb(db, ["_sensors"]), signal)).sensors;
-  } catch (error) {
-    if (!(error instanceof ApiError && error.status === 404)) throw error;
-    return (status?.devices ?? []).flatMap(({ name, sensors }) =>
-      sensors.map((each) => ({ device: name, sensor: each.name, ...each })),
-    );
-  }
 }
