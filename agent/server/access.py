@@ -83,6 +83,7 @@ _READ_BY_POST = frozenset(
         "_find",
         "_local_docs",
         "_missing_revs",
+        "_ranges",
         "_revs_diff",
     }
 )

@@ -33,6 +33,7 @@ BENCHES = {
     "find": "scripts.benchmarks.find",
     "large": "scripts.benchmarks.large",
     "dashboard": "scripts.benchmarks.dashboard",
+    "verify": "scripts.benchmarks.verify",
 }
 ROUNDS = 5
 QUICK_ROUNDS = 2
