@@ -100,9 +100,7 @@ export function Course({ db, sensor, live }: { db: string; sensor: Sensor; live:
           />
         )}
         {points && <Legend points={points} point={point} series={shown} unit={sensor.unit} />}
-        {points && !points.time.some((time) => time >= range.from && time <= range.to) && (
-          <NothingHere last={newest.time} span={span} onGo={setView} />
-        )}
+        {points && <WhyEmpty points={points} range={range} last={newest.time} onGo={setView} />}
       </div>
     </section>
   );
@@ -131,15 +129,23 @@ function Spans({
   );
 }
 
-function NothingHere({
+function WhyEmpty({
+  points,
+  range: { from, to },
   last,
-  span,
   onGo,
 }: {
+  points: Drawn;
+  range: Range;
   last: number | null;
-  span: number;
   onGo: (view: Range) => void;
 }) {
+  const seen = points.time.flatMap((time, index) => (time >= from && time <= to ? [index] : []));
+  if (seen.some((index) => points.mean[index] !== null)) return null;
+  if (seen.some((index) => points.count[index])) {
+    return <Empty title="Texts make no line; save them as CSV" />;
+  }
+  const span = to - from;
   return (
     <Empty title="No readings in this time">
       {last !== null && (

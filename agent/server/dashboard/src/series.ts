@@ -35,15 +35,16 @@ export interface Drawn {
   readonly flags: number[];
 }
 
-/** A reading's document as a point; null for one that is no number. */
+/** A reading's document as a point; true is 1, and a text is none. */
 export function pointOf(doc: Readonly<Record<string, unknown>>): Point | null {
   const time = Date.parse(String(doc["time"]));
-  if (typeof doc["value"] !== "number" || Number.isNaN(time)) return null;
+  const value = typeof doc["value"] === "boolean" ? Number(doc["value"]) : doc["value"];
+  if (typeof value !== "number" || Number.isNaN(time)) return null;
   const flags =
     (doc["quality"] ? FLAGS.doubtful : 0) |
     (doc["clock"] === "corrected" ? FLAGS.corrected : 0) |
     (doc["clock"] === "unset" ? FLAGS.unset : 0);
-  return { time, value: doc["value"], flags };
+  return { time, value, flags };
 }
 
 /** The series with the points that are newer than it, broken where there are gaps. */

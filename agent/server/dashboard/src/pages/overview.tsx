@@ -126,7 +126,7 @@ function RemoteRow({
             {rate(direction.rate)}
             <span class="unit">/s</span>
           </span>
-          {direction.bytes_rate !== undefined && direction.bytes_rate !== null && (
+          {!!direction.bytes_rate && (
             <span class="quiet-text under">{bytes(Math.round(direction.bytes_rate))}/s</span>
           )}
         </td>
@@ -168,7 +168,7 @@ function RemoteRow({
 
 function NextTry({ time }: { time: number | null }) {
   const seconds = time === null ? 0 : (time - useNow()) / 1000;
-  return <>{seconds > 0 ? `Next try in ${duration(seconds)}.` : "It is tried again now."}</>;
+  return <>{seconds >= 1 ? `Next try in ${duration(seconds)}.` : "It is tried again now."}</>;
 }
 
 function Upstreams({ status }: { status: Status }) {
