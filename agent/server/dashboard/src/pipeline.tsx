@@ -72,6 +72,7 @@ function viewsOf(status: Status): Record<(typeof STAGES)[number], View> {
       ? "everything confirmed"
       : `${duration(lag)} behind`;
   const bad: Tone = ways.length ? (failing ? "error" : "warning") : "quiet";
+  const hooks = status.hooks ?? [];
   const linked = ways.length > 0 && !failing;
   return {
     detect: {
@@ -92,7 +93,12 @@ function viewsOf(status: Status): Record<(typeof STAGES)[number], View> {
       note: ways.length ? confirmed : "nothing to confirm",
       tone: linked && lag < 60 ? "good" : bad,
     },
-    process: { title: "Process", unit: "documents/s", note: "by hooks", tone: "quiet" },
+    process: {
+      title: "Process",
+      unit: "documents/s",
+      note: hooks.length ? many(hooks.length, "hook") : "no hook configured",
+      tone: hooks.length ? "good" : "quiet",
+    },
   };
 }
 
