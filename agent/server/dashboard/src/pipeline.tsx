@@ -73,6 +73,12 @@ function viewsOf(status: Status): Record<(typeof STAGES)[number], View> {
       : `${duration(lag)} behind`;
   const bad: Tone = ways.length ? (failing ? "error" : "warning") : "quiet";
   const hooks = status.hooks ?? [];
+  const dead = sum(hooks.map((hook) => hook.dead));
+  const processed = dead
+    ? `${count(dead)} given up`
+    : hooks.length
+      ? many(hooks.length, "hook")
+      : "no hook configured";
   const linked = ways.length > 0 && !failing;
   return {
     detect: {
@@ -96,8 +102,8 @@ function viewsOf(status: Status): Record<(typeof STAGES)[number], View> {
     process: {
       title: "Process",
       unit: "documents/s",
-      note: hooks.length ? many(hooks.length, "hook") : "no hook configured",
-      tone: hooks.length ? "good" : "quiet",
+      note: processed,
+      tone: dead ? "error" : hooks.length ? "good" : "quiet",
     },
   };
 }

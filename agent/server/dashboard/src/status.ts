@@ -101,7 +101,7 @@ export interface Status {
   readonly system?: System;
   readonly attention?: readonly Attention[];
   readonly conflicts?: { readonly present: number };
-  readonly hooks?: readonly unknown[];
+  readonly hooks?: readonly { readonly dead: number }[];
   readonly mqtt?: { readonly broker: string; readonly state: string };
 }
 
