@@ -88,7 +88,7 @@ def test_the_readings_can_be_saved(site: Site, opener: Opener, tmp_path: Path) -
     path = tmp_path / "readings.csv"
     download.value.save_as(path)
     assert download.value.suggested_filename == "greenhouse-temperature.csv"
-    rows = list(csv.DictReader(path.open()))
+    rows = list(csv.DictReader(path.read_text().splitlines()))
     assert {row["sensor"] for row in rows} == {"temperature"}
     float(rows[0]["value"])
 
