@@ -63,19 +63,22 @@ export function useLive(db: string | null, device: string, sensor: string): Live
 function after(before: Live, docs: readonly Doc[]): Live {
   const readings = docs.filter((doc) => doc["type"] !== "device");
   const points = readings.map(pointOf).filter((each) => each !== null);
-  const newest = readings.at(-1);
   return {
     ...before,
     settings: before.settings + docs.length - readings.length,
     tail: [...before.tail, ...points].slice(-LONGEST_TAIL),
-    last: newest
-      ? {
-          time: parseTime(newest["time"]),
-          value: newest["value"],
-          quality: (newest["quality"] as string | undefined) ?? null,
-        }
-      : before.last,
+    last: readings.map(lastOf).reduce(later, before.last),
   };
+}
+
+function lastOf(doc: Doc): Last {
+  const quality = (doc["quality"] as string | undefined) ?? null;
+  return { time: parseTime(doc["time"]), value: doc["value"], quality };
+}
+
+/** An old reading comes again when its time is corrected. */
+function later(one: Last | null, other: Last): Last {
+  return one && (one.time ?? 0) > (other.time ?? 0) ? one : other;
 }
 
 /** The readings of a window of a fast sensor; a reading itself. */
