@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -123,17 +123,15 @@ class Remote:
         local = LocalPeer(store)
         self.jobs: dict[str, Job] = {}
         if config.direction != "pull":
-            self._add("push", local, self.peer, count_pending=store.pending)
+            self._add("push", local, self.peer)
         if config.direction != "push":
-            self._add("pull", self.peer, local, count_pending=None)
+            self._add("pull", self.peer, local)
 
     def _add(
         self,
         direction: str,
         source: Peer,
         target: Peer,
-        *,
-        count_pending: Callable[[Any], Awaitable[int]] | None,
     ) -> None:
         config = self.config
         replicator = Replicator(
@@ -152,7 +150,6 @@ class Remote:
             replicator,
             patient=True,
             retry_cap=config.retry_cap,
-            count_pending=count_pending,
         )
 
 

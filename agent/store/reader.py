@@ -330,7 +330,7 @@ class Reader:
         return ChangesPage(documents, last, pending, pending == 0, size)
 
     def urgent(self, since: int, *, limit: int) -> list[StoredDocument]:
-        """Documents with `"urgent": true` that changed after `since`, in the order of their changes.
+        """Documents with `"urgent": true` that changed after `since`, in that order.
 
         As many as fill a page, with their bodies; none when there are no more.
         """
