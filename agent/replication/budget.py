@@ -71,11 +71,9 @@ class Budget:
     async def admits(self, lane: Lane) -> bool:
         """Whether the lane may use the link now. Raises what the store does."""
         used = self.used
-        if used >= SHARES[lane] * self.bytes_per_day:
-            return False
         if used >= self._on_disk:
             await self._keep(used + self.bytes_per_day // _AHEAD)
-        return True
+        return used < SHARES[lane] * self.bytes_per_day
 
     async def wait(self, lane: Lane) -> None:
         """Return when the lane may use the link."""

@@ -121,6 +121,20 @@ class Job:
             return await source.count_pending(progress.newest_seq) + (progress.backlog or 0)
         return progress.unconfirmed
 
+    async def lanes(self) -> dict[Lane, int]:
+        """The lanes and the changes that each has before it, at most; none where there is one lane
+        for everything."""
+        source, progress = self.replicator.source, self.progress
+        if progress.backlog is None or not isinstance(source, Ordered):
+            return {}
+        return {
+            Lane.URGENT: await source.count_urgent(
+                max(progress.urgent_seq, progress.confirmed_seq)
+            ),
+            Lane.NEWS: await source.count_pending(progress.newest_seq),
+            Lane.BACKLOG: progress.backlog,
+        }
+
     def lag(self) -> float | None:
         """Seconds since the target last had everything; 0 while it has, None if it never had."""
         if self._running and self.progress.up_to_date:
