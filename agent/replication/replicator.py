@@ -254,7 +254,8 @@ class Replicator:
             confirmed=confirmed,
             winners_only=self.selection.winning_revs_only,
             batch_size=self._batch_size,
-            brought=self._brought,
+            # What the urgent lane has sent is no news to the lane that comes to it later.
+            brought=self._unasked if lane is Lane.URGENT else self._brought,
             unasked=self._unasked,
         )
 
