@@ -219,21 +219,26 @@ class Replicator:
         gaps = [] if reached is None else reached.gaps(start)
         try:
             async with asyncio.TaskGroup() as lanes:
-                feed = self._feed(start, follow=self.continuous)
-                news = lanes.create_task(self._pipeline(Lane.NEWS).run(start, feed))
                 others = [lanes.create_task(self._watch())] if self.continuous else []
                 if reached is not None and (gaps or self.budget is not None):
-                    urgent = lanes.create_task(
-                        self._pipeline(Lane.URGENT).run(reached.seq, self._urgent_feed(reached))
-                    )
+                    self._room.divide()
+                    feed = self._urgent_feed(reached)
+                    urgent = lanes.create_task(self._pipeline(Lane.URGENT).run(reached.seq, feed))
                     filling = lanes.create_task(self._fill(gaps))
-                    if self.budget is None:  # with one it stays: the news may have to wait
-                        filling.add_done_callback(lambda _: urgent.cancel())
+                    filling.add_done_callback(lambda _: self._filled(urgent))
                     others += [urgent, filling]
+                feed = self._feed(start, follow=self.continuous)
+                news = lanes.create_task(self._pipeline(Lane.NEWS).run(start, feed))
                 news.add_done_callback(lambda _: [task.cancel() for task in others])
         except ExceptionGroup as group:
             # One lane failed and took the others along; its error is the one to report.
             raise group.exceptions[0] from None
+
+    def _filled(self, urgent: asyncio.Task[None]) -> None:
+        """There is no backlog any more, so nothing goes before the news."""
+        if self.budget is None:  # with one they may have to wait
+            urgent.cancel()
+            self._room.unite()
 
     async def _fill(self, gaps: Sequence[Range]) -> None:
         """Carry the backlog."""

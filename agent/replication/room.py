@@ -39,8 +39,17 @@ class Room:
         self._holds = holds
         self._holding = holding
         # With a budget one by one: what is under way may go beyond it.
-        self._pieces = asyncio.Semaphore(_PIECES if budget is None else 1)
-        self._backlog = asyncio.Semaphore(_PIECES - 1)  # one is left for what goes first
+        self._all = asyncio.Semaphore(_PIECES if budget is None else 1)
+        self._news = asyncio.Semaphore(_PIECES)
+        self._backlog = asyncio.Semaphore(_PIECES - 2)
+
+    def divide(self) -> None:
+        """Leave a place for what is urgent. Call before anything enters."""
+        self._news = asyncio.Semaphore(_PIECES - 1)
+
+    def unite(self) -> None:
+        """Nothing is urgent any more: the news may have all of it."""
+        self._news.release()
 
     @property
     def piece_bytes(self) -> int:
@@ -76,16 +85,27 @@ class Room:
 
     async def enter(self, lane: Lane) -> None:
         """Wait for room for a piece, which is used until `leave`. Raises BudgetSpentError."""
-        if lane is Lane.BACKLOG:
-            await self._backlog.acquire()
+        for part in self._parts(lane):
+            await part.acquire()
         while True:
             await self.admit(lane)
-            await self._pieces.acquire()
+            await self._all.acquire()
             if self._budget is None or await self._budget.admits(lane):
                 return
-            self._pieces.release()  # others have used the rest meanwhile
+            self._all.release()  # others have used the rest meanwhile
 
     def leave(self, lane: Lane) -> None:
-        self._pieces.release()
-        if lane is Lane.BACKLOG:
-            self._backlog.release()
+        self._all.release()
+        for part in self._parts(lane):
+            part.release()
+
+    def _parts(self, lane: Lane) -> tuple[asyncio.Semaphore, ...]:
+        """What a lane has to have besides a part of everything: so each leaves room for those
+        before it."""
+        match lane:
+            case Lane.URGENT:
+                return ()
+            case Lane.NEWS:
+                return (self._news,)
+            case Lane.BACKLOG:
+                return (self._backlog, self._news)
