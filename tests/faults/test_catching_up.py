@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -121,3 +122,46 @@ async def test_kills_in_the_middle_of_the_backlog(tmp_path: Path) -> None:
 
     found = check(site, old, set(writer.acknowledged))
     assert len(found.winners) > BACKLOG
+
+
+@pytest.mark.timeout(180)
+async def test_a_budget_is_kept_over_a_kill(tmp_path: Path) -> None:
+    to_midnight = 86_400 - time.time() % 86_400
+    if to_midnight < 60:  # or the budget would be new in the middle
+        await asyncio.sleep(to_midnight)
+    await preload(tmp_path / "gateway" / "edge.sqlite", backlog()[:3000])
+    port = find_free_port()
+    here = f"http://127.0.0.1:{port}"
+    async with remote("http", tmp_path) as (url, there), aiohttp.ClientSession() as session:
+        keys = {"create": True, "direction": "push", "bytes_per_day": 100_000}
+        table = agents.table("remote", name="cloud", url=url, **keys)
+        config = agents.gateway_config(tmp_path / "gateway.toml", table, port=port)
+        cloud: dict[str, Any] = {}
+
+        async def backlog_waits() -> bool:
+            status = await get(session, f"{here}/_status")
+            cloud.update(status["remotes"][0] if status else {})
+            lanes = cloud["push"]["lanes"] if cloud else {}
+            return bool(lanes) and lanes["backlog"]["waits_for_budget"]
+
+        async def alarm_is_there() -> bool:
+            return f"{ALARM}:new" in await ids_in_order(session, there)
+
+        with agents.gateway(config) as gateway:
+            await asyncio.to_thread(gateway.wait_until_ready)
+            await until("the backlog waits", backlog_waits)
+        # Leaving it was kill -9.
+        arrived = len(await ids_in_order(session, there))
+        cloud.clear()
+        with agents.gateway(config) as gateway:
+            await asyncio.to_thread(gateway.wait_until_ready)
+            await until("the backlog waits", backlog_waits)
+            assert cloud["budget"]["bytes_per_day"] == 100_000
+            assert 60_000 <= cloud["budget"]["used"] < 80_000
+            assert cloud["push"]["lanes"]["backlog"]["pending"] >= 3000 - arrived
+            await put(session, f"{here}/edge/{ALARM}:new", type="alarm", urgent=True)
+            await until("the alarm arrives", alarm_is_there)
+            assert 0 < arrived == len(await ids_in_order(session, there)) - 1
+            shown = await asyncio.to_thread(agents.edge_agent, "status", "--config", config)
+            assert "of today's 100,000 used" in " ".join(shown.stdout.split())
+            assert "backlog (until there are bytes)" in " ".join(shown.stdout.split())

@@ -22,8 +22,9 @@ from agent.errors import ConnectError, EdgeAgentError
 from agent.peers.local import LocalPeer
 from agent.replication.arrivals import Arrivals
 from agent.replication.job import Job
-from agent.replication.lanes import MOST_RANGES, Reached, ranges_from_log
+from agent.replication.lanes import MOST_RANGES, Lane, Reached, ranges_from_log
 from agent.replication.replicator import Replicator
+from agent.replication.room import Room
 from agent.store.store import Store
 from agent.store.transaction import Edit
 from tests.replication.faulty import FaultyPeer
@@ -200,6 +201,24 @@ async def test_with_little_behind_there_is_one_lane(stores: tuple[Store, Store])
         await until(lambda: replicator.progress.up_to_date)
         assert replicator.progress.confirmed_seq == 301
     assert await arrived(b) == await arrived(a)
+
+
+async def test_each_lane_leaves_room_for_those_before_it() -> None:
+    async def nothing() -> None:
+        """Nobody has to know that a lane waits."""
+
+    room = Room(None, holds=True, holding=nothing)
+    room.divide()
+    await room.enter(Lane.BACKLOG)
+    more = [asyncio.create_task(room.enter(lane)) for lane in (Lane.BACKLOG, Lane.NEWS, Lane.NEWS)]
+    await asyncio.wait(more, timeout=0.05)
+    assert [task.done() for task in more] == [False, True, False]
+    async with asyncio.timeout(1):
+        await room.enter(Lane.URGENT)
+        room.leave(Lane.NEWS)
+        await more[2]
+        room.leave(Lane.BACKLOG)
+        await more[0]
 
 
 # --- checkpoints -----------------------------------------------------------------------
