@@ -124,13 +124,14 @@ async def test_urgent_documents_are_found_in_the_order_of_their_changes(store: S
     for number in range(6):
         await put(store, f"d{number}", urgent=number % 2 == 0, n=number)
     await put(store, "nested", alarm={"urgent": True})
+    await put(store, "quoted", text='"urgent":true')
     await put(store, "word", urgent="true")
     first = await store.documents(["d0"])
     await put(store, "d0", first["d0"].rev, urgent=True, n=7)
     found = await store.urgent(0, limit=10)
-    assert [document.id for document in found] == ["d2", "d4", "d0"]
-    assert await store.count_urgent(0) == 3
+    assert [document.id for document in found] == ["d2", "d4", "nested", "d0"]
+    assert await store.count_urgent(0) == 4
     [second, *_] = found
     assert [document.id for document in await store.urgent(second.seq, limit=1)] == ["d4"]
-    assert await store.count_urgent(second.seq) == 2
+    assert await store.count_urgent(second.seq) == 3
     assert await store.urgent(store.update_seq, limit=10) == []
