@@ -25,6 +25,7 @@ _COMMANDS = {
     "status": "agent.cli.status",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
+    "device": "agent.cli.device",
     "config": "agent.cli.config",
     "user": "agent.cli.user",
 }
