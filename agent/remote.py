@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.config import AgentConfig, RemoteConfig
 from agent.parts import peer_for, selection_for
 from agent.peers.local import LocalPeer
-from agent.peers.peer import Metered, Peer
+from agent.peers.peer import Peer, traffic_of
 from agent.replication.arrivals import Arrivals
 from agent.replication.budget import Budget
 from agent.replication.job import Job
@@ -63,7 +63,7 @@ class Remote:
 
     def traffic(self) -> tuple[int, int]:
         """Bytes sent and received over the link since the start."""
-        return self.peer.traffic if isinstance(self.peer, Metered) else (0, 0)
+        return traffic_of(self.peer)
 
     async def close(self) -> None:
         """Close the connections; what was used of the budget is kept."""

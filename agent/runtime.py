@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from agent import __version__
+from agent.attention import attention
 from agent.config import (
     AgentConfig,
     Config,
@@ -24,6 +25,7 @@ from agent.config import (
 )
 from agent.config_hooks import HookConfig
 from agent.errors import StoreWriteError
+from agent.figures import Figures, system
 from agent.parts import (
     access_for,
     adapter_for,
@@ -147,6 +149,7 @@ class Agent:
         self._devices: list[Device] = []
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
+        self._figures: Figures | None = None
         self._hooks: list[Hook] = []
         self._responding = Supervisor()
         self._publishing = Supervisor()
@@ -198,6 +201,9 @@ class Agent:
         if self._broker is not None:
             self._responder = responder_for(self._broker, self.databases)
             self._responding.start("MQTT responder", self._responder.run)
+        if self._figures is not None:
+            self._publishing.start("figures", self._figures.run)
+            self._publishing.start("presence", self._figures.announce)
         for publisher in self._publishers:
             self._publishing.start(f"telemetry {publisher.name}", publisher.run)
         for hook in self._hooks:
@@ -227,6 +233,12 @@ class Agent:
             for entry in config.remote
         ]
         self._publishers = [publisher_for(entry, store, config) for entry in config.telemetry]
+        self._figures = Figures(
+            store,
+            [device.recorder for device in self._devices],
+            {remote.config.name: (remote.peer, remote.jobs) for remote in self._remotes},
+            lambda: sum(hook.processed for hook in self._hooks),
+        )
 
     def _build_hooks(self) -> list[Hook]:
         """Reads files, as `_build` does."""
@@ -262,6 +274,12 @@ class Agent:
 
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""
+        status = await self._status()
+        status["system"] = await asyncio.to_thread(system, self.databases.folder)
+        status["attention"] = attention(status)
+        return status
+
+    async def _status(self) -> dict[str, Any]:
         restarts = {
             **self._responding.restarts,
             **self._publishing.restarts,
@@ -298,7 +316,11 @@ class Agent:
             device_status(device.config, device.link, device.recorder, device.settings)
             for device in self._devices
         ]
-        status["remotes"] = [await remote_status(remote) for remote in self._remotes]
+        assert self._figures is not None  # noqa: S101  (made with the store)
+        status["remotes"] = [
+            await self._figures.of_remote(await remote_status(remote)) for remote in self._remotes
+        ]
+        status["pipeline"] = self._figures.pipeline()
         status["telemetry"] = [publisher.status() for publisher in self._publishers]
         return status
 

@@ -16,12 +16,13 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from agent.documents.readings import readings_in
 from agent.documents.revision import Revision
 from agent.errors import TooLargeError, TransientError
 from agent.peers.peer import ChangeBatch, Peer, Seq, WriteResult
 from agent.replication.arrivals import Arrivals
 from agent.replication.lanes import Lane
-from agent.replication.progress import Progress, readings_in
+from agent.replication.progress import Progress
 from agent.replication.room import Room
 
 log = logging.getLogger(__name__)

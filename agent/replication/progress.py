@@ -6,8 +6,6 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-import msgspec
-
 from agent.peers.peer import START, Seq, WriteResult
 from agent.replication.checkpoint import Counts
 
@@ -73,26 +71,3 @@ class Progress:
             docs_written=self.docs_written,
             doc_write_failures=self.doc_write_failures,
         )
-
-
-class _Columns(msgspec.Struct):
-    value: list[msgspec.Raw]
-
-
-class _Window(msgspec.Struct):
-    columns: _Columns
-
-
-_decode_window = msgspec.json.Decoder(_Window).decode
-
-
-def readings_in(body: str) -> int:
-    """How many readings a document has, by its JSON text."""
-    if '"type":"reading"' in body:
-        return 1
-    if '"type":"readings"' not in body:
-        return 0
-    try:
-        return len(_decode_window(body).columns.value)
-    except msgspec.ValidationError:  # somebody else's type of that name
-        return 0

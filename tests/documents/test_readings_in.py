@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.replication.progress import readings_in
+from agent.documents.readings import readings_in
 
 
 @pytest.mark.parametrize(
