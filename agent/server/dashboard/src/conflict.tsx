@@ -115,7 +115,7 @@ function Sides({
         {!conflict.base && " The version that both sides began with is not kept here."}
       </p>
       <div class="card scrolls" tabIndex={0} role="region" aria-label="The versions side by side">
-        <table class="sides">
+        <table class="sides tall">
           <thead>
             <tr>
               <th>Member</th>

@@ -103,7 +103,7 @@ function Overtaken({
         saved yet.
       </p>
       <div class="scrolls">
-        <table class="sides">
+        <table class="sides tall">
           <thead>
             <tr>
               <th>Member</th>

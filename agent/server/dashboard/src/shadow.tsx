@@ -40,7 +40,7 @@ export function Shadow({
       {error !== undefined && <Failure error={error} />}
       {settings.length > 0 && (
         <div class="card scrolls">
-          <table>
+          <table class="tall">
             <thead>
               <tr>
                 <th>Setting</th>
@@ -94,8 +94,10 @@ function SettingRow({
       <th scope="row">
         <Name code>{setting.name}</Name>
       </th>
-      <td>{setting.reported ? <code>{line(setting.reported)}</code> : "–"}</td>
-      <td>
+      <td data-label="The device says">
+        {setting.reported ? <code>{line(setting.reported)}</code> : "–"}
+      </td>
+      <td data-label="Wanted">
         {editable ? (
           <ValueForm
             label={`Wanted value of ${setting.name}`}
@@ -109,7 +111,7 @@ function SettingRow({
           "–"
         )}
       </td>
-      <td>
+      <td data-label="State">
         <State setting={setting} />
       </td>
     </tr>

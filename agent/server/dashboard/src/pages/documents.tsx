@@ -207,7 +207,7 @@ function ByQuery({ db, id }: { db: string; id: string | undefined }) {
       {mistake !== undefined && <Failure error={mistake} />}
       {error !== undefined && <Failure error={error} />}
       {asked !== undefined && !value && error === undefined && <Loading />}
-      {value?.warning && <div class="notice warning">{value.warning}</div>}
+      {value?.warning && <p class="note">{value.warning}</p>}
       {value && (
         <Ids
           db={db}
