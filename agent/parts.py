@@ -21,6 +21,7 @@ from agent.config_explain import explain
 from agent.documents.selector import SelectorError, parse_selector
 from agent.errors import ConfigError
 from agent.peers.couchdb import CouchPeer
+from agent.peers.http import OnDate
 from agent.peers.mqtt_topics import is_mqtt, parse_mqtt_url
 from agent.peers.peer import Peer
 from agent.replication.selection import Selection
@@ -96,11 +97,14 @@ def first_on_brokers(remotes: Iterable[RemoteConfig]) -> set[str]:
     return set(first.values())
 
 
-def peer_for(config: RemoteConfig, name: str, *, announce: bool = True) -> Peer:
+def peer_for(
+    config: RemoteConfig, name: str, *, announce: bool = True, on_date: OnDate | None = None
+) -> Peer:
     """The other side of a remote of the agent of that name; it does not connect yet.
 
     On an MQTT broker one connection is to `announce` the agent's presence: the end of any other
-    must not say that the agent is gone. Raises ConfigError.
+    must not say that the agent is gone. A server is heard for the time with `on_date`.
+    Raises ConfigError.
     """
     password = config.secret()
     config.check_files()
@@ -115,6 +119,7 @@ def peer_for(config: RemoteConfig, name: str, *, announce: bool = True) -> Peer:
             ca_file=config.ca_file,
             feed=config.feed,
             heartbeat=config.heartbeat,
+            on_date=on_date,
         )
     except ConfigError as error:
         raise ConfigError(f"{config.label}: {error}") from None

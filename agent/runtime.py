@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -38,7 +39,9 @@ from agent.replication.arrivals import Arrivals
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
 from agent.replication.service import ReplicationService
+from agent.sensors.clock import AgentClock
 from agent.sensors.link import SerialLink
+from agent.sensors.machine import LinuxMachine, kernel_boot_id
 from agent.sensors.opening import LineFormat
 from agent.sensors.polling import Polling
 from agent.sensors.recorder import Recorder, finish_windows
@@ -64,14 +67,32 @@ _LAST_WRITE = 5.0
 class Device:
     """A configured device: its link, its adapter and its recorder."""
 
-    def __init__(self, config: DeviceConfig, store: Store, interval: float = 0.0) -> None:
-        """`interval` is the recorder's. Raises ConfigError for an adapter that does not exist."""
+    def __init__(
+        self,
+        config: DeviceConfig,
+        store: Store,
+        interval: float = 0.0,
+        clock: AgentClock | None = None,
+    ) -> None:
+        """`interval` and `clock` are the recorder's.
+
+        Raises ConfigError for an adapter that does not exist.
+        """
         self.config = config
         line = LineFormat(config.data_bits, config.parity, config.stop_bits, config.rs485)
         self.link = SerialLink(config.port, config.baud, line=line)
         adapter = adapter_for(config)
         rules = Rules(config.sensor)
-        self.recorder = Recorder(store, config.name, adapter, self.link.send, rules, interval)
+        self.recorder = Recorder(
+            store,
+            config.name,
+            adapter,
+            self.link.send,
+            rules,
+            interval,
+            clock,
+            tells_time=config.clock,
+        )
         self.polling: Polling | None = None
         if isinstance(adapter, PollingAdapter):
             self.polling = Polling(adapter, self.link, self.recorder.note)
@@ -110,6 +131,7 @@ class Remote:
         store: Store,
         agent: AgentConfig,
         arrivals: Arrivals,
+        clock: AgentClock,
         *,
         announce: bool,
     ) -> None:
@@ -119,7 +141,8 @@ class Remote:
         self.config = config
         self.database = agent.database
         self._arrivals = arrivals
-        self.peer = peer_for(config, agent.name, announce=announce)
+        date = partial(clock.date, config.name, tls=config.url.startswith("https:"))
+        self.peer = peer_for(config, agent.name, announce=announce, on_date=date)
         local = LocalPeer(store)
         self.jobs: dict[str, Job] = {}
         if config.direction != "pull":
@@ -176,12 +199,14 @@ class Agent:
         self._broker = broker
         self._responder: Responder | None = None
         self._store: Store | None = None
+        self._clock: AgentClock | None = None
         self._devices: list[Device] = []
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
         self._responding = Supervisor()
         self._publishing = Supervisor()
         self._links = Supervisor()
+        self._timing = Supervisor()
         self._recorders = Supervisor()
         self._replications = Supervisor()
         self._replication = ReplicationService(self.databases, self._replications.start)
@@ -210,10 +235,14 @@ class Agent:
             self._store = await self.databases.ensure(self._config.agent.database)
             self.databases.hold(self._config.agent.database)
             await asyncio.to_thread(self._build, self._config, self._store)
+            assert self._clock is not None  # noqa: S101
             configured = {device.name for device in self._config.device}
             for name in await self._store.devices_with_parts():
-                if name not in configured:
-                    await finish_windows(self._store, name)
+                gone = name not in configured
+                await finish_windows(self._store, name, all=gone, boot_id=self._clock.boot_id)
+            await self._clock.open(self._store, self._config.agent.name, configured)
+            self._timing.start("clock", self._clock.run)
+            self._timing.start("clock correction", self._clock.correct)
         app = make_app(
             self.databases, access=access, status=self.status, replications=self._replication
         )
@@ -236,11 +265,12 @@ class Agent:
     def _build(self, config: Config, store: Store) -> None:
         """Reads files: passwords, and what firmware adapters are installed."""
         interval = config.agent.commit_interval
-        self._devices = [Device(entry, store, interval) for entry in config.device]
+        clock = self._clock = AgentClock(config.clock, LinuxMachine(kernel_boot_id()))
+        self._devices = [Device(entry, store, interval, clock) for entry in config.device]
         arrivals = Arrivals()
         announcing = first_on_brokers(config.remote)
         self._remotes = [
-            Remote(entry, store, config.agent, arrivals, announce=entry.name in announcing)
+            Remote(entry, store, config.agent, arrivals, clock, announce=entry.name in announcing)
             for entry in config.remote
         ]
         self._publishers = [publisher_for(entry, store, config) for entry in config.telemetry]
@@ -257,6 +287,7 @@ class Agent:
                 last_first.push_async_callback(remote.peer.close)
             last_first.push_async_callback(self._replication.close)
             last_first.push_async_callback(self._replications.stop)
+            last_first.push_async_callback(self._timing.stop)
             last_first.push_async_callback(self._recorders.stop)
             last_first.push_async_callback(self._store_the_rest)
             last_first.push_async_callback(self._links.stop)
@@ -270,6 +301,7 @@ class Agent:
         restarts = {
             **self._responding.restarts,
             **self._publishing.restarts,
+            **self._timing.restarts,
             **self._links.restarts,
             **self._recorders.restarts,
             **self._replications.restarts,
@@ -284,7 +316,7 @@ class Agent:
         }
         if self._responder is not None:
             status |= responder_status(self._responder)
-        if self._store is None or self._config is None:
+        if self._store is None or self._config is None or self._clock is None:
             return status
         info = await self._store.info()
         status["name"] = self._config.agent.name
@@ -296,6 +328,7 @@ class Agent:
             "conflicts": info.conflict_count,
             "file_size": info.file_size,
         }
+        status["clock"] = self._clock.status()
         status["devices"] = [
             device_status(device.config, device.link, device.recorder) for device in self._devices
         ]

@@ -46,6 +46,12 @@ def _show(status: dict[str, Any]) -> None:
             f"database {database['name']}: {database['doc_count']} documents, "
             f"{database['conflicts']} conflicts, {database['file_size'] / 2**20:.1f} MiB"
         )
+    if status.get("clock", {}).get("state") == "unsure":
+        console.print(
+            "clock: no source has told the time yet; what is recorded is marked, to be corrected "
+            "later (see docs/clock.md)",
+            style="yellow",
+        )
     if status.get("mqtt"):
         mqtt = status["mqtt"]
         state = mqtt["last_error"] or mqtt["state"]
