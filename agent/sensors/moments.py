@@ -76,15 +76,14 @@ class Moments:
         if told is not None:
             return Moment(told, told)
         scale = self._scale
-        shift = scale.offset
-        if arrived + shift <= self._newest_before:
-            shift = scale.id_offset
-        if arrived + shift > self.newest:
-            self.newest, self.ahead = arrived + shift, shift - scale.offset
-        taken = arrived - 1000 * (age_ms or 0)
-        time = taken + scale.offset
-        if not age_ms and 0 < self._time_before - time < _SLEW:
-            time = self._time_before
-        at = timestamp(time)
-        key = at if time == taken + shift else timestamp(taken + shift)
-        return Moment(at, key, Mark(scale.boot_id, taken) if scale.unset else None)
+        now = key = arrived + scale.offset
+        if key <= self._newest_before:
+            key = arrived + scale.id_offset
+        if 0 < self._time_before - now < _SLEW:
+            now = self._time_before
+        if key > self.newest:
+            self.newest, self.ahead = key, key - now
+        age = 1000 * (age_ms or 0)
+        at = timestamp(now - age)
+        mark = Mark(scale.boot_id, arrived - age) if scale.unset else None
+        return Moment(at, at if key == now else timestamp(key - age), mark)
