@@ -66,7 +66,7 @@ class Moments:
     def __init__(self, scale: Scale, newest: int, ahead: int) -> None:
         self.newest = newest
         self.ahead = ahead
-        self._scale = scale
+        self._boot_id, self._offset, self._id_offset, self._unset = scale
         self._newest_before = newest
         self._time_before = newest - ahead
 
@@ -75,15 +75,14 @@ class Moments:
         with the time that the device told, or the age that it had."""
         if told is not None:
             return Moment(told, told)
-        scale = self._scale
-        now = key = arrived + scale.offset
+        now = key = arrived + self._offset
         if key <= self._newest_before:
-            key = arrived + scale.id_offset
-        if 0 < self._time_before - now < _SLEW:
+            key = arrived + self._id_offset
+        if now < self._time_before < now + _SLEW:
             now = self._time_before
         if key > self.newest:
             self.newest, self.ahead = key, key - now
         age = 1000 * (age_ms or 0)
         at = timestamp(now - age)
-        mark = Mark(scale.boot_id, arrived - age) if scale.unset else None
+        mark = Mark(self._boot_id, arrived - age) if self._unset else None
         return Moment(at, at if key == now else timestamp(key - age), mark)
