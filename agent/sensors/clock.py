@@ -40,6 +40,10 @@ _LOOK_UNSURE, _LOOK_SURE = 1.0, 10.0
 _LONGEST_CALL = 5 * _SECOND
 """A Date whose request and answer are further apart says too little."""
 
+_DELAY, _LONGEST_DELAY = _SECOND // 4, 3 * _SECOND
+"""How long it takes from the moment that a device tells until what it said is taken note of: most
+have a line of 4800 baud to say it on, and a busy machine may take its time."""
+
 _AGREE = 2 * _SECOND
 """A device has to say the same twice: a check value does not catch all damage."""
 
@@ -141,7 +145,7 @@ class AgentClock:
                 rank = Rank.HTTPS if tls else Rank.HTTP
                 # It is that of a whole second, which was the present one in between.
                 low, high = told - now, told + _SECOND - asked
-                self._hear(Measurement(f"remote {remote}", rank, low, high))
+                self._hear(Measurement(f"remote {remote}", rank, low, (low + high) // 2, high))
 
     def told(self, device: str, at: str, arrived: int) -> None:
         """A device told a time (RFC 3339 in UTC) in what arrived at that moment (microseconds)."""
@@ -149,16 +153,15 @@ class AgentClock:
             low = microseconds(at) - arrived
             before, self._told[device] = self._told.get(device), low
             if before is not None and abs(low - before) < _AGREE:
-                # Receivers tell the time within the second that it begins.
-                told = Measurement(f"device {device}", Rank.DEVICE, low, low + _SECOND)
-                self._hear(told)
+                best, high = low + _DELAY, low + _LONGEST_DELAY
+                self._hear(Measurement(f"device {device}", Rank.DEVICE, low, best, high))
 
     def _look(self) -> None:
         """Look at the machine's clock."""
         offset = self._machine.offset()
         self._keeper.see(offset)
         if self._config.believes("ntp") and self._machine.synchronised():
-            self._hear(Measurement("ntp", Rank.NTP, offset, offset))
+            self._hear(Measurement("ntp", Rank.NTP, offset, offset, offset))
 
     def _hear(self, told: Measurement) -> None:
         before = self._keeper.scale

@@ -32,11 +32,13 @@ class Rank(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What a source says: the offset lies between `low` and `high`. `source` is its name."""
+    """What a source says: the offset lies between `low` and `high`, and is `best`, if one knew
+    nothing else. `source` is its name."""
 
     source: str
     rank: Rank
     low: int
+    best: int
     high: int
 
 
@@ -92,7 +94,7 @@ class Timekeeper:
             elif self.sure:
                 offset = min(max(offset, told.low), told.high)
             else:
-                offset = (told.low + told.high) // 2
+                offset = told.best
         self.sure = True
         self._set(offset)
 

@@ -143,6 +143,13 @@ async def test_a_device_has_to_say_the_same_twice(store: Store) -> None:
             machine.now += SECOND
         clock.told("gps", timestamp(TRUE + 2 * SECOND + machine.now), machine.now)
         assert clock.status()["source"] == "device gps"
+        offset = clock.scale().offset
+        assert offset == TRUE + 2 * SECOND + SECOND // 4
+        # One that was heard late says nothing new, one that came at once does.
+        for late, learnt in ((2 * SECOND, 0), (0, 0), (-SECOND // 2, SECOND // 4)):
+            machine.now += SECOND
+            clock.told("gps", timestamp(TRUE + 2 * SECOND + machine.now - late), machine.now)
+            assert clock.scale().offset == offset + learnt
 
 
 async def test_readings_with_their_own_time_are_not_marked(store: Store) -> None:

@@ -28,7 +28,12 @@ TOLERANCE = 2 * SECOND
 def date(at: int, now: int, source: str = "remote cloud", rank: Rank = Rank.HTTPS) -> Measurement:
     """What a Date says, of a second in which the time really is `at`."""
     second = at // SECOND * SECOND
-    return Measurement(source, rank, second - now, second + SECOND - now)
+    low = second - now
+    return Measurement(source, rank, low, low + SECOND // 2, low + SECOND)
+
+
+def ntp(offset: int) -> Measurement:
+    return Measurement("ntp", Rank.NTP, offset, offset, offset)
 
 
 def test_an_own_time_that_nobody_moves() -> None:
@@ -76,8 +81,8 @@ def test_whom_to_believe() -> None:
     keeper.hear(date(TRUE + HOUR, 0, "remote other"), 0)
     assert keeper.source == "remote cloud"
     # NTP is better, and to the point.
-    keeper.hear(Measurement("ntp", Rank.NTP, TRUE + 7, TRUE + 7), SECOND)
-    keeper.hear(Measurement("ntp", Rank.NTP, TRUE + 9007, TRUE + 9007), 2 * SECOND)
+    keeper.hear(ntp(TRUE + 7), SECOND)
+    keeper.hear(ntp(TRUE + 9007), 2 * SECOND)
     assert (keeper.source, keeper.scale.offset) == ("ntp", TRUE + 9007)
     keeper.hear(date(TRUE + HOUR, 0), HOUR)
     assert keeper.source == "ntp"
@@ -233,7 +238,7 @@ def test_no_order_and_no_id_changes_and_times_get_right(
             case "hear" if argument == "ntp":
                 world.system = world.true - world.now
                 world.keeper.see(world.system)
-                world.hear(Measurement("ntp", Rank.NTP, world.system, world.system))
+                world.hear(ntp(world.system))
             case "hear":
                 rank = Rank.DEVICE if argument == "gps" else Rank.HTTPS
                 world.hear(date(world.true, world.now, argument, rank))
