@@ -11,6 +11,7 @@ import tty
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.devices.micropython import SensorNode, Witness
 from tests.firmware_adapters.test_nmea import sentence
 from tests.rig.network import find_free_port
 from tests.sensors.wrong_clock import WrongClock
+from tests.server.certificates import self_signed
 
 ENOUGH = 1200
 """Readings to correct: it takes a second or so."""
@@ -197,8 +199,7 @@ def test_a_gps_receiver_tells_the_time_and_then_the_clock_jumps(tmp_path: Path) 
         measure(3)
         for ahead in (86_400 * 90, -3600):
             clock.set(ahead)
-            shown = -state()["offset"]
-            when_true(differs_by(lambda: -state()["offset"], shown, ahead))
+            when_true(partial(shows, state, ahead))
             measure(3)
         gateway.stop()
 
@@ -212,11 +213,43 @@ def test_a_gps_receiver_tells_the_time_and_then_the_clock_jumps(tmp_path: Path) 
     assert not any("clock" in body for body in of_gps if body["sensor"] == "RMC.lat")
 
 
+def shows(state: Callable[[], Any], ahead: float) -> bool:
+    """Whether the system clock is `ahead` of the agent's time by now."""
+    return bool(abs(state()["offset"] + ahead) < 2)
+
+
 def devices(url: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = request("GET", f"{url}/_status")["devices"]
     return found
 
 
-def differs_by(value: Callable[[], float], before: float, ahead: float) -> Callable[[], bool]:
-    """Whether the system clock is `ahead` of the agent's time by now."""
-    return lambda: abs(value() - ahead) < 2 and value() != before
+def test_a_remote_over_tls_is_believed_unless_told_otherwise(tmp_path: Path) -> None:
+    """A clock that is an hour ahead: the certificate is valid all the same."""
+    certificate, key = self_signed(tmp_path)
+    hub_config = tmp_path / "hub.toml"
+    hub_config.write_text(
+        f'[server]\ntls_certificate = "{certificate}"\ntls_key = "{key}"\n', encoding="utf-8"
+    )
+    clock = WrongClock(tmp_path / "clock", 3600)
+    log = tmp_path / "hub.log"
+    hub = ("hub", "--data", tmp_path / "hub", "--listen", "127.0.0.1:0", "--config", hub_config)
+    with agents.AgentProcess(*hub, log=log) as running:
+        remote = agents.table(
+            "remote",
+            name="cloud",
+            url=f"{running.wait_until_ready()}/edge",
+            ca_file=str(certificate),
+            create=True,
+        )
+        config = agents.gateway_config(
+            tmp_path / "gateway.toml", CLOCK.format(sources='["https"]'), remote
+        )
+        with agents.gateway(config, environment=clock.environment) as gateway:
+            url = gateway.wait_until_ready()
+
+            def state() -> Any:
+                return request("GET", f"{url}/_status")["clock"]
+
+            when_true(lambda: state()["state"] == "sure")
+            assert state()["source"] == "remote cloud"
+            assert abs(state()["offset"] + 3600) < 2
