@@ -12,8 +12,11 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests import agents
 from tests.agents import edge_agent, when_true
@@ -45,12 +48,14 @@ def seconds(at: str) -> float:
     return datetime.fromisoformat(at).timestamp()
 
 
+@pytest.mark.timeout(180)
 def test_killed_while_it_corrects_what_it_recorded(tmp_path: Path) -> None:
     """None is lost and none doubled, here and in the hub, and all have their right time."""
     port = find_free_port()
     store, cloud = tmp_path / "gateway" / "edge.sqlite", tmp_path / "hub" / "edge.sqlite"
     clock = WrongClock.in_1970(tmp_path / "clock")
     began = time.time()
+    seen: set[str] = set()
     with SensorNode(tmp_path / "device", tmp_path / "sent.txt", interval_ms=10) as node:
         config = agents.gateway_config(
             tmp_path / "gateway.toml",
@@ -82,11 +87,13 @@ def test_killed_while_it_corrects_what_it_recorded(tmp_path: Path) -> None:
                 assert corrected() == 0
                 running.enter_context(agents.hub(tmp_path / "hub", port=port))
                 when_true(corrected)
-            done = [corrected()]  # when it was killed
+            seen |= {body["_id"] for body in bodies(store)}  # it was killed
+            done = [corrected()]
             assert done[0] < ENOUGH
             for _ in range(KILLS):
                 with agents.gateway(config, environment=clock.environment):
                     when_true(lambda: corrected() > min(done[-1], ENOUGH - 1))
+                seen |= {body["_id"] for body in bodies(store)}
                 done.append(corrected())
             with agents.gateway(config, environment=clock.environment) as gateway:
                 url = gateway.wait_until_ready()
@@ -96,7 +103,6 @@ def test_killed_while_it_corrects_what_it_recorded(tmp_path: Path) -> None:
                 last = node.witnesses()[-1]
                 when_true(lambda: has_come(bodies(store), last))
                 when_true(lambda: bodies(cloud) == bodies(store))
-                dropped = devices(url)[0]["dropped"]
     ended = time.time()
 
     found = bodies(cloud)
@@ -104,19 +110,15 @@ def test_killed_while_it_corrects_what_it_recorded(tmp_path: Path) -> None:
     assert marks["corrected"] >= ENOUGH
     assert marks["unset"] == 0
     assert marks[None] > 0
+    assert seen <= {body["_id"] for body in found}
     for sensor in last.values:
         own = [body for body in found if body["sensor"] == sensor]  # in the order of their ids
-        boots: dict[int, list[int]] = {body["boot"]: [] for body in own}
-        for body in own:
-            boots[body["boot"]].append(body["sequence"])
-        assert len(boots) == 2
-        for numbers in boots.values():
-            assert len(numbers) == len(set(numbers))
-        # What is missing the firmware says that it has dropped, for lack of room.
-        assert sum(max(numbers) + 1 - len(numbers) for numbers in boots.values()) <= dropped
+        frames = [(body["boot"], body["sequence"]) for body in own]
+        assert len(frames) == len(set(frames))
         times = [seconds(body["time"]) for body in own]
-        assert times == sorted(times)
-        assert began - 2 < times[0] <= times[-1] < ended + 2
+        assert began - 2 < min(times) <= max(times) < ended + 2
+        # A frame that comes late was taken a little before those that it is recorded after.
+        assert all(second > first - 2 for first, second in pairwise(times))
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     for body in found:
         if body.get("clock") == "corrected":
