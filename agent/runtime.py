@@ -40,6 +40,7 @@ from agent.replication.job import Job
 from agent.replication.replicator import Replicator
 from agent.replication.service import ReplicationService
 from agent.sensors.clock import AgentClock
+from agent.sensors.device_settings import DeviceSettings, follow_documents
 from agent.sensors.link import SerialLink
 from agent.sensors.machine import LinuxMachine, kernel_boot_id
 from agent.sensors.opening import LineFormat
@@ -50,8 +51,10 @@ from agent.server.app import make_app
 from agent.server.http import Server, serve
 from agent.status import device_status, job_status, responder_status, timestamp
 from agent.store.databases import Databases
+from agent.store.salvage import Salvage, salvaged
 from agent.store.store import Store
 from agent.supervisor import Supervisor
+from agent.systemd import Notifier
 from firmware_adapters import PollingAdapter
 
 if TYPE_CHECKING:
@@ -65,31 +68,37 @@ _LAST_WRITE = 5.0
 
 
 class Device:
-    """A configured device: its link, its adapter and its recorder."""
+    """A configured device: its link, its adapter, its recorder and its settings."""
 
     def __init__(
         self,
         config: DeviceConfig,
         store: Store,
-        interval: float = 0.0,
+        agent: AgentConfig,
         clock: AgentClock | None = None,
     ) -> None:
-        """`interval` and `clock` are the recorder's.
-
-        Raises ConfigError for an adapter that does not exist.
-        """
+        """`clock` is the recorder's. Raises ConfigError for an adapter that does not exist."""
         self.config = config
         line = LineFormat(config.data_bits, config.parity, config.stop_bits, config.rs485)
         self.link = SerialLink(config.port, config.baud, line=line)
         adapter = adapter_for(config)
-        rules = Rules(config.sensor)
+        self.settings = DeviceSettings(
+            store,
+            agent.name,
+            config.name,
+            adapter,
+            self.link,
+            allowed=config.commands,
+            sent=self._stir,
+        )
         self.recorder = Recorder(
             store,
             config.name,
             adapter,
             self.link.send,
-            rules,
-            interval,
+            Rules(config.sensor),
+            agent.commit_interval,
+            self.settings.hear,
             clock,
             tells_time=config.clock,
         )
@@ -102,11 +111,15 @@ class Device:
 
     def _opened(self) -> None:
         self.recorder.port_opened()
-        if self.polling is not None:
-            self.polling.stir()
+        self.settings.port_opened()
+        self._stir()
 
     async def _received(self, data: bytes) -> None:
         await self.recorder.feed(data)
+        self._stir()
+
+    def _stir(self) -> None:
+        """There may be something to ask."""
         if self.polling is not None:
             self.polling.stir()
 
@@ -211,6 +224,7 @@ class Agent:
         self._replications = Supervisor()
         self._replication = ReplicationService(self.databases, self._replications.start)
         self._started = time.time()
+        self._salvaged: Salvage | None = None
 
     @classmethod
     def from_config(cls, config: Config) -> Agent:
@@ -234,6 +248,7 @@ class Agent:
         if self._config is not None:
             self._store = await self.databases.ensure(self._config.agent.database)
             self.databases.hold(self._config.agent.database)
+            self._salvaged = await salvaged(self._store)
             await asyncio.to_thread(self._build, self._config, self._store)
             assert self._clock is not None  # noqa: S101
             configured = {device.name for device in self._config.device}
@@ -257,6 +272,11 @@ class Agent:
             self._links.start(f"device {device.config.name}", device.run_link)
             if device.polling is not None:
                 self._links.start(f"polling {device.config.name}", device.polling.run)
+            self._links.start(f"settings {device.config.name}", device.settings.run)
+        if self._store is not None and self._devices:
+            settings = [device.settings for device in self._devices]
+            following = partial(follow_documents, self._store, settings)
+            self._links.start("device documents", following)
         for remote in self._remotes:
             for job in remote.jobs.values():
                 self._replication.adopt(job, remote.database)
@@ -264,9 +284,8 @@ class Agent:
 
     def _build(self, config: Config, store: Store) -> None:
         """Reads files: passwords, and what firmware adapters are installed."""
-        interval = config.agent.commit_interval
         clock = self._clock = AgentClock(config.clock, LinuxMachine(kernel_boot_id()))
-        self._devices = [Device(entry, store, interval, clock) for entry in config.device]
+        self._devices = [Device(entry, store, config.agent, clock) for entry in config.device]
         arrivals = Arrivals()
         announcing = first_on_brokers(config.remote)
         self._remotes = [
@@ -295,6 +314,10 @@ class Agent:
     async def _store_the_rest(self) -> None:
         """Raises StoreWriteError when readings are lost."""
         await asyncio.gather(*(device.store_the_rest() for device in self._devices))
+
+    async def check(self) -> None:
+        """Returns while what is accepted gets to the disk. Raises StoreDamagedError."""
+        await self.databases.check()
 
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""
@@ -327,10 +350,12 @@ class Agent:
             "update_seq": info.update_seq,
             "conflicts": info.conflict_count,
             "file_size": info.file_size,
+            "salvaged": self._salvaged,
         }
         status["clock"] = self._clock.status()
         status["devices"] = [
-            device_status(device.config, device.link, device.recorder) for device in self._devices
+            device_status(device.config, device.link, device.recorder, device.settings)
+            for device in self._devices
         ]
         status["remotes"] = [
             {
@@ -359,14 +384,42 @@ class Running(Protocol):
     async def run(self, stop: asyncio.Event, ready: Callable[[Self], None]) -> None:
         """Raises EdgeAgentError when it cannot start."""
 
+    async def check(self) -> None:
+        """Returns if the work goes on; hangs otherwise, or raises EdgeAgentError to end it."""
+
 
 _RunningT = TypeVar("_RunningT", bound=Running)
 
 
 async def run_until_signalled(running: _RunningT, ready: Callable[[_RunningT], None]) -> None:
-    """Run an agent or a bridge until SIGTERM or SIGINT, then stop it in order."""
+    """Run an agent or a bridge until SIGTERM or SIGINT, then stop it in order.
+
+    systemd is told when it is ready, that it is alive, and when it stops. Raises what `run` and
+    `check` raise.
+    """
     stop = asyncio.Event()
+    notifier = Notifier()
+    alive: list[asyncio.Task[None]] = []
+
+    def signalled() -> None:
+        notifier.send("STOPPING=1")
+        stop.set()
+
+    def told(started: _RunningT) -> None:
+        ready(started)
+        notifier.send("READY=1")
+        alive.append(asyncio.create_task(notifier.keep_alive(running.check)))
+        alive[0].add_done_callback(lambda _: stop.set())
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await running.run(stop, ready)
+        loop.add_signal_handler(number, signalled)
+    try:
+        await running.run(stop, told)
+    finally:
+        for task in alive:
+            task.cancel()
+        ends = await asyncio.gather(*alive, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, Exception):
+            raise end

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -59,8 +59,9 @@ class Recorder:
 
     `send` takes bytes for the device, and must not wait; without it nothing is acknowledged. With
     an `interval` (seconds) readings are written at its multiples, which are the same moments for
-    all devices, so that they share a commit; else as they come. Without a `clock` the system's is
-    taken; a device that `tells_time` is one of the clock's sources.
+    all devices, so that they share a commit; else as they come. `hear` is given everything that
+    the device says, before it is stored. Without a `clock` the system's is taken; a device that
+    `tells_time` is one of the clock's sources.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Recorder:
         send: Callable[[bytes], object] | None = None,
         rules: Rules | None = None,
         interval: float = 0.0,
+        hear: Callable[[Sequence[Reading | Event]], object] | None = None,
         clock: AgentClock | None = None,
         *,
         tells_time: bool = False,
@@ -86,6 +88,7 @@ class Recorder:
         self._send = send
         self._rules = rules or Rules()
         self._interval = interval
+        self._hear = hear
         self._clock = clock or AgentClock.of_system()
         self._clock.when_known(self._time_known)
         self._tells_time = tells_time
@@ -133,7 +136,10 @@ class Recorder:
     async def feed(self, data: bytes) -> None:
         """Take bytes from the device; waits while too much is not yet stored."""
         told = ""
-        for item in self._adapter.receive(data):
+        items = self._adapter.receive(data)
+        if self._hear is not None:
+            self._hear(items)
+        for item in items:
             if isinstance(item, Event):
                 self.note(item)
             # A frame without readings uses up a sequence number all the same.

@@ -29,7 +29,7 @@ async def recording(
 ) -> AsyncIterator[Recorder]:
     """A running recorder for the device "dev"; `sensors` are its `[[device.sensor]]` tables."""
     rules = Rules(msgspec.convert(sensors, list[SensorConfig]))
-    recorder = Recorder(store, "dev", create("json-lines"), send, rules, interval, clock)
+    recorder = Recorder(store, "dev", create("json-lines"), send, rules, interval, clock=clock)
     task = asyncio.create_task(recorder.run())
     await asyncio.sleep(0)
     try:
