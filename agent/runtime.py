@@ -77,7 +77,10 @@ class Device:
         agent: AgentConfig,
         clock: AgentClock | None = None,
     ) -> None:
-        """`clock` is the recorder's. Raises ConfigError for an adapter that does not exist."""
+        """Without a `clock` the system's is taken.
+
+        Raises ConfigError for an adapter that does not exist.
+        """
         self.config = config
         line = LineFormat(config.data_bits, config.parity, config.stop_bits, config.rs485)
         self.link = SerialLink(config.port, config.baud, line=line)
@@ -90,6 +93,7 @@ class Device:
             self.link,
             allowed=config.commands,
             sent=self._stir,
+            clock=clock,
         )
         self.recorder = Recorder(
             store,

@@ -116,6 +116,10 @@ class AgentClock:
             self._keeper.see(self._machine.offset())
         return self._keeper.scale
 
+    def now(self) -> str:
+        """The time, as well as it is known: RFC 3339 in UTC."""
+        return timestamp(self.monotonic() + self.scale().offset)
+
     def at_least(self, newest: int, ahead: int) -> None:
         """Go on after what was recorded before; see `Timekeeper.at_least`."""
         self._keeper.at_least(newest, ahead, self.monotonic())
