@@ -47,7 +47,6 @@ class LinuxMachine:
 
     def __init__(self, boot_id: str) -> None:
         self.boot_id = boot_id
-        self._kernel = _Kernel()
 
     def monotonic(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
@@ -62,23 +61,19 @@ class LinuxMachine:
         return system - (before + after) // 2
 
     def synchronised(self) -> bool:
-        return self._kernel.synchronised()
+        return kernel_synchronised() is True
 
 
 class _Timex(ctypes.Structure):
-    """`struct timex` as far as it is needed; whoever reads needs no privilege."""
+    """`struct timex` as far as it is needed; it is shorter than this anywhere."""
 
     _fields_ = (("modes", ctypes.c_uint), ("rest", ctypes.c_char * 508))
 
 
-class _Kernel:
-    """adjtimex(2), where the C library has it."""
-
-    def __init__(self) -> None:
-        self._adjtimex = getattr(ctypes.CDLL(None), "adjtimex", None)
-
-    def synchronised(self) -> bool:
-        if self._adjtimex is None:
-            return False
-        timex = _Timex()
-        return bool(0 <= self._adjtimex(ctypes.byref(timex)) < _TIME_ERROR)
+def kernel_synchronised() -> bool | None:
+    """What the kernel says of its clock (adjtimex(2)); None where it does not say."""
+    adjtimex = getattr(ctypes.CDLL(None), "adjtimex", None)
+    if adjtimex is None:
+        return None
+    state = adjtimex(ctypes.byref(_Timex()))  # the modes are 0: it only reads
+    return None if state < 0 else bool(state < _TIME_ERROR)
