@@ -67,7 +67,6 @@ class Moments:
         self.newest = newest
         self.ahead = ahead
         self._boot_id, self._offset, self._id_offset, self._unset = scale
-        self._newest_before = newest
         self._time_before = newest - ahead
 
     def of(self, arrived: int, told: str | None, age_ms: int | None) -> Moment:
@@ -76,7 +75,7 @@ class Moments:
         if told is not None:
             return Moment(told, told)
         now = key = arrived + self._offset
-        if key <= self._newest_before:
+        if key <= self.newest:
             key = arrived + self._id_offset
         if now < self._time_before < now + _SLEW:
             now = self._time_before

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.config_sensors import SensorConfig
@@ -217,6 +217,11 @@ STEPS = st.lists(
 
 
 @settings(max_examples=250)
+@example(
+    steps=[(("hear", "ntp"), 0, True), (("restart", 0), 1, True), (("wait", SECOND), 2, True)],
+    packed=False,
+    system=TRUE,
+)
 @given(STEPS, st.booleans(), st.sampled_from([0, TRUE, TRUE + 5000 * HOUR]))
 def test_no_order_and_no_id_changes_and_times_get_right(
     steps: list[tuple[tuple[str, Any], int, bool]], packed: bool, system: int
