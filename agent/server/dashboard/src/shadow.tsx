@@ -124,7 +124,7 @@ function State({ setting: { desired, reported, refused } }: { setting: Setting }
       <>
         <Pill tone="error">refused</Pill>{" "}
         <span class="note">
-          {shown(text(refused, "reason"))} <Ago time={parseTime(text(refused, "time"))} />
+          {shown(text(refused, "reason"))} · <Ago time={parseTime(text(refused, "time"))} />
         </span>
       </>
     );
