@@ -24,6 +24,7 @@ _COMMANDS = {
     "status": "agent.cli.status",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
+    "flash": "agent.cli.flash",
     "config": "agent.cli.config",
     "user": "agent.cli.user",
 }

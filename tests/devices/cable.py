@@ -28,7 +28,7 @@ class Board:
         self.port = port
         self.noise: Callable[[bytes], bytes] = bytes
         self._lock = threading.Lock()
-        self._near = self._far = -1
+        self._near = -1
         self._spoke = threading.Event()
         self._ended = threading.Event()
         with log.open("ab") as file:
@@ -47,20 +47,19 @@ class Board:
         near, far = os.openpty()
         tty.setraw(far)
         os.set_blocking(near, False)
-        with self._lock:
-            # The far end stays open, so that the near one fails at no time between two openings.
-            self._near, self._far = near, far
         self.port.unlink(missing_ok=True)
         self.port.symlink_to(os.ttyname(far))
+        os.close(far)  # nobody has it open; it stays raw
+        with self._lock:
+            self._near = near
 
     def unplug(self) -> None:
         """Make the port vanish. The device notices nothing; what it says meanwhile is lost."""
         self.port.unlink(missing_ok=True)
         with self._lock:
-            for end in (self._near, self._far):
-                if end >= 0:
-                    os.close(end)
-            self._near = self._far = -1
+            if self._near >= 0:
+                os.close(self._near)
+            self._near = -1
 
     def tell(self, data: bytes) -> None:
         """Have the device receive bytes, past the cable, once it has started."""
@@ -101,7 +100,8 @@ class Board:
                 near = self._near
                 data = b""
                 if near >= 0 and select.select([near], [], [], 0)[0]:
-                    data = os.read(near, _PIECE)
+                    with contextlib.suppress(OSError):  # nobody has the port open
+                        data = os.read(near, _PIECE)
             if data:
                 try:
                     self.process.stdin.write(self.noise(data))
