@@ -19,9 +19,8 @@ import pytest
 
 from agent.config_file import load
 from agent.flash.boards import BOARDS
-from agent.sensors.port_users import users_of
 from tests import agents
-from tests.agents import Finished, command, edge_agent, when_true
+from tests.agents import Finished, command, edge_agent
 from tests.cli.helpers import in_process
 from tests.cli.serial_ports import Listed, listing
 from tests.devices.building import boot_loader, need, simulated_board
@@ -69,25 +68,13 @@ def on_terminal(*arguments: object) -> tuple[Finished, str]:
     return Finished(process.returncode, stdout, ""), shown.decode()
 
 
-def press_reset(board: Board, program: str) -> None:
-    """What a real Arduino does by itself when a program opens its port; ptys have no DTR."""
-    path = os.path.realpath(board.port)
-    when_true(lambda: program in users_of(path).values())
-    board.reset()
-
-
 def test_an_arduino(tmp_path: Path) -> None:
     need("avrdude", "avrdude")
     need("avr-gcc", "gcc-avr avr-libc")
     command_line = [simulated_board(tmp_path), boot_loader()]
-    with (
-        Board(tmp_path / "port", tmp_path / "board.log", command_line) as board,
-        ThreadPoolExecutor() as hand,
-    ):
-        pressed = hand.submit(press_reset, board, "avrdude")
+    with Board(tmp_path / "port", tmp_path / "board.log", command_line) as board:
         done, shown = on_terminal("flash", "uno", "--port", board.port, "--name", "greenhouse")
-        assert done.status == 0, shown
-        pressed.result()
+    assert done.status == 0, shown
     assert re.search(r"^first reading: a[01] = \d+ mV$", done.stdout, re.MULTILINE)
     table = done.stdout[done.stdout.index("[[device]]") :]
     config = agents.gateway_config(tmp_path / "gateway.toml", table)
@@ -193,10 +180,9 @@ def test_the_port_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found(Listed("/dev/ttyS0"), other) == second.path
         assert "check the cable" in str(found(Listed("/dev/ttyS0")))
         twin = Listed(second.path, "Arduino Uno", 0x2341, 0x0043, "A2")
-        assert found(uno, twin) == (
-            "2 ports may be the board's; "
-            "write --port serial:A1 (Arduino Uno) or serial:A2 (Arduino Uno)"
-        )
+        said = str(found(uno, twin))
+        assert said.startswith("2 ports may be the board's; write --port serial:A")
+        assert all(f"serial:{each} (Arduino Uno)" in said for each in ("A1", "A2"))
 
 
 def test_a_port_in_use(tmp_path: Path, silent: str) -> None:

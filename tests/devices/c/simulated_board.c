@@ -26,6 +26,7 @@
 #define SPL 0x5D
 #define SPH 0x5E
 #define LOOK_EVERY_US 500
+#define SILENCE_US 1000000
 
 static int port_out;
 static avr_t *avr;
@@ -33,6 +34,7 @@ static avr_irq_t *uart, *adc;
 static uint8_t input[256];
 static size_t input_at, input_size;
 static bool uart_has_room = true;
+static bool has_loader;
 static volatile sig_atomic_t stopped, reset;
 
 static void on_signal(int number)
@@ -81,13 +83,25 @@ static void wait_for_the_clock(void)
         started = now_us() - chip_us;
 }
 
+static void press_reset(void)
+{
+    avr_reset(avr);
+    avr_regbit_set(avr, avr->reset_flags.extrf);
+}
+
 /* Takes what has come, sets the voltages; called at regular moments of the chip's time. */
 static void look(void)
 {
     struct pollfd stream = {STDIN_FILENO, POLLIN, 0};
+    static int64_t last_input;
 
     if (input_at == input_size && poll(&stream, 1, 0) > 0) {
         ssize_t size = read(STDIN_FILENO, input, sizeof input);
+
+        /* Opening the port resets an Arduino, but nothing tells here when that happens. */
+        if (has_loader && now_us() - last_input > SILENCE_US)
+            press_reset();
+        last_input = now_us();
 
         if (size == 0)
             stopped = 1;
@@ -113,6 +127,7 @@ static bool load_boot_loader(const char *path)
     avr->codeend = avr->flashend;
     avr->reset_pc = start;
     avr_reset(avr);
+    has_loader = true;
     return true;
 }
 
@@ -162,14 +177,14 @@ int main(int argc, char **argv)
         if (pointer != 0 && pointer < lowest)
             lowest = pointer;
         if (avr->cycle >= next_look) {
-            wait_for_the_clock();
+            if (has_loader)
+                wait_for_the_clock();
             look();
             next_look = avr->cycle + avr_usec_to_cycles(avr, LOOK_EVERY_US);
         }
         if (reset) {
             reset = 0;
-            avr_reset(avr);
-            avr_regbit_set(avr, avr->reset_flags.extrf);
+            press_reset();
         }
     }
     fprintf(stderr, "stack %u\n", avr->ramend - lowest);
