@@ -34,6 +34,7 @@ BENCHES = {
     "attachments": "scripts.benchmarks.attachments",
     "find": "scripts.benchmarks.find",
     "large": "scripts.benchmarks.large",
+    "verify": "scripts.benchmarks.verify",
 }
 ROUNDS = 5
 QUICK_ROUNDS = 2
