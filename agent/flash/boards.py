@@ -17,6 +17,9 @@ REFERENCE = Path(firmware_adapters.__file__).parent / "reference"
 """The reference firmware, as it is installed."""
 
 _ESPTOOL_BAUD = 460_800
+_FIRST_START = "5"
+"""Seconds in which MicroPython makes its file system, on a chip that was empty."""
+
 _PIECE = 32
 """Bytes of a file in one command for a micro:bit, which holds 64 of what it receives."""
 
@@ -126,6 +129,7 @@ def steps(
             raise FlashError("--script is for boards with MicroPython; --image names a .hex file")
         return list(_avr_steps(board, port, folder, image))
     found: list[Step] = []
+    before: tuple[str, ...] = ()
     if image is not None:
         if board.chip is None:
             raise FlashError(
@@ -136,11 +140,12 @@ def steps(
         chip = ("--chip", board.chip, "--port", port, *baud)
         write_flash = ("write-flash", "--erase-all", board.image_at, f"{image}")
         found.append(Step("write MicroPython", _ESPTOOL, (*chip, *write_flash)))
+        before = ("sleep", _FIRST_START)
     main, *others = [script] if script else [REFERENCE / file for file in board.firmware]
     files = {"main.py": main, **{file.name: file for file in others}}
     write = _by_commands if board.small else _by_copying
     # Without `resume` mpremote restarts the board first, which not all of them can do.
-    arguments = ("connect", port, "resume", *write(files))
+    arguments = (*before, "connect", port, "resume", *write(files))
     return [*found, Step("copy the firmware", _MPREMOTE, arguments)]
 
 

@@ -161,7 +161,7 @@ def test_micropython_is_written_where_its_chip_starts(tmp_path: Path, silent: st
         write, copy = in_process(*arguments).json()["commands"]
         assert write.startswith(f"esptool --chip {board} --port {silent} ")
         assert write.endswith(f" {place} {image}")
-        assert copy.startswith(f"mpremote connect {silent} ")
+        assert copy.startswith(f"mpremote sleep 5 connect {silent} ")
 
 
 def test_the_port_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
