@@ -200,6 +200,13 @@ class DeviceConfig(Struct, forbid_unknown_fields=True):
             examples=[True],
         ),
     ] = False
+    commands: Annotated[
+        bool,
+        Meta(
+            description="false: the device is sent no settings, whatever its document desires",
+            examples=[False],
+        ),
+    ] = True
     settings: Annotated[
         dict[str, Any],
         Meta(

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
@@ -38,6 +39,7 @@ from agent.replication.arrivals import Arrivals
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
 from agent.replication.service import ReplicationService
+from agent.sensors.device_settings import DeviceSettings, follow_documents
 from agent.sensors.link import SerialLink
 from agent.sensors.opening import LineFormat
 from agent.sensors.polling import Polling
@@ -64,16 +66,32 @@ _LAST_WRITE = 5.0
 
 
 class Device:
-    """A configured device: its link, its adapter and its recorder."""
+    """A configured device: its link, its adapter, its recorder and its settings."""
 
-    def __init__(self, config: DeviceConfig, store: Store, interval: float = 0.0) -> None:
-        """`interval` is the recorder's. Raises ConfigError for an adapter that does not exist."""
+    def __init__(self, config: DeviceConfig, store: Store, agent: AgentConfig) -> None:
+        """Raises ConfigError for an adapter that does not exist."""
         self.config = config
         line = LineFormat(config.data_bits, config.parity, config.stop_bits, config.rs485)
         self.link = SerialLink(config.port, config.baud, line=line)
         adapter = adapter_for(config)
-        rules = Rules(config.sensor)
-        self.recorder = Recorder(store, config.name, adapter, self.link.send, rules, interval)
+        self.settings = DeviceSettings(
+            store,
+            agent.name,
+            config.name,
+            adapter,
+            self.link,
+            allowed=config.commands,
+            sent=self._stir,
+        )
+        self.recorder = Recorder(
+            store,
+            config.name,
+            adapter,
+            self.link.send,
+            Rules(config.sensor),
+            agent.commit_interval,
+            self.settings.hear,
+        )
         self.polling: Polling | None = None
         if isinstance(adapter, PollingAdapter):
             self.polling = Polling(adapter, self.link, self.recorder.note)
@@ -83,11 +101,15 @@ class Device:
 
     def _opened(self) -> None:
         self.recorder.port_opened()
-        if self.polling is not None:
-            self.polling.stir()
+        self.settings.port_opened()
+        self._stir()
 
     async def _received(self, data: bytes) -> None:
         await self.recorder.feed(data)
+        self._stir()
+
+    def _stir(self) -> None:
+        """There may be something to ask."""
         if self.polling is not None:
             self.polling.stir()
 
@@ -232,6 +254,11 @@ class Agent:
             self._links.start(f"device {device.config.name}", device.run_link)
             if device.polling is not None:
                 self._links.start(f"polling {device.config.name}", device.polling.run)
+            self._links.start(f"settings {device.config.name}", device.settings.run)
+        if self._store is not None and self._devices:
+            settings = [device.settings for device in self._devices]
+            following = partial(follow_documents, self._store, settings)
+            self._links.start("device documents", following)
         for remote in self._remotes:
             for job in remote.jobs.values():
                 self._replication.adopt(job, remote.database)
@@ -239,8 +266,7 @@ class Agent:
 
     def _build(self, config: Config, store: Store) -> None:
         """Reads files: passwords, and what firmware adapters are installed."""
-        interval = config.agent.commit_interval
-        self._devices = [Device(entry, store, interval) for entry in config.device]
+        self._devices = [Device(entry, store, config.agent) for entry in config.device]
         arrivals = Arrivals()
         announcing = first_on_brokers(config.remote)
         self._remotes = [
@@ -306,7 +332,8 @@ class Agent:
             "salvaged": self._salvaged,
         }
         status["devices"] = [
-            device_status(device.config, device.link, device.recorder) for device in self._devices
+            device_status(device.config, device.link, device.recorder, device.settings)
+            for device in self._devices
         ]
         status["remotes"] = [
             {

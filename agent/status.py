@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from agent.config import DeviceConfig
 from agent.replication.job import Job
+from agent.sensors.device_settings import DeviceSettings
 from agent.sensors.link import SerialLink
 from agent.sensors.recorder import Recorder
 
 if TYPE_CHECKING:
     from agent.server.mqtt import Responder
 
-_HARMLESS = frozenset(("log", "heartbeat", "no-value"))
+_HARMLESS = frozenset(("log", "heartbeat", "no-value", "settings"))
 
 
 def timestamp(seconds: float | None) -> str | None:
@@ -24,7 +25,9 @@ def timestamp(seconds: float | None) -> str | None:
     return text.replace("+00:00", "Z")
 
 
-def device_status(config: DeviceConfig, link: SerialLink, recorder: Recorder) -> dict[str, Any]:
+def device_status(
+    config: DeviceConfig, link: SerialLink, recorder: Recorder, settings: DeviceSettings
+) -> dict[str, Any]:
     """`errors` counts damage on the wire since the start; `gaps`, `missing`, `dropped` (frames
     that the device says it had no room to keep), `repeated` and `restarts` count for as long as
     the store lasts. Of a sensor's `readings` (since the start) `suppressed` told nothing new and
@@ -45,6 +48,7 @@ def device_status(config: DeviceConfig, link: SerialLink, recorder: Recorder) ->
         "dropped": state.dropped,
         "repeated": state.repeated,
         "restarts": state.restarts,
+        "settings": settings.status(),
         "sensors": [
             {
                 "name": name,

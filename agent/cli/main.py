@@ -26,6 +26,7 @@ _COMMANDS = {
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
     "flash": "agent.cli.flash",
+    "device": "agent.cli.device",
     "config": "agent.cli.config",
     "user": "agent.cli.user",
 }

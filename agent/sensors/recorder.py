@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -61,7 +61,8 @@ class Recorder:
 
     `send` takes bytes for the device, and must not wait; without it nothing is acknowledged. With
     an `interval` (seconds) readings are written at its multiples, which are the same moments for
-    all devices, so that they share a commit; else as they come.
+    all devices, so that they share a commit; else as they come. `hear` is given everything that
+    the device says, before it is stored.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Recorder:
         send: Callable[[bytes], object] | None = None,
         rules: Rules | None = None,
         interval: float = 0.0,
+        hear: Callable[[Sequence[Reading | Event]], object] | None = None,
     ) -> None:
         self.device = device
         self.state = DeviceState()
@@ -84,6 +86,7 @@ class Recorder:
         self._send = send
         self._rules = rules or Rules()
         self._interval = interval
+        self._hear = hear
         self._acknowledging = False
         self._local_id = f"device:{device}"
         self._local_rev: str | None = None
@@ -126,7 +129,10 @@ class Recorder:
 
     async def feed(self, data: bytes) -> None:
         """Take bytes from the device; waits while too much is not yet stored."""
-        for item in self._adapter.receive(data):
+        items = self._adapter.receive(data)
+        if self._hear is not None:
+            self._hear(items)
+        for item in items:
             if isinstance(item, Event):
                 self.note(item)
             # A frame without readings uses up a sequence number all the same.
