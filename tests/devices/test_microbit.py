@@ -46,6 +46,7 @@ def test_a_microbit_is_flashed_and_recorded(tmp_path: Path) -> None:
         finally:
             site.kill()
     assert (device["missing"], device["dropped"]) == (0, 0)
+    assert device["events"] == {"settings": 1}  # the agent has asked, and nothing was refused
     readings = site.readings()
     account = Counter((each["boot"], each["sequence"], each["sensor"]) for each in readings)
     (boot,) = {each["boot"] for each in readings}

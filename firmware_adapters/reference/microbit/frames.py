@@ -27,8 +27,8 @@ def members(values):
 
 
 def commands(data):
-    """Names and what follows them: numbers, True and False, whether they are in an array or not.
-    Without recursion, for which there is little room."""
+    """Names and what follows them: numbers, True and False, whether they are in an array or map or
+    not. Without recursion, for which there is little room."""
     found = []
     at = 0
     while at < len(data):
@@ -61,11 +61,11 @@ def crc16(data):
     return crc
 
 
-def send(header, readings=None):
-    """Send a map: `header`, and `readings` as its member r."""
-    data = head(5, len(header) + (readings is not None)) + members(header)
-    if readings is not None:
-        data += b"\x61r" + head(5, len(readings)) + members(readings)
+def send(header, maps):
+    """Send a map: the members of `header`, and the `maps` by their names."""
+    data = head(5, len(header) + len(maps)) + members(header)
+    for name in maps:
+        data += b"\x61" + bytes(name, "utf-8") + head(5, len(maps[name])) + members(maps[name])
     data += ustruct.pack(">H", crc16(data))
     parts = data.split(b"\0")  # COBS; no part is longer than 253 bytes
     uart.write(b"".join([bytes([len(part) + 1]) + part for part in parts]) + b"\0")

@@ -31,7 +31,7 @@ state.stopped = False
 
 
 def obey(name, *value):
-    """Returns what is to be said about it; to say it here would be too deep for the stack."""
+    """Returns what is to be said about it, which is why not if the name is not in it."""
     if name == "ack" and len(value) in (2, 4):
         count = (value[1] - state.oldest + 1) & 0xFFFFFFFF  # before 0 comes 4294967295
         if value[0] != state.boot or count > len(state.held):
@@ -40,15 +40,38 @@ def obey(name, *value):
         state.oldest += count
         if len(value) > 2 and not state.again and running_time() - state.asked_at > ON_ITS_WAY_MS:
             state.again = [value[2], value[3]]
-    elif name == "interval_ms" and value and 10 <= value[0] <= 86400000:
+        return None
+    if name == "interval_ms":
+        if not value or not 10 <= value[0] <= 86400000:
+            return "10 to 86400000"
         state.interval = value[0]
         return "interval_ms is now %d" % value[0]
-    elif name == "stop":
+    if name == "stop":
         state.stopped = True
         return "stopped"
-    elif name != "ack":
-        return "refused: " + name
-    return None
+    return "unknown"
+
+
+def answer(commands):
+    """Obeys, and returns a header and maps to send, if there is something to say. To send it here
+    would be too deep for the stack."""
+    header = {"b": state.boot}
+    refused = {}
+    for each in commands:
+        name = each[0]
+        if name == "n":
+            header["n"] = each[1]
+        elif name != "set":
+            text = obey(*each)
+            if text:
+                header["l"] = text
+                if name not in text:
+                    header["l"] = "refused: " + name
+                    refused[name] = text
+    if "n" in header:
+        header.pop("l", None)
+        return header, {"s": {"interval_ms": state.interval}, "e": refused}
+    return (header, {}) if "l" in header else None
 
 
 def next_number():
@@ -90,14 +113,13 @@ def run():
             header = {"q": number, "b": state.boot, "t": taken, "g": now - taken}
             header["a"] = state.oldest
             header["d"] = state.dropped
-            send(header, values)
+            send(header, {"r": values})
         while uart.any():
             byte = uart.read(1)
             if byte == b"\0":
-                for each in received(command):
-                    text = obey(*each)
-                    if text:
-                        send({"b": state.boot, "l": text})
+                reply = answer(received(command))
+                if reply:
+                    send(*reply)
                 command = b""
             elif len(command) < 64:
                 command += byte
