@@ -165,3 +165,14 @@ class PortError(TransientError):
 
 class FlashError(PermanentError):
     """A board cannot be flashed: it was not found, a program for it is missing or refused."""
+
+
+# --- processing ------------------------------------------------------------------------
+
+
+class AttemptError(TransientError):
+    """What a hook calls has failed on a change; after some attempts it counts as refused."""
+
+
+class RefusedChangeError(PermanentError):
+    """What a hook calls will never take this change, whereas it may take others."""

@@ -23,11 +23,13 @@ from agent.config import (
     UserConfig,
     parse_listen,
 )
+from agent.config_hooks import HookConfig
 from agent.errors import StoreWriteError
 from agent.parts import (
     access_for,
     adapter_for,
     first_on_brokers,
+    hook_for,
     peer_for,
     publisher_for,
     responder_for,
@@ -47,7 +49,7 @@ from agent.sensors.recorder import Recorder, finish_windows
 from agent.sensors.rules import Rules
 from agent.server.app import make_app
 from agent.server.http import Server, serve
-from agent.status import device_status, job_status, responder_status, timestamp
+from agent.status import device_status, hook_status, job_status, responder_status, timestamp
 from agent.store.databases import Databases
 from agent.store.salvage import Salvage, salvaged
 from agent.store.store import Store
@@ -56,6 +58,7 @@ from agent.systemd import Notifier
 from firmware_adapters import PollingAdapter
 
 if TYPE_CHECKING:
+    from agent.processing.hook import Hook
     from agent.server.mqtt import Broker, Responder
     from agent.telemetry.publisher import Publisher
 
@@ -191,6 +194,7 @@ class Agent:
         users: Sequence[UserConfig] = (),
         config: Config | None = None,
         broker: Broker | None = None,
+        hooks: Sequence[HookConfig] = (),
     ) -> None:
         self.databases = Databases(data)
         self.server: Server | None = None
@@ -198,13 +202,16 @@ class Agent:
         self._users = users
         self._config = config
         self._broker = broker
+        self._hook_configs = hooks
         self._responder: Responder | None = None
         self._store: Store | None = None
         self._devices: list[Device] = []
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
+        self._hooks: list[Hook] = []
         self._responding = Supervisor()
         self._publishing = Supervisor()
+        self._processing = Supervisor()
         self._links = Supervisor()
         self._recorders = Supervisor()
         self._replications = Supervisor()
@@ -214,7 +221,7 @@ class Agent:
 
     @classmethod
     def from_config(cls, config: Config) -> Agent:
-        return cls(Path(config.agent.data), config.server, config.user, config)
+        return cls(Path(config.agent.data), config.server, config.user, config, hooks=config.hook)
 
     async def run(self, stop: asyncio.Event, ready: Callable[[Agent], None]) -> None:
         """Run until `stop` is set. Raises EdgeAgentError when it cannot start."""
@@ -240,8 +247,13 @@ class Agent:
             for name in await self._store.devices_with_parts():
                 if name not in configured:
                     await finish_windows(self._store, name)
+        self._hooks = await asyncio.to_thread(self._build_hooks)
         app = make_app(
-            self.databases, access=access, status=self.status, replications=self._replication
+            self.databases,
+            access=access,
+            status=self.status,
+            replications=self._replication,
+            hooks={hook.name: hook for hook in self._hooks},
         )
         self.server = await serve(app, host, port, has_users=bool(access.accounts), tls=tls)
         if self._broker is not None:
@@ -249,6 +261,8 @@ class Agent:
             self._responding.start("MQTT responder", self._responder.run)
         for publisher in self._publishers:
             self._publishing.start(f"telemetry {publisher.name}", publisher.run)
+        for hook in self._hooks:
+            self._processing.start(f"hook {hook.name}", hook.run)
         for device in self._devices:
             self._recorders.start(f"recorder {device.config.name}", device.recorder.run)
             self._links.start(f"device {device.config.name}", device.run_link)
@@ -275,6 +289,11 @@ class Agent:
         ]
         self._publishers = [publisher_for(entry, store, config) for entry in config.telemetry]
 
+    def _build_hooks(self) -> list[Hook]:
+        """Reads files, as `_build` does."""
+        own = None if self._config is None else self._config.agent.database
+        return [hook_for(entry, self.databases, own) for entry in self._hook_configs]
+
     async def _close(self) -> None:
         """From the wire inwards: nothing that was read is left unstored."""
         async with contextlib.AsyncExitStack() as last_first:
@@ -283,6 +302,9 @@ class Agent:
                 last_first.push_async_callback(self.server.close)
             last_first.push_async_callback(self._responding.stop)
             last_first.push_async_callback(self._publishing.stop)
+            for hook in self._hooks:
+                last_first.push_async_callback(hook.close)
+            last_first.push_async_callback(self._processing.stop)
             for remote in self._remotes:
                 last_first.push_async_callback(remote.peer.close)
             last_first.push_async_callback(self._replication.close)
@@ -304,6 +326,7 @@ class Agent:
         restarts = {
             **self._responding.restarts,
             **self._publishing.restarts,
+            **self._processing.restarts,
             **self._links.restarts,
             **self._recorders.restarts,
             **self._replications.restarts,
@@ -318,6 +341,7 @@ class Agent:
         }
         if self._responder is not None:
             status |= responder_status(self._responder)
+        status["hooks"] = [await hook_status(hook) for hook in self._hooks]
         if self._store is None or self._config is None:
             return status
         info = await self._store.info()

@@ -12,6 +12,7 @@ from agent.sensors.link import SerialLink
 from agent.sensors.recorder import Recorder
 
 if TYPE_CHECKING:
+    from agent.processing.hook import Hook
     from agent.server.mqtt import Responder
 
 _HARMLESS = frozenset(("log", "heartbeat", "no-value", "settings"))
@@ -90,6 +91,23 @@ async def job_status(job: Job) -> dict[str, Any]:
             }
             for failure in progress.failures
         ],
+    }
+
+
+async def hook_status(hook: Hook) -> dict[str, Any]:
+    """`pending` in changes; `processed` documents and `failed` calls since the start; `dead` are
+    the documents that were given up and wait for somebody."""
+    return {
+        "name": hook.name,
+        "database": hook.database,
+        "target": hook.target,
+        "state": str(hook.state),
+        "pending": await hook.pending(),
+        "processed": hook.processed,
+        "failed": hook.failures,
+        "dead": len(hook.letters),
+        "last_error": hook.last_error,
+        "retry_at": timestamp(hook.retry_at),
     }
 
 

@@ -23,6 +23,8 @@ _COMMANDS = {
     "replicate": "agent.cli.replicate",
     "verify": "agent.cli.verify",
     "status": "agent.cli.status",
+    "hooks": "agent.cli.hooks",
+    "doctor": "agent.cli.doctor",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
     "flash": "agent.cli.flash",

@@ -1,4 +1,5 @@
-"""Finds a running agent and asks it, for the commands `status`, `sensors watch` and `device`."""
+"""Finds a running agent and asks it, for the commands `status`, `sensors watch`, `device`, `hooks`
+and `doctor`."""
 
 from __future__ import annotations
 

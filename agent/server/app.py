@@ -46,6 +46,7 @@ from agent.server.access import Access, needed
 from agent.server.answers import error_answer
 from agent.server.attachments import AttachmentCall
 from agent.server.call import Call, DatabaseCall, DocumentCall, Service, Status
+from agent.server.hooks import Hook, hook_methods
 from agent.server.replication import Replications
 from agent.store.databases import Databases
 from agent.store.store import Store
@@ -123,6 +124,7 @@ def make_app(
     access: Access | None = None,
     status: Status | None = None,
     replications: Replications | None = None,
+    hooks: Mapping[str, Hook] | None = None,
     uuid: str | None = None,
     max_body: int = MAX_BODY,
     max_attachment: int = MAX_ATTACHMENT,
@@ -131,12 +133,19 @@ def make_app(
 
     `access` says who may do what; without it everybody is an administrator.
     `status` answers `GET /_status`, the agent's own account of itself; `replications` does what
-    `_replicate` asks for. `uuid` names the server in
+    `_replicate` asks for; `hooks`, by name, are those of `_hooks`. `uuid` names the server in
     `GET /`; clients that see one use it, not the URL, to recognise their checkpoints, so it must
     stay the same across restarts. `max_body` and `max_attachment` are in bytes.
     """
     service = Service(
-        databases, status, uuid, asyncio.Event(), access or Access(), max_attachment, replications
+        databases,
+        status,
+        uuid,
+        asyncio.Event(),
+        access or Access(),
+        max_attachment,
+        replications,
+        hooks or {},
     )
     app = web.Application(client_max_size=max_body, middlewares=[_errors])
 
@@ -200,6 +209,8 @@ async def _dispatch(call: Call) -> web.StreamResponse:
         return await _run(_SERVER[segments[0] if segments else ""], call)
     if segments[0] == "_scheduler":
         return await _run({"GET": partial(replication.scheduler, path=segments[1:])}, call)
+    if segments[0] == "_hooks":
+        return await _run(hook_methods(segments[1:]), call)
     name, rest = segments[0], segments[1:]
     if not rest and call.request.method in ("PUT", "DELETE"):
         handler = databases.create if call.request.method == "PUT" else databases.delete

@@ -41,6 +41,8 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         ("GET", "_status", Need.SERVER_ADMIN),
         ("GET", "_active_tasks", Need.SERVER_ADMIN),
         ("GET", "_scheduler/jobs", Need.SERVER_ADMIN),
+        ("GET", "_hooks/alarms/dead", Need.SERVER_ADMIN),
+        ("POST", "_hooks/alarms/drop", Need.SERVER_ADMIN),
         ("POST", "_replicate", Need.SERVER_ADMIN),
         ("GET", "_replicator/_changes", Need.SERVER_ADMIN),
         ("GET", "_whatever/comes", Need.SERVER_ADMIN),
