@@ -68,13 +68,19 @@ def on_terminal(*arguments: object) -> tuple[Finished, str]:
     return Finished(process.returncode, stdout, ""), shown.decode()
 
 
+@pytest.mark.timeout(120)
 def test_an_arduino(tmp_path: Path) -> None:
     need("avrdude", "avrdude")
     need("avr-gcc", "gcc-avr avr-libc")
     command_line = [simulated_board(tmp_path), boot_loader()]
     with Board(tmp_path / "port", tmp_path / "board.log", command_line) as board:
-        done, shown = on_terminal("flash", "uno", "--port", board.port, "--name", "greenhouse")
-    assert done.status == 0, shown
+        # On a busy machine the board's answer may be a quarter of a second late: avrdude then takes
+        # it for that to its next question, and refuses.
+        for _ in range(3):
+            done, shown = on_terminal("flash", "uno", "--port", board.port, "--name", "greenhouse")
+            if done.status == 0:
+                break
+    assert done.status == 0, shown[-300:]
     assert re.search(r"^first reading: a[01] = \d+ mV$", done.stdout, re.MULTILINE)
     table = done.stdout[done.stdout.index("[[device]]") :]
     config = agents.gateway_config(tmp_path / "gateway.toml", table)
