@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from agent import __version__
+from agent.attention import attention
 from agent.config import (
     AgentConfig,
     Config,
@@ -25,6 +26,7 @@ from agent.config import (
 )
 from agent.config_hooks import HookConfig
 from agent.errors import StoreWriteError
+from agent.figures import Figures, system
 from agent.parts import (
     access_for,
     adapter_for,
@@ -208,6 +210,7 @@ class Agent:
         self._devices: list[Device] = []
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
+        self._figures: Figures | None = None
         self._hooks: list[Hook] = []
         self._responding = Supervisor()
         self._publishing = Supervisor()
@@ -259,6 +262,9 @@ class Agent:
         if self._broker is not None:
             self._responder = responder_for(self._broker, self.databases)
             self._responding.start("MQTT responder", self._responder.run)
+        if self._figures is not None:
+            self._publishing.start("figures", self._figures.run)
+            self._publishing.start("presence", self._figures.announce)
         for publisher in self._publishers:
             self._publishing.start(f"telemetry {publisher.name}", publisher.run)
         for hook in self._hooks:
@@ -288,6 +294,12 @@ class Agent:
             for entry in config.remote
         ]
         self._publishers = [publisher_for(entry, store, config) for entry in config.telemetry]
+        self._figures = Figures(
+            store,
+            [device.recorder for device in self._devices],
+            {remote.config.name: (remote.peer, remote.jobs) for remote in self._remotes},
+            lambda: sum(hook.processed for hook in self._hooks),
+        )
 
     def _build_hooks(self) -> list[Hook]:
         """Reads files, as `_build` does."""
@@ -323,6 +335,12 @@ class Agent:
 
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""
+        status = await self._status()
+        status["system"] = await asyncio.to_thread(system, self.databases.folder)
+        status["attention"] = attention(status)
+        return status
+
+    async def _status(self) -> dict[str, Any]:
         restarts = {
             **self._responding.restarts,
             **self._publishing.restarts,
@@ -359,15 +377,19 @@ class Agent:
             device_status(device.config, device.link, device.recorder, device.settings)
             for device in self._devices
         ]
+        assert self._figures is not None  # noqa: S101  (made with the store)
         status["remotes"] = [
-            {
-                "name": remote.config.name,
-                "url": remote.peer.label,
-                **_traffic(remote.peer),
-                **{direction: await job_status(job) for direction, job in remote.jobs.items()},
-            }
+            await self._figures.of_remote(
+                {
+                    "name": remote.config.name,
+                    "url": remote.peer.label,
+                    **_traffic(remote.peer),
+                    **{direction: await job_status(job) for direction, job in remote.jobs.items()},
+                }
+            )
             for remote in self._remotes
         ]
+        status["pipeline"] = self._figures.pipeline()
         status["telemetry"] = [publisher.status() for publisher in self._publishers]
         return status
 

@@ -31,8 +31,9 @@ def device_status(
 ) -> dict[str, Any]:
     """`errors` counts damage on the wire since the start; `gaps`, `missing`, `dropped` (frames
     that the device says it had no room to keep), `repeated` and `restarts` count for as long as
-    the store lasts. Of a sensor's `readings` (since the start) `suppressed` told nothing new and
-    were not stored; `rate` is in readings per second; `alarms` are those that are raised."""
+    the store lasts, `missing_since_start` does not. Of a sensor's `readings` (since the start)
+    `suppressed` told nothing new and were not stored; `rate` is in readings per second; `alarms`
+    are those that are raised."""
     state = recorder.state
     errors = sum(count for kind, count in recorder.events.items() if kind not in _HARMLESS)
     return {
@@ -46,6 +47,7 @@ def device_status(
         "events": dict(recorder.events),
         "gaps": state.gaps,
         "missing": state.lost,
+        "missing_since_start": recorder.lost_since_start,
         "dropped": state.dropped,
         "repeated": state.repeated,
         "restarts": state.restarts,

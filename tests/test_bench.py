@@ -55,7 +55,7 @@ def test_cbor_runs(tmp_path: Path) -> None:
     ("names", "peers"),
     [
         (["bulk", "single"], True),
-        (["find", "large"], True),
+        (["find", "large", "series"], True),
         (["followers", "attachments"], False),
     ],
 )

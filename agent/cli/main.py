@@ -23,6 +23,7 @@ _COMMANDS = {
     "replicate": "agent.cli.replicate",
     "verify": "agent.cli.verify",
     "status": "agent.cli.status",
+    "top": "agent.cli.top",
     "hooks": "agent.cli.hooks",
     "doctor": "agent.cli.doctor",
     "ports": "agent.cli.ports",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,8 @@ import click
 
 from agent.cli.options import json_option, print_json
 from agent.cli.running import fetch_status, find_running, running_options
+from agent.cli.showing import ago as _ago
+from agent.cli.showing import duration as _duration
 from agent.peers.http_errors import one_line
 
 if TYPE_CHECKING:
@@ -120,11 +121,6 @@ def _job_cells(job: dict[str, Any]) -> tuple[str, ...]:
     return (job["state"], pending, ago, "?" if lag is None else _duration(lag), error)
 
 
-def _ago(timestamp: str) -> str:
-    passed = datetime.now(UTC) - datetime.fromisoformat(timestamp)
-    return f"{_duration(max(0.0, passed.total_seconds()))} ago"
-
-
 def _sensor_cells(sensor: dict[str, Any]) -> tuple[str, str, str]:
     unit = f" {sensor['unit']}" if sensor["unit"] else ""
     marks = [f"alarm {name}" for name in sensor["alarms"]]
@@ -133,11 +129,3 @@ def _sensor_cells(sensor: dict[str, Any]) -> tuple[str, str, str]:
     shown = f"{sensor['last_value']}{unit}" + (f" ({', '.join(marks)})" if marks else "")
     value = one_line(shown)
     return one_line(sensor["name"]), value, f"{sensor['rate']:g}/s"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"

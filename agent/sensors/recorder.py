@@ -77,6 +77,7 @@ class Recorder:
     ) -> None:
         self.device = device
         self.state = DeviceState()
+        self._lost_before: int | None = None
         self.sensors: dict[str, SensorStats] = {}
         self.events: Counter[str] = Counter()
         """Damage on the wire and the like since the start, by kind (see `EventKind`)."""
@@ -107,6 +108,12 @@ class Recorder:
         """Readings that are not yet durable."""
         return len(self._waiting)
 
+    @property
+    def lost_since_start(self) -> int:
+        """Of `state.lost`, which counts for as long as the store lasts, those since the start."""
+        before = self._lost_before
+        return 0 if before is None else max(0, self.state.lost - before)
+
     async def _load(self) -> None:
         """Go on from what was accepted before."""
         found = await self._store.get_local(self._local_id)
@@ -119,6 +126,8 @@ class Recorder:
                 log.warning(
                     "device %s: _local/%s is no use: %s", self.device, self._local_id, error
                 )
+        if self._lost_before is None:
+            self._lost_before = self.state.lost
         self._windows_are(await _windows_left(self._store, self.device))
 
     def port_opened(self) -> None:

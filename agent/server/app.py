@@ -37,6 +37,7 @@ from agent.server import (
     indexes,
     local,
     ranges,
+    readings,
     replication,
     security,
     server,
@@ -68,6 +69,7 @@ _SERVER: Mapping[str, _Methods[Call]] = {
     "_active_tasks": {"GET": replication.active_tasks},
     "_all_dbs": {"GET": databases.all_dbs},
     "_dbs_info": {"GET": databases.dbs_info, "POST": databases.dbs_info_of},
+    "_metrics": {"GET": server.metrics},
     "_replicate": {"POST": replication.replicate},
     "_session": {"GET": session.get, "POST": session.login, "DELETE": session.logout},
     "_status": {"GET": server.status},
@@ -97,6 +99,8 @@ _DATABASE: Mapping[str, _Methods[DatabaseCall]] = {
     "_revs_diff": {"POST": bulk.revs_diff},
     "_revs_limit": {"GET": databases.revs_limit, "PUT": databases.set_revs_limit},
     "_security": {"GET": security.get, "PUT": security.put},
+    "_sensors": {"GET": readings.sensors},
+    "_series": {"GET": readings.series},
     "_view_cleanup": {"POST": databases.view_cleanup},
 }
 _QUERIES: Mapping[str, _Methods[DatabaseCall]] = {

@@ -33,6 +33,7 @@ BENCHES = {
     "followers": "scripts.benchmarks.followers",
     "attachments": "scripts.benchmarks.attachments",
     "find": "scripts.benchmarks.find",
+    "series": "scripts.benchmarks.series",
     "large": "scripts.benchmarks.large",
     "verify": "scripts.benchmarks.verify",
 }
@@ -77,7 +78,7 @@ def main(
     """Measure the agent, beside its peers where there are any; without a NAME, all of it.
 
     The names: ingest, writes, replication, gateway, cbor, field, mqtt, live, fleet, bulk, single,
-    followers, attachments, find, large.
+    followers, attachments, find, series, large, verify.
 
     Peers take turns within each round. A figure is the median over the rounds, with the least and
     the greatest; a ratio is the median of the rounds' ratios. The exit status is 1 when a target
