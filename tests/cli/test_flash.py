@@ -74,6 +74,7 @@ def test_an_arduino(tmp_path: Path) -> None:
     need("avr-gcc", "gcc-avr avr-libc")
     command_line = [simulated_board(tmp_path), boot_loader()]
     with Board(tmp_path / "port", tmp_path / "board.log", command_line) as board:
+        board.resets = True
         # On a busy machine the board's answer may be a quarter of a second late: avrdude then takes
         # it for that to its next question, and refuses.
         for _ in range(3):

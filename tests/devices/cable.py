@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import threading
@@ -21,12 +20,14 @@ class Board:
 
     The device is a program whose standard input and output are its serial port; what it says on
     standard error is added to the file `log`. `port` is the path that an agent opens; it is there
-    while the cable is plugged in. `noise` is what the cable does to bytes, in both directions.
+    while the cable is plugged in. `noise` is what the cable does to bytes, in both directions. With
+    `resets` opening the port presses the reset button of a simulated board, as on an Arduino.
     """
 
     def __init__(self, port: Path, log: Path, command: Sequence[str | Path]) -> None:
         self.port = port
         self.noise: Callable[[bytes], bytes] = bytes
+        self.resets = False
         self._lock = threading.Lock()
         self._near = -1
         self._spoke = threading.Event()
@@ -95,13 +96,19 @@ class Board:
 
     def _carry_to_device(self) -> None:
         assert self.process.stdin is not None
+        is_open = False
         while not self._ended.is_set():
+            was_open, data = is_open, b""
             with self._lock:
-                near = self._near
-                data = b""
-                if near >= 0 and select.select([near], [], [], 0)[0]:
-                    with contextlib.suppress(OSError):  # nobody has the port open
-                        data = os.read(near, _PIECE)
+                try:
+                    data = os.read(self._near, _PIECE) if self._near >= 0 else b""
+                    is_open = self._near >= 0
+                except BlockingIOError:
+                    is_open = True
+                except OSError:  # nobody has the port open
+                    is_open = False
+            if is_open and not was_open and self.resets:
+                self.reset()
             if data:
                 try:
                     self.process.stdin.write(self.noise(data))

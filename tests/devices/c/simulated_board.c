@@ -26,7 +26,6 @@
 #define SPL 0x5D
 #define SPH 0x5E
 #define LOOK_EVERY_US 500
-#define SILENCE_US 1000000
 
 static int port_out;
 static avr_t *avr;
@@ -93,15 +92,10 @@ static void press_reset(void)
 static void look(void)
 {
     struct pollfd stream = {STDIN_FILENO, POLLIN, 0};
-    static int64_t last_input;
 
     if (input_at == input_size && poll(&stream, 1, 0) > 0) {
         ssize_t size = read(STDIN_FILENO, input, sizeof input);
 
-        /* Opening the port resets an Arduino, but nothing tells here when that happens. */
-        if (has_loader && now_us() - last_input > SILENCE_US)
-            press_reset();
-        last_input = now_us();
 
         if (size == 0)
             stopped = 1;
