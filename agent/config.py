@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from agent.config_clock import ClockConfig
 from agent.config_hooks import HookConfig
 from agent.config_login import Login
 from agent.config_sensors import SensorConfig
@@ -189,6 +190,13 @@ class DeviceConfig(Struct, forbid_unknown_fields=True):
             examples=[{"version": "5"}],
         ),
     ] = {}
+    clock: Annotated[
+        bool,
+        Meta(
+            description="true: the agent takes the time from it, as of a GPS receiver",
+            examples=[True],
+        ),
+    ] = False
     sensor: list[SensorConfig] = []
 
 
@@ -302,6 +310,7 @@ class Config(Struct, forbid_unknown_fields=True):
     device: list[DeviceConfig] = []
     remote: list[RemoteConfig] = []
     telemetry: list[TelemetryConfig] = []
+    clock: ClockConfig = msgspec.field(default_factory=ClockConfig)
     hook: list[HookConfig] = []
 
 
