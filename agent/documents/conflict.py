@@ -117,6 +117,12 @@ def forks(branch: Branch) -> list[Fork]:
     return [branch, *(fork for inner in branch.branches for fork in forks(inner))]
 
 
+def is_base(tree: RevTree, rev: Rev) -> bool:
+    """Whether live leaves of a tree have their latest common ancestor in `rev`."""
+    live = [leaf for leaf in tree.leaves() if not tree.is_deleted(leaf)]
+    return any(fork.rev == rev for fork in forks(fork_of(tree, live)))
+
+
 def rounds_of(tree: RevTree) -> int:
     """How many generations in a row, before the winner, each have a sibling that was deleted.
 

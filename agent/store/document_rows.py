@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.documents.attachment import Attachment, attachments_from_store
+from agent.documents.conflict import is_base
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import RevTree
 
@@ -142,6 +143,26 @@ class DocumentRows:
         ).fetchall()
         # A leaf without a body needs histories that contradict each other; see RevTree.
         return Body(*row[0]) if row else EMPTY
+
+    def unneeded(self, after: int, last: int, keep: int) -> list[tuple[int]]:
+        """The rows of old bodies, among these rows, that no merge is going to ask for.
+
+        See `Transaction.drop_old_bodies`.
+        """
+        rows = self._db.execute(
+            "SELECT revisions.rowid, revisions.gen, revisions.hash, docs.gen, "
+            "CASE WHEN docs.conflicts > 0 THEN docs.tree END "
+            "FROM revisions JOIN docs USING (id) "
+            "WHERE revisions.rowid > ? AND revisions.rowid <= ? AND NOT revisions.leaf",
+            (after, last),
+        )
+        found = []
+        for row, generation, digest, newest, encoded in rows:
+            if generation >= newest - keep:
+                continue
+            if encoded is None or not is_base(RevTree.decode(encoded), Rev(generation, digest)):
+                found.append((row,))
+        return found
 
     def attachments(self, document: Document, rev: Rev) -> tuple[Attachment, ...]:
         """The attachments of a revision whose body is here."""

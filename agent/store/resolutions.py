@@ -1,0 +1,113 @@
+"""Resolutions: the one way in which a conflict ends, and the record of those that were made.
+
+The resolved body becomes a child of the winner, and every other live leaf gets a tombstone. The
+winner's branch is never deleted: so two sides that decide otherwise, or knew other leaves, can make
+another conflict, but never lose a document. A body that is the winner's already is not written
+again. The same resolution of the same leaves makes the same revisions on every side.
+
+The record stays here, it is not replicated: when and by whom is another matter on each side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import msgspec
+
+from agent.documents.attachment import Attachment
+from agent.documents.revision import Rev
+from agent.store.transaction import Edit, Transaction
+
+NO_BODY = b"{}"
+"""The canonical body of a tombstone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What is to become of a document whose live leaves are `leaves`, in any order.
+
+    `body` is the JSON text of the winner's child, `canonical` the same for hashing; both None to
+    keep the winner as it is, and with `delete` to end it, too. `base` and `by` (the policy or the
+    user) are for the record.
+    """
+
+    id: str
+    leaves: tuple[Rev, ...]
+    by: str
+    body: str | None = None
+    canonical: bytes = NO_BODY
+    attachments: tuple[Attachment, ...] = ()
+    delete: bool = False
+    base: Rev | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """The document has other live leaves by now: these, the winner first. Nothing was written."""
+
+    leaves: tuple[Rev, ...]
+
+
+def resolve(
+    transaction: Transaction, resolutions: Sequence[Resolution], *, time: str
+) -> list[Rev | Overtaken]:
+    """Write resolutions of different documents; the new winner of each. `time` as in RFC 3339.
+
+    Raises MissingStubError when the winner has no such attachment; then nothing is written.
+    """
+    known = transaction.load({resolution.id for resolution in resolutions})
+    plans: list[tuple[list[Rev], list[Edit] | None]] = []
+    for resolution in resolutions:
+        document = known.get(resolution.id)
+        tree = None if document is None else document.tree
+        live = [] if tree is None else [leaf for leaf in tree.leaves() if not tree.is_deleted(leaf)]
+        overtaken = not live or set(live) != set(resolution.leaves)
+        plans.append((live, None if overtaken else _edits(resolution, live)))
+    edits = [edit for _, made in plans for edit in made or ()]
+    revs = iter(transaction.edit(edits, known) if edits else ())
+    results: list[Rev | Overtaken] = []
+    entries = []
+    for resolution, (live, made) in zip(resolutions, plans, strict=True):
+        if made is None:
+            results.append(Overtaken(tuple(live)))
+            continue
+        written = dict(zip((edit.parent for edit in made), islice(revs, len(made)), strict=True))
+        rev = written.get(live[0]) or live[0]
+        results.append(rev)
+        if made:
+            entries.append(_entry(resolution, live, rev, time))
+    transaction.record.add(entries)
+    return results
+
+
+def _edits(resolution: Resolution, live: Sequence[Rev]) -> list[Edit]:
+    edits = []
+    if resolution.body is not None:
+        edits.append(
+            Edit(
+                resolution.id,
+                live[0],
+                False,
+                resolution.body,
+                resolution.canonical,
+                resolution.attachments,
+            )
+        )
+    ended = live if resolution.delete else live[1:]
+    edits += [Edit(resolution.id, leaf, True, NO_BODY.decode(), NO_BODY) for leaf in ended]
+    return edits
+
+
+def _entry(resolution: Resolution, live: Sequence[Rev], rev: Rev, time: str) -> str:
+    return msgspec.json.encode(
+        {
+            "id": resolution.id,
+            "rev": str(rev),
+            "leaves": [str(leaf) for leaf in live],
+            "base": None if resolution.base is None else str(resolution.base),
+            "by": resolution.by,
+            "time": time,
+        }
+    ).decode()
