@@ -26,7 +26,6 @@ from agent.documents.wire import body_text
 UNDECIDED = "undecided"
 """What a policy in Python returns when it leaves a conflict to people."""
 
-_LARGEST = 8_000_000
 _MILLISECONDS = 1e11
 """Numbers from here on are milliseconds, as JavaScript has them; below, seconds."""
 
@@ -342,10 +341,7 @@ def _checked(result: Any) -> dict[str, Any]:
     for name in result:
         if not isinstance(name, str) or name.startswith("_"):
             raise ValueError(f"it has returned a member {name!r}; none may begin with '_'")
-    text = body_text(result).encode()
-    if len(text) > _LARGEST:
-        raise ValueError(f"it has returned {len(text)} bytes, more than {_LARGEST}")
-    return msgspec.json.decode(text, type=dict[str, Any])
+    return msgspec.json.decode(body_text(result), type=dict[str, Any])
 
 
 def _identity(attachment: Attachment) -> list[str]:

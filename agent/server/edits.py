@@ -14,6 +14,7 @@ import msgspec
 
 from agent.documents.revision import Rev, Revision, canonical
 from agent.documents.wire import (
+    MAX_DOCUMENT,
     RefusedDocumentError,
     attachments_of,
     body_text,
@@ -24,9 +25,6 @@ from agent.documents.wire import (
 from agent.errors import RequestError
 from agent.server.call import Call, decode, parse_rev
 from agent.store.transaction import Edit
-
-MAX_DOCUMENT = 8_000_000
-"""Bytes of a document's JSON text without its attachments: CouchDB's `max_document_size`."""
 
 JsonObject: TypeAlias = dict[str, Any]
 

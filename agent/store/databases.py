@@ -65,6 +65,10 @@ class Databases:
     async def names(self) -> list[str]:
         return await asyncio.to_thread(self._names)
 
+    def opened(self) -> list[Store]:
+        """The databases that are open at the moment."""
+        return list(self._open.values())
+
     async def get(self, name: str) -> Store:
         """The database, opened. Raises NotFoundError, StoreError, DocumentError."""
         store = self._open.pop(name, None)

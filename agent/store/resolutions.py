@@ -17,7 +17,10 @@ from itertools import islice
 import msgspec
 
 from agent.documents.attachment import Attachment
-from agent.documents.revision import Rev
+from agent.documents.conflict import Conflict
+from agent.documents.policies import Decided, same_as_winner, written_over
+from agent.documents.revision import Rev, canonical
+from agent.documents.wire import MAX_DOCUMENT, RefusedDocumentError, body_text
 from agent.store.transaction import Edit, Transaction
 
 NO_BODY = b"{}"
@@ -48,6 +51,25 @@ class Overtaken:
     """The document has other live leaves by now: these, the winner first. Nothing was written."""
 
     leaves: tuple[Rev, ...]
+
+
+def resolution_of(conflict: Conflict, decided: Decided, *, by: str) -> Resolution:
+    """What is to be written of a decision.
+
+    Raises RefusedDocumentError for a body that is too large or nested too deeply.
+    """
+    base = None if conflict.base is None else conflict.base.rev
+    if same_as_winner(conflict, decided):
+        return Resolution(conflict.id, conflict.revs, by, base=base)
+    text = body_text(decided.body)
+    if len(text.encode()) > MAX_DOCUMENT:
+        raise RefusedDocumentError(
+            "document_too_large", f"the resolved document has more than {MAX_DOCUMENT} bytes"
+        )
+    attachments = written_over(conflict.leaves[0], decided)
+    return Resolution(
+        conflict.id, conflict.revs, by, text, canonical(decided.body), attachments, base=base
+    )
 
 
 def resolve(

@@ -79,7 +79,7 @@ class Store:
         self.update_seq = info.update_seq
         """The sequence of the last change that is durable."""
         self.conflicts_seen = 0
-        """How often a document has come into conflict, or into a larger one, since it is open."""
+        """How often a document has come into conflict, or into another one, since it is open."""
         self.ancestors_kept = 0
         """Generations behind each winner whose bodies compaction leaves, for merges."""
         self._lock = lock
@@ -497,8 +497,8 @@ class Store:
         self._shared.clear()
         if done.indexes is not None:
             self._indexes = done.indexes
+        self.conflicts_seen += done.changed_conflicts
         if done.new_conflicts:
-            self.conflicts_seen += done.new_conflicts
             log.info("%s: %d documents have come into conflict", self.path, done.new_conflicts)
         if done.update_seq > self.update_seq:
             self.update_seq = done.update_seq

@@ -66,7 +66,9 @@ class Transaction:
         self._tombstones: int = counts["doc_del_count"]
         self._designs_changed = False
         self.new_conflicts = 0
-        """Documents that have come into conflict, or got another live leaf besides."""
+        """Documents that have come into conflict."""
+        self.changed_conflicts = 0
+        """The same, with those that were in conflict and have other leaves now."""
         self.indexes: list[MangoIndex] | None = None
         """After `finish` the Mango indexes, if they may have changed."""
 
@@ -233,8 +235,9 @@ class Transaction:
         deleted = tree.is_deleted(winner)
         conflicts = sum(not tree.is_deleted(leaf) for leaf in leaves[1:])
         now = marked(tree, leaves)
-        if conflicts > sum(not dead for dead in document.old_leaves.values()) - 1:
-            self.new_conflicts += conflicts > 0
+        if conflicts and document.old_leaves != now:
+            self.changed_conflicts += 1
+            self.new_conflicts += list(document.old_leaves.values()).count(False) < 2
         body = self._rows.move_bodies(document, winner, now)
         if forgotten and document.seq:
             self._rows.forget(document.id, forgotten)
