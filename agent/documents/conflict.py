@@ -1,25 +1,33 @@
-"""A document in conflict: its live leaves, and where their histories part.
+"""A document in conflict: its live leaves, and how their histories part and meet.
 
 What is decided about a conflict is a function of what stands here, so that every side that has the
-same leaves decides the same. `Fork` is a revision tree reduced to what a three-way merge needs.
+same leaves decides the same.
+
+A revision tree knows one parent of each revision. Of a revision that resolved a conflict it does
+not tell what else went into it; the tombstones that end the other leaves do, in their bodies:
+`{"resolved_to": REV}`. Without that an edit of a leaf that was resolved elsewhere meanwhile would
+be compared with an ancestor that is too old, and clash with itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
-from typing import Any, TypeAlias
+from itertools import combinations
+from typing import Any
 
 from agent.documents.attachment import Attachment
 from agent.documents.revision import Rev
 from agent.documents.tree import RevTree
 
-MOST_LEAVES = 100
+MOST_LEAVES = 32
 """Live leaves of one document whose bodies are looked at."""
 
 MOST_ROUNDS = 16
 """Generations in a row that each resolved a conflict, after which it is left to people."""
+
+RESOLVED_TO = "resolved_to"
+"""The member of a tombstone that names the revision into which its parent went."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +40,33 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class Fork:
-    """Where branches part. `branches` are leaves or further forks, that of the best leaf first.
+class Join:
+    """Two of the leaves, by their places, that are merged into the first one's place.
 
-    `rev` is the common ancestor, None where there is none. Then `complete` tells whether the
-    histories reach back to first revisions, so that there was none, ever: otherwise it has been
-    forgotten (`revs_limit`), and another side may know it.
+    `base` is their latest common ancestor, None where there is none. Then `complete` tells whether
+    both histories reach back to first revisions, so that there was none, ever: otherwise it has
+    been forgotten (`revs_limit`), and another side may know it.
     """
 
-    rev: Rev | None
-    branches: tuple[Branch, ...]
+    mine: int
+    theirs: int
+    base: Rev | None
     complete: bool = True
-
-
-Branch: TypeAlias = Fork | Rev
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
     """Two or more live leaves of one document, the winner first.
 
-    `bases` are the versions of forks whose bodies are here. A deleted ancestor is empty. `leaves`
-    may be fewer than `revs`: only so many as are looked at.
+    `joins` merge all into the winner's place, the closest relatives first. `bases` are the versions
+    of their bases whose bodies are here; a deleted one is empty. `leaves` may be fewer than `revs`:
+    only so many as are looked at; then there are no joins.
     """
 
     id: str
     revs: tuple[Rev, ...]
     leaves: tuple[Version, ...]
-    branch: Branch
+    joins: tuple[Join, ...] = ()
     bases: Mapping[Rev, Version] = field(default_factory=dict)
     rounds: int = 0
     """See `rounds_of`."""
@@ -72,9 +79,8 @@ class Conflict:
     @property
     def base(self) -> Version | None:
         """The common ancestor of all leaves, where its body is here."""
-        if isinstance(self.branch, Fork) and self.branch.rev is not None:
-            return self.bases.get(self.branch.rev)
-        return None
+        rev = self.joins[-1].base if self.joins else None
+        return None if rev is None else self.bases.get(rev)
 
     def doc(self, body: Mapping[str, Any], rev: Rev | None = None) -> dict[str, Any]:
         """A body as selectors and people see it."""
@@ -82,45 +88,59 @@ class Conflict:
         return {**head, **body}
 
 
-def fork_of(tree: RevTree, leaves: Sequence[Rev]) -> Branch:
-    """How the histories of these leaves, the best first, part. Depends on the tree only."""
-    heads: dict[Rev, list[tuple[int, Branch]]] = {
-        leaf: [(place, leaf)] for place, leaf in enumerate(leaves)
-    }
-    newest_first = [(-rev.generation, rev.hash) for rev in heads]
-    heapify(newest_first)
-    roots: list[tuple[int, Branch]] = []
-    complete = True
-    while True:
-        generation, digest = heappop(newest_first)
-        rev = Rev(-generation, digest)
-        branch = _joined(rev, heads.pop(rev))
-        if not heads and not roots:
-            return branch[1]
-        parent = tree.parent(rev)
-        if parent is None:
-            roots.append(branch)
-            complete &= rev.generation == 1
-        else:
-            if parent not in heads:
-                heads[parent] = []
-                heappush(newest_first, (-parent.generation, parent.hash))
-            heads[parent].append(branch)
-        if not heads:
-            return Fork(None, tuple(branch for _, branch in sorted(roots, key=_place)), complete)
+def live_leaves(tree: RevTree) -> list[Rev]:
+    """The leaves that are no tombstones, the winner first."""
+    return [leaf for leaf in tree.leaves() if not tree.is_deleted(leaf)]
 
 
-def forks(branch: Branch) -> list[Fork]:
-    """All forks, the outermost first."""
-    if isinstance(branch, Rev):
-        return []
-    return [branch, *(fork for inner in branch.branches for fork in forks(inner))]
+def joins_of(
+    tree: RevTree, leaves: Sequence[Rev], resolved: Mapping[Rev, Iterable[Rev]]
+) -> tuple[Join, ...]:
+    """How these leaves, the best first, are merged.
+
+    `resolved`: revisions, and what went into them besides their parents.
+    """
+    lines = {place: _ancestors(tree, leaf, resolved) for place, leaf in enumerate(leaves)}
+    joins = []
+    while len(lines) > 1:
+        mine, theirs, base = max(
+            (
+                (one, other, max(lines[one] & lines[other], default=None))
+                for one, other in combinations(lines, 2)
+            ),
+            key=lambda found: (found[2] or Rev(0, ""), -found[0], -found[1]),
+        )
+        line = lines[mine] | lines.pop(theirs)
+        complete = base is not None or all(
+            rev.generation == 1 for rev in line if tree.parent(rev) is None
+        )
+        joins.append(Join(mine, theirs, base, complete))
+        lines[mine] = line
+    return tuple(joins)
 
 
-def is_base(tree: RevTree, rev: Rev) -> bool:
-    """Whether live leaves of a tree have their latest common ancestor in `rev`."""
-    live = [leaf for leaf in tree.leaves() if not tree.is_deleted(leaf)]
-    return any(fork.rev == rev for fork in forks(fork_of(tree, live)))
+def touches_resolved(tree: RevTree, leaves: Sequence[Rev]) -> list[Rev]:
+    """The tombstones whose bodies `joins_of` needs to know of: all, or none."""
+    dead = [leaf for leaf in tree.leaves() if tree.is_deleted(leaf)]
+    ended = {tree.parent(leaf) for leaf in dead}
+    touched = ended and any(not ended.isdisjoint(_ancestors(tree, leaf, {})) for leaf in leaves)
+    return dead if touched else []
+
+
+def resolved_by(
+    tree: RevTree, tombstones: Iterable[tuple[Rev, Mapping[str, Any]]]
+) -> dict[Rev, list[Rev]]:
+    """What went into the revisions that tombstones name, for `joins_of`."""
+    found: dict[Rev, list[Rev]] = {}
+    for tombstone, body in tombstones:
+        parent = tree.parent(tombstone)
+        try:
+            target = Rev.parse(body[RESOLVED_TO])
+        except (KeyError, ValueError, AttributeError):  # somebody's deletion
+            continue
+        if parent is not None:
+            found.setdefault(target, []).append(parent)
+    return found
 
 
 def rounds_of(tree: RevTree) -> int:
@@ -144,12 +164,14 @@ def rounds_of(tree: RevTree) -> int:
     return rounds
 
 
-def _joined(rev: Rev, found: list[tuple[int, Branch]]) -> tuple[int, Branch]:
-    if len(found) == 1:
-        return found[0]
-    found.sort(key=_place)
-    return found[0][0], Fork(rev, tuple(branch for _, branch in found))
-
-
-def _place(found: tuple[int, Branch]) -> int:
-    return found[0]
+def _ancestors(tree: RevTree, leaf: Rev, resolved: Mapping[Rev, Iterable[Rev]]) -> set[Rev]:
+    """All that went into a leaf, itself included."""
+    found = set()
+    steps = [leaf]
+    while steps:
+        step: Rev | None = steps.pop()
+        while step is not None and step not in found:
+            found.add(step)
+            steps += resolved.get(step, ())
+            step = tree.parent(step)
+    return found

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from agent.documents.attachment import Absent, Attachment
-from agent.documents.conflict import MOST_LEAVES, MOST_ROUNDS, Branch, Conflict, Version
+from agent.documents.conflict import MOST_LEAVES, MOST_ROUNDS, Conflict, Join, Version
 from agent.documents.fields import field_value
 from agent.documents.merge import Merge, Path, same
 from agent.documents.revision import Rev
@@ -30,6 +30,9 @@ _MILLISECONDS = 1e11
 """Numbers from here on are milliseconds, as JavaScript has them; below, seconds."""
 
 _ATTACHMENTS = "_attachments"
+
+NO_VERSION = Version(Rev(0, ""), {})
+"""What there was before a document's first revisions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,7 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class ThreeWay:
-    """`merge`: by field, against the common ancestor; more than two leaves from the latest fork on.
+    """`merge`: by field, against the common ancestor; of several leaves the closest two first.
 
     `then` chooses the side whose value a clash takes; without it a clash leaves all to people.
     Attachments are merged by name.
@@ -142,37 +145,18 @@ class ThreeWay:
     keys: Mapping[Path, str] = field(default_factory=dict)
 
     def decide(self, conflict: Conflict, now: float) -> Decision:
-        whole = {leaf.rev: _with_attachments(leaf) for leaf in conflict.leaves}
-        merged = self._merged(conflict, conflict.branch, whole, now)
-        if isinstance(merged, Undecided):
-            return merged
-        named = merged.pop(_ATTACHMENTS, {})
-        return Decided(merged, _found(named, [*conflict.leaves, *conflict.bases.values()]))
-
-    def _merged(
-        self,
-        conflict: Conflict,
-        branch: Branch,
-        whole: Mapping[Rev, dict[str, Any]],
-        now: float,
-    ) -> dict[str, Any] | Undecided:
-        if isinstance(branch, Rev):
-            return dict(whole[branch])
-        base = base_of(conflict, branch.rev, complete=branch.complete)
-        if isinstance(base, Undecided):
-            return base
-        ancestor = _with_attachments(base)
-        result: dict[str, Any] | None = None
-        for inner in branch.branches:
-            value = self._merged(conflict, inner, whole, now)
-            if isinstance(value, Undecided):
-                return value
-            joined = value if result is None else self._two(conflict, ancestor, result, value, now)
+        values = [_with_attachments(leaf) for leaf in conflict.leaves]
+        for join in conflict.joins:
+            base = base_of(conflict, join)
+            if isinstance(base, Undecided):
+                return base
+            mine, theirs = values[join.mine], values[join.theirs]
+            joined = self._two(conflict, _with_attachments(base), mine, theirs, now)
             if isinstance(joined, Undecided):
                 return joined
-            result = joined
-        assert result is not None  # noqa: S101  (a fork has branches)
-        return result
+            values[join.mine] = joined
+        named = values[0].pop(_ATTACHMENTS, {})
+        return Decided(values[0], _found(named, [*conflict.leaves, *conflict.bases.values()]))
 
     def _two(
         self,
@@ -225,12 +209,10 @@ class Python:
     def decide(self, conflict: Conflict, now: float) -> Decision:
         base = None
         if self.needs_base:
-            complete = isinstance(conflict.branch, Rev) or conflict.branch.complete
-            rev = None if isinstance(conflict.branch, Rev) else conflict.branch.rev
-            version = base_of(conflict, rev, complete=complete)
-            if isinstance(version, Undecided):
-                return version
-            base = None if rev is None else conflict.doc(version.body, rev)
+            found = base_of(conflict, conflict.joins[-1])
+            if isinstance(found, Undecided):
+                return found
+            base = None if found is NO_VERSION else conflict.doc(found.body, found.rev)
         leaves = [conflict.doc(leaf.body, leaf.rev) for leaf in conflict.leaves]
         try:
             # Copies: what it does to its arguments is its own affair.
@@ -286,22 +268,18 @@ def first_match(policies: Sequence[Policy], conflict: Conflict) -> Policy | None
     return next((policy for policy in policies if policy.matches(conflict)), None)
 
 
-def base_of(conflict: Conflict, rev: Rev | None, *, complete: bool) -> Version | Undecided:
-    """The version at a fork, empty where there never was one.
+def base_of(conflict: Conflict, join: Join) -> Version | Undecided:
+    """The version that a join compares with, `NO_VERSION` where there never was one.
 
     Undecided where only another side may have it: deciding without it would make another result
     than that side's.
     """
-    if rev is None and complete:
-        return Version(Rev(0, ""), {})
-    if rev is None:
-        return Undecided("the common ancestor is forgotten here (revs_limit)")
-    version = conflict.bases.get(rev)
-    if version is None:
-        return Undecided(
-            f"the common ancestor {rev} is not kept here; a side that has it may decide"
-        )
-    return version
+    if join.base is None:
+        forgotten = "the common ancestor is forgotten here (revs_limit)"
+        return NO_VERSION if join.complete else Undecided(forgotten)
+    return conflict.bases.get(join.base) or Undecided(
+        f"the common ancestor {join.base} is not kept here; a side that has it may decide"
+    )
 
 
 def all_attachments(conflict: Conflict) -> tuple[Attachment, ...]:

@@ -6,7 +6,7 @@ The partial index `docs_conflicts` finds them; a document that gets another leaf
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,13 @@ from agent.documents.attachment import attachments_from_store
 from agent.documents.conflict import (
     MOST_LEAVES,
     Conflict,
+    Join,
     Version,
-    fork_of,
-    forks,
+    joins_of,
+    live_leaves,
+    resolved_by,
     rounds_of,
+    touches_resolved,
 )
 from agent.documents.revision import Rev
 from agent.documents.tree import RevTree
@@ -29,6 +32,9 @@ _PAGE_BYTES = 4 * 1024 * 1024
 
 _MOST_BYTES = 16 * 1024 * 1024
 """Of the bodies of one document that are looked at."""
+
+_MOST_TOMBSTONES = 64
+"""Of one document that are looked at, the latest."""
 
 _COLUMNS = "seq, id, gen, hash, body, tree, attachments"
 
@@ -99,10 +105,9 @@ def _conflict(db: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Conflict, i
     winner = Rev(generation, digest)
     leaves = [Version(winner, _decode(text), attachments_from_store(attachments))]
     if encoded is None:
-        return Conflict(id, (winner,), tuple(leaves), winner), len(text)
+        return Conflict(id, (winner,), tuple(leaves)), len(text)
     tree = RevTree.decode(encoded)
-    revs = tuple(leaf for leaf in tree.leaves() if not tree.is_deleted(leaf))
-    branch = fork_of(tree, revs)
+    revs = tuple(live_leaves(tree))
     size = len(text)
     for rev in revs[1:MOST_LEAVES]:
         found, length = _version(db, id, rev)
@@ -110,18 +115,31 @@ def _conflict(db: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Conflict, i
         if found is None or size > _MOST_BYTES:
             break
         leaves.append(found)
+    joins = read_joins(db, id, tree, revs) if len(leaves) == len(revs) else ()
     bases: dict[Rev, Version] = {}
-    for fork in forks(branch) if len(leaves) == len(revs) else ():
-        if fork.rev is None:
+    for rev in {join.base for join in joins if join.base is not None}:
+        if tree.is_deleted(rev):
+            bases[rev] = Version(rev, {})
             continue
-        if tree.is_deleted(fork.rev):
-            bases[fork.rev] = Version(fork.rev, {})
-            continue
-        found, length = _version(db, id, fork.rev)
+        found, length = _version(db, id, rev)
         size += length
         if found is not None:
-            bases[fork.rev] = found
-    return Conflict(id, revs, tuple(leaves), branch, bases, rounds_of(tree)), size
+            bases[rev] = found
+    return Conflict(id, revs, tuple(leaves), joins, bases, rounds_of(tree)), size
+
+
+def read_joins(
+    db: sqlite3.Connection, id: str, tree: RevTree, leaves: Sequence[Rev]
+) -> tuple[Join, ...]:
+    """How live leaves of a document are merged; reads what its tombstones tell, if it matters.
+
+    Nothing for more leaves than are looked at.
+    """
+    if len(leaves) > MOST_LEAVES:
+        return ()
+    tombstones = touches_resolved(tree, leaves)[:_MOST_TOMBSTONES]
+    told = [(rev, version.body) for rev in tombstones if (version := _version(db, id, rev)[0])]
+    return joins_of(tree, leaves, resolved_by(tree, told))
 
 
 def _version(db: sqlite3.Connection, id: str, rev: Rev) -> tuple[Version | None, int]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.documents.attachment import Attachment, attachments_from_store
-from agent.documents.conflict import is_base
+from agent.documents.conflict import live_leaves
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import RevTree
+from agent.store.conflicts import read_joins
 
 _LOOKUP = 500
 
@@ -150,18 +151,22 @@ class DocumentRows:
         See `Transaction.drop_old_bodies`.
         """
         rows = self._db.execute(
-            "SELECT revisions.rowid, revisions.gen, revisions.hash, docs.gen, "
+            "SELECT revisions.rowid, id, revisions.gen, revisions.hash, docs.gen, "
             "CASE WHEN docs.conflicts > 0 THEN docs.tree END "
             "FROM revisions JOIN docs USING (id) "
             "WHERE revisions.rowid > ? AND revisions.rowid <= ? AND NOT revisions.leaf",
             (after, last),
         )
         found = []
-        for row, generation, digest, newest, encoded in rows:
+        for row, id, generation, digest, newest, encoded in rows:
             if generation >= newest - keep:
                 continue
-            if encoded is None or not is_base(RevTree.decode(encoded), Rev(generation, digest)):
-                found.append((row,))
+            if encoded is not None:
+                tree = RevTree.decode(encoded)
+                joins = read_joins(self._db, id, tree, live_leaves(tree))
+                if any(join.base == Rev(generation, digest) for join in joins):
+                    continue
+            found.append((row,))
         return found
 
     def attachments(self, document: Document, rev: Rev) -> tuple[Attachment, ...]:

@@ -1,6 +1,7 @@
 """Resolutions: the one way in which a conflict ends, and the record of those that were made.
 
-The resolved body becomes a child of the winner, and every other live leaf gets a tombstone. The
+The resolved body becomes a child of the winner, and every other live leaf gets a tombstone, which
+names the revision that it went into (see `agent.documents.conflict`). The
 winner's branch is never deleted: so two sides that decide otherwise, or knew other leaves, can make
 another conflict, but never lose a document. A body that is the winner's already is not written
 again. The same resolution of the same leaves makes the same revisions on every side.
@@ -17,14 +18,12 @@ from itertools import islice
 import msgspec
 
 from agent.documents.attachment import Attachment
-from agent.documents.conflict import Conflict
+from agent.documents.conflict import RESOLVED_TO, Conflict, live_leaves
 from agent.documents.policies import Decided, same_as_winner, written_over
-from agent.documents.revision import Rev, canonical
+from agent.documents.revision import Rev, new_hash
+from agent.documents.revision import canonical as canonical_body
 from agent.documents.wire import MAX_DOCUMENT, RefusedDocumentError, body_text
 from agent.store.transaction import Edit, Transaction
-
-NO_BODY = b"{}"
-"""The canonical body of a tombstone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Resolution:
     leaves: tuple[Rev, ...]
     by: str
     body: str | None = None
-    canonical: bytes = NO_BODY
+    canonical: bytes = b""
     attachments: tuple[Attachment, ...] = ()
     delete: bool = False
     base: Rev | None = None
@@ -68,7 +67,7 @@ def resolution_of(conflict: Conflict, decided: Decided, *, by: str) -> Resolutio
         )
     attachments = written_over(conflict.leaves[0], decided)
     return Resolution(
-        conflict.id, conflict.revs, by, text, canonical(decided.body), attachments, base=base
+        conflict.id, conflict.revs, by, text, canonical_body(decided.body), attachments, base=base
     )
 
 
@@ -83,8 +82,7 @@ def resolve(
     plans: list[tuple[list[Rev], list[Edit] | None]] = []
     for resolution in resolutions:
         document = known.get(resolution.id)
-        tree = None if document is None else document.tree
-        live = [] if tree is None else [leaf for leaf in tree.leaves() if not tree.is_deleted(leaf)]
+        live = [] if document is None else live_leaves(document.tree)
         overtaken = not live or set(live) != set(resolution.leaves)
         plans.append((live, None if overtaken else _edits(resolution, live)))
     edits = [edit for _, made in plans for edit in made or ()]
@@ -105,20 +103,19 @@ def resolve(
 
 
 def _edits(resolution: Resolution, live: Sequence[Rev]) -> list[Edit]:
+    """First that of the winner, if there is one, then the tombstones."""
+    winner = live[0]
+    if resolution.delete:
+        return [Edit(resolution.id, leaf, True, "{}", b"{}") for leaf in live]
     edits = []
+    target = winner
     if resolution.body is not None:
-        edits.append(
-            Edit(
-                resolution.id,
-                live[0],
-                False,
-                resolution.body,
-                resolution.canonical,
-                resolution.attachments,
-            )
-        )
-    ended = live if resolution.delete else live[1:]
-    edits += [Edit(resolution.id, leaf, True, NO_BODY.decode(), NO_BODY) for leaf in ended]
+        canonical, attachments = resolution.canonical, resolution.attachments
+        edits = [Edit(resolution.id, winner, False, resolution.body, canonical, attachments)]
+        digest = new_hash(canonical, parent=winner, deleted=False, attachments=attachments)
+        target = Rev(winner.generation + 1, digest)
+    mark = canonical_body({RESOLVED_TO: str(target)})
+    edits += [Edit(resolution.id, leaf, True, mark.decode(), mark) for leaf in live[1:]]
     return edits
 
 
