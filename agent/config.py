@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from agent.config_conflicts import ConflictConfig
 from agent.config_login import Login
 from agent.config_sensors import SensorConfig
 from agent.errors import ConfigError
@@ -308,6 +309,7 @@ class Config(Struct, forbid_unknown_fields=True):
     device: list[DeviceConfig] = []
     remote: list[RemoteConfig] = []
     telemetry: list[TelemetryConfig] = []
+    conflict: list[ConflictConfig] = []
 
 
 class HubConfig(Struct, forbid_unknown_fields=True):
@@ -315,6 +317,7 @@ class HubConfig(Struct, forbid_unknown_fields=True):
 
     server: ServerConfig = msgspec.field(default_factory=ServerConfig)
     user: list[UserConfig] = []
+    conflict: list[ConflictConfig] = []
 
 
 def parse_listen(text: str) -> tuple[str, int]:

@@ -15,6 +15,7 @@ import msgspec
 
 from agent.config import Config, HubConfig, RemoteConfig, ServerConfig, UserConfig, parse_listen
 from agent.config_explain import explain, hint
+from agent.config_lines import with_line
 from agent.config_login import Login
 from agent.errors import ConfigError
 
@@ -30,7 +31,8 @@ def load(path: Path) -> Config:
     Relative paths in it are taken from the folder that the file is in.
     """
     config = _load(path, Config)
-    _check(config, path)
+    with _located(path):
+        _check(config, path)
     config.agent.data = str(path.parent / config.agent.data)
     for entry in (*config.remote, *config.telemetry):
         entry.take_files_from(path.parent)
@@ -53,7 +55,16 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(with_line(f"{path}: {error}", _text(path))) from error
+
+
+@contextmanager
+def _located(path: Path) -> Iterator[None]:
+    """Errors end with the line, where there is one."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(with_line(str(error), _text(path))) from error
 
 
 def check_user(name: str, roles: Sequence[str]) -> None:
@@ -75,7 +86,9 @@ def check_text(text: str, path: Path) -> None:
 
 
 def _load(path: Path, kind: type[_FileT]) -> _FileT:
-    config = _converted(_parsed(_text(path), path), path, kind)
+    raw = _parsed(_text(path), path)
+    with _located(path):
+        config = _converted(raw, path, kind)
     for key in ("tls_certificate", "tls_key"):
         file = getattr(config.server, key)
         if file is not None:
@@ -89,6 +102,13 @@ def _converted(raw: dict[str, Any], path: Path, kind: type[_FileT]) -> _FileT:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {explain(str(error), raw, kind)}") from error
     _check_access(config.server, config.user, path)
+    _check_names(config.conflict, "conflict", path)
+    for entry in config.conflict if isinstance(config, HubConfig) else ():
+        if entry.database is None:
+            raise ConfigError(
+                f"{path}: conflict {entry.name!r}: a hub has several databases; say which one, "
+                'for example database = "edge"'
+            )
     return config
 
 
@@ -144,16 +164,7 @@ def _check_access(server: ServerConfig, users: list[UserConfig], path: Path) -> 
 def _check(config: Config, path: Path) -> None:
     """What the types cannot say."""
     for table in ("device", "remote", "telemetry"):
-        entries = getattr(config, table)
-        seen: set[str] = set()
-        for entry in entries:
-            if entry.name in seen:
-                raise ConfigError(
-                    f"{path}: {table}: the name {entry.name!r} is used twice; "
-                    "each needs its own, for example "
-                    f'name = "{entry.name}-2"'
-                )
-            seen.add(entry.name)
+        _check_names(getattr(config, table), table, path)
     ports: dict[str, str] = {}
     for device in config.device:
         other = ports.setdefault(device.port, device.name)
@@ -178,6 +189,18 @@ def _check(config: Config, path: Path) -> None:
                 f"{path}: {telemetry.label}: interval and backlog exclude each other, as a backlog "
                 "is all readings; keep one"
             )
+
+
+def _check_names(entries: Sequence[Any], table: str, path: Path) -> None:
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.name in seen:
+            raise ConfigError(
+                f"{path}: {table}: the name {entry.name!r} is used twice; "
+                "each needs its own, for example "
+                f'name = "{entry.name}-2"'
+            )
+        seen.add(entry.name)
 
 
 def _check_selections(remote: RemoteConfig, path: Path) -> None:

@@ -22,6 +22,8 @@ from agent.config import (
     UserConfig,
     parse_listen,
 )
+from agent.config_conflicts import ConflictConfig
+from agent.conflict_policies import policies_for
 from agent.errors import StoreWriteError
 from agent.parts import (
     access_for,
@@ -35,6 +37,7 @@ from agent.parts import (
 from agent.peers.local import LocalPeer
 from agent.peers.peer import Metered, Peer
 from agent.replication.arrivals import Arrivals
+from agent.replication.conflicts import ConflictService
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
 from agent.replication.service import ReplicationService
@@ -167,6 +170,7 @@ class Agent:
         users: Sequence[UserConfig] = (),
         config: Config | None = None,
         broker: Broker | None = None,
+        conflicts: Sequence[ConflictConfig] = (),
     ) -> None:
         self.databases = Databases(data)
         self.server: Server | None = None
@@ -174,11 +178,14 @@ class Agent:
         self._users = users
         self._config = config
         self._broker = broker
+        self._policies = conflicts
+        self._conflicts = ConflictService(self.databases, {})
         self._responder: Responder | None = None
         self._store: Store | None = None
         self._devices: list[Device] = []
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
+        self._resolving = Supervisor()
         self._responding = Supervisor()
         self._publishing = Supervisor()
         self._links = Supervisor()
@@ -189,7 +196,8 @@ class Agent:
 
     @classmethod
     def from_config(cls, config: Config) -> Agent:
-        return cls(Path(config.agent.data), config.server, config.user, config)
+        data = Path(config.agent.data)
+        return cls(data, config.server, config.user, config, conflicts=config.conflict)
 
     async def run(self, stop: asyncio.Event, ready: Callable[[Agent], None]) -> None:
         """Run until `stop` is set. Raises EdgeAgentError when it cannot start."""
@@ -206,6 +214,9 @@ class Agent:
             access_for, self.databases.folder, self._server_config, self._users
         )
         host, port = parse_listen(self._server_config.listen)
+        own = None if self._config is None else self._config.agent.database
+        policies = await asyncio.to_thread(policies_for, self._policies, own)
+        self._conflicts = ConflictService(self.databases, policies)
         if self._config is not None:
             self._store = await self.databases.ensure(self._config.agent.database)
             self.databases.hold(self._config.agent.database)
@@ -215,9 +226,14 @@ class Agent:
                 if name not in configured:
                     await finish_windows(self._store, name)
         app = make_app(
-            self.databases, access=access, status=self.status, replications=self._replication
+            self.databases,
+            access=access,
+            status=self.status,
+            replications=self._replication,
+            outlooks=self._conflicts,
         )
         self.server = await serve(app, host, port, has_users=bool(access.accounts), tls=tls)
+        self._conflicts.start(self._resolving.start)
         if self._broker is not None:
             self._responder = responder_for(self._broker, self.databases)
             self._responding.start("MQTT responder", self._responder.run)
@@ -251,6 +267,7 @@ class Agent:
             last_first.push_async_callback(self.databases.close)
             if self.server is not None:
                 last_first.push_async_callback(self.server.close)
+            last_first.push_async_callback(self._resolving.stop)
             last_first.push_async_callback(self._responding.stop)
             last_first.push_async_callback(self._publishing.stop)
             for remote in self._remotes:
@@ -268,6 +285,7 @@ class Agent:
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""
         restarts = {
+            **self._resolving.restarts,
             **self._responding.restarts,
             **self._publishing.restarts,
             **self._links.restarts,
@@ -281,6 +299,7 @@ class Agent:
             "uptime": round(time.time() - self._started, 3),
             "data": str(self.databases.folder),
             "restarts": {name: count for name, count in restarts.items() if count},
+            "conflicts": await self._conflicts.status(),
         }
         if self._responder is not None:
             status |= responder_status(self._responder)

@@ -45,7 +45,8 @@ def run_command(config_path: Path) -> None:
     "config_path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A file with [[user]] tables (edge-agent user add makes them) and a [server] table.",
+    help="A file with [[user]] tables (edge-agent user add makes them), a [server] table and "
+    "[[conflict]] tables.",
 )
 @broker_options(required=False)
 def hub_command(
@@ -62,7 +63,12 @@ def hub_command(
     if broker is None and any(options[key] for key in options if key.startswith("broker_")):
         raise click.UsageError("the options for a broker need --broker URL")
     on_broker = None if broker is None else broker_from(broker=broker, **options)
-    _serve(Agent(data, config.server, config.user, broker=on_broker))
+    agent = Agent(data, config.server, config.user, broker=on_broker, conflicts=config.conflict)
+    if config_path is None:
+        _serve(agent)
+    else:
+        with naming(config_path):
+            _serve(agent)
 
 
 def _serve(agent: Agent) -> None:

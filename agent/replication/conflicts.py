@@ -24,7 +24,6 @@ from agent.documents.selector import SelectorError
 from agent.documents.wire import RefusedDocumentError
 from agent.errors import MissingStubError, StoreError
 from agent.replication.manager import Spawn
-from agent.replication.scheduler import iso_time
 from agent.store.databases import Databases
 from agent.store.resolutions import Overtaken, Resolution, resolution_of, resolve
 from agent.store.store import Store
@@ -189,7 +188,7 @@ class Resolver:
         if not made:
             return
         resolutions = [resolution for _, _, resolution in made]
-        operation = partial(resolve, resolutions=resolutions, time=iso_time(self._clock()))
+        operation = partial(resolve, resolutions=resolutions, now=self._clock())
         try:
             results = await store.write(operation)
         except MissingStubError as error:

@@ -29,6 +29,7 @@ from agent.server import (
     attachments,
     bulk,
     changes,
+    conflicts,
     copying,
     databases,
     design,
@@ -45,6 +46,7 @@ from agent.server.access import Access, needed
 from agent.server.answers import error_answer
 from agent.server.attachments import AttachmentCall
 from agent.server.call import Call, DatabaseCall, DocumentCall, Service, Status
+from agent.server.conflicts import Outlooks
 from agent.server.replication import Replications
 from agent.store.databases import Databases
 from agent.store.store import Store
@@ -79,6 +81,7 @@ _DATABASE: Mapping[str, _Methods[DatabaseCall]] = {
     "_bulk_get": {"POST": bulk.bulk_get},
     "_changes": {"GET": changes.changes, "POST": changes.changes},
     "_compact": {"POST": databases.compact},
+    "_conflicts": {"GET": conflicts.listed},
     "_design_docs": {"GET": all_docs.design_docs, "POST": all_docs.design_docs},
     "_ensure_full_commit": {"POST": databases.ensure_full_commit},
     "_explain": {"POST": find.explain},
@@ -91,6 +94,8 @@ _DATABASE: Mapping[str, _Methods[DatabaseCall]] = {
         "GET": databases.purged_infos_limit,
         "PUT": databases.set_purged_infos_limit,
     },
+    "_resolutions": {"GET": conflicts.resolutions},
+    "_resolve": {"POST": conflicts.resolve},
     "_revs_diff": {"POST": bulk.revs_diff},
     "_revs_limit": {"GET": databases.revs_limit, "PUT": databases.set_revs_limit},
     "_security": {"GET": security.get, "PUT": security.put},
@@ -121,6 +126,7 @@ def make_app(
     access: Access | None = None,
     status: Status | None = None,
     replications: Replications | None = None,
+    outlooks: Outlooks | None = None,
     uuid: str | None = None,
     max_body: int = MAX_BODY,
     max_attachment: int = MAX_ATTACHMENT,
@@ -129,12 +135,20 @@ def make_app(
 
     `access` says who may do what; without it everybody is an administrator.
     `status` answers `GET /_status`, the agent's own account of itself; `replications` does what
-    `_replicate` asks for. `uuid` names the server in
+    `_replicate` asks for; `outlooks` knows what policies do about
+    conflicts. `uuid` names the server in
     `GET /`; clients that see one use it, not the URL, to recognise their checkpoints, so it must
     stay the same across restarts. `max_body` and `max_attachment` are in bytes.
     """
     service = Service(
-        databases, status, uuid, asyncio.Event(), access or Access(), max_attachment, replications
+        databases,
+        status,
+        uuid,
+        asyncio.Event(),
+        access or Access(),
+        max_attachment,
+        replications,
+        outlooks,
     )
     app = web.Application(client_max_size=max_body, middlewares=[_errors])
 

@@ -19,6 +19,7 @@ from agent.store.store import Store
 
 if TYPE_CHECKING:
     from agent.server.access import Access
+    from agent.server.conflicts import Outlooks
     from agent.server.replication import Replications
 
 Status = Callable[[], Awaitable[dict[str, Any]]]
@@ -45,6 +46,7 @@ class Service:
     access: Access
     max_attachment: int
     replications: Replications | None = None
+    outlooks: Outlooks | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def parsed(parse: Callable[[_InputT], _T], value: _InputT) -> _T:
 def as_request_error(error: ValueError) -> RequestError:
     """A refusal of `agent.documents.wire` with its HTTP status."""
     word = error.error if isinstance(error, RefusedDocumentError) else "bad_request"
-    return RequestError(400, word, str(error))
+    return RequestError(413 if word == "document_too_large" else 400, word, str(error))
 
 
 def edit_from_doc(doc: Mapping[str, Any], id: str, parent: Rev | None) -> Edit:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 
 import msgspec
@@ -72,11 +73,12 @@ def resolution_of(conflict: Conflict, decided: Decided, *, by: str) -> Resolutio
 
 
 def resolve(
-    transaction: Transaction, resolutions: Sequence[Resolution], *, time: str
+    transaction: Transaction, resolutions: Sequence[Resolution], *, now: float
 ) -> list[Rev | Overtaken]:
-    """Write resolutions of different documents; the new winner of each. `time` as in RFC 3339.
+    """Write resolutions of different documents; the new winner of each.
 
-    Raises MissingStubError when the winner has no such attachment; then nothing is written.
+    `now`, in seconds since the epoch, is for the record. Raises MissingStubError when the winner
+    has no such attachment; then nothing is written.
     """
     known = transaction.load({resolution.id for resolution in resolutions})
     plans: list[tuple[list[Rev], list[Edit] | None]] = []
@@ -97,7 +99,7 @@ def resolve(
         rev = written.get(live[0]) or live[0]
         results.append(rev)
         if made:
-            entries.append(_entry(resolution, live, rev, time))
+            entries.append(_entry(resolution, live, rev, now))
     transaction.record.add(entries)
     return results
 
@@ -119,7 +121,8 @@ def _edits(resolution: Resolution, live: Sequence[Rev]) -> list[Edit]:
     return edits
 
 
-def _entry(resolution: Resolution, live: Sequence[Rev], rev: Rev, time: str) -> str:
+def _entry(resolution: Resolution, live: Sequence[Rev], rev: Rev, now: float) -> str:
+    time = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
     return msgspec.json.encode(
         {
             "id": resolution.id,
@@ -127,6 +130,6 @@ def _entry(resolution: Resolution, live: Sequence[Rev], rev: Rev, time: str) -> 
             "leaves": [str(leaf) for leaf in live],
             "base": None if resolution.base is None else str(resolution.base),
             "by": resolution.by,
-            "time": time,
+            "time": time.replace("+00:00", "Z"),
         }
     ).decode()
