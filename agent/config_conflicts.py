@@ -154,9 +154,11 @@ class ConflictConfig(Struct, forbid_unknown_fields=True):
         if self.policy == "python" and self.function is None:
             raise self._mistake('python needs function, for example function = "highest-bid"')
         for entry in fields(self):
-            unused = entry.default_factory() if entry.default is NODEFAULT else entry.default
             fits = _OPTIONS.get(entry.name)
-            if fits and getattr(self, entry.name) != unused and not rules & set(fits.split(" or ")):
+            if fits is None or rules & set(fits.split(" or ")):
+                continue
+            unused = entry.default_factory() if entry.default is NODEFAULT else entry.default
+            if getattr(self, entry.name) != unused:
                 raise self._mistake(f"{entry.name} is only for {fits}; take it out")
 
     def _mistake(self, text: str) -> ValueError:

@@ -24,6 +24,7 @@ _COMMANDS = {
     "status": "agent.cli.status",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
+    "conflicts": "agent.cli.conflicts",
     "config": "agent.cli.config",
     "user": "agent.cli.user",
 }
