@@ -43,7 +43,8 @@ def show_list(total: int, shown: Sequence[Shown]) -> None:
         )
     if shown:
         out.print(table)
-    out.print(f"{len(shown)} of {total} conflicts" if len(shown) < total else f"{total} conflicts")
+    number = f"{len(shown)} of {total}" if len(shown) < total else f"{total}"
+    out.print(f"{number} conflict{'' if total == 1 else 's'}")
 
 
 def show_conflict(shown: Shown) -> None:

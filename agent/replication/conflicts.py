@@ -173,12 +173,12 @@ class Resolver:
         failures = [each.decision.reason for each in left if each.state == "failed"]
         if failures:
             log.error(
-                "%s: a policy has failed on %d conflicts; on the first one: %s",
+                "%s: conflicts on which a policy has failed: %d more; the first one: %s",
                 self.database, len(failures), failures[0],
             )  # fmt: skip
         if left:
             log.warning(
-                "%s: %d more conflicts are left to people; edge-agent conflicts list shows them",
+                "%s: conflicts left to people: %d more; edge-agent conflicts list shows them",
                 self.database, len(left),
             )  # fmt: skip
 
@@ -203,7 +203,7 @@ class Resolver:
             if not isinstance(result, Overtaken):
                 self.counts[policy.name].resolved += 1
                 self._left.pop(conflict.id, None)
-        log.info("%s: policies have resolved %d conflicts", self.database, len(made))
+        log.info("%s: conflicts resolved by policies: %d", self.database, len(made))
 
     def _is_left(self, conflict: Conflict, now: float) -> bool:
         """Whether nothing has changed since it was left to people."""
