@@ -499,7 +499,9 @@ class Store:
             self._indexes = done.indexes
         self.conflicts_seen += done.changed_conflicts
         if done.new_conflicts:
-            log.info("%s: documents that have come into conflict: %d", self.path, done.new_conflicts)
+            log.info(
+                "%s: documents that have come into conflict: %d", self.path, done.new_conflicts
+            )
         if done.update_seq > self.update_seq:
             self.update_seq = done.update_seq
             self.wake()

@@ -32,6 +32,7 @@ BENCHES = {
     "attachments": "scripts.benchmarks.attachments",
     "find": "scripts.benchmarks.find",
     "large": "scripts.benchmarks.large",
+    "conflicts": "scripts.benchmarks.conflicts",
 }
 ROUNDS = 5
 QUICK_ROUNDS = 2
@@ -74,7 +75,7 @@ def main(
     """Measure the agent, beside its peers where there are any; without a NAME, all of it.
 
     The names: ingest, writes, replication, gateway, bulk, single, followers, attachments, find,
-    large.
+    large, conflicts.
 
     Peers take turns within each round. A figure is the median over the rounds, with the least and
     the greatest; a ratio is the median of the rounds' ratios. The exit status is 1 when a target
