@@ -52,7 +52,13 @@ def _database_option(command: _CommandT) -> _CommandT:
 @conflicts_command.command("list")
 @running_options
 @_database_option
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=100,
+    show_default=True,
+    help="How many are listed, at most.",
+)
 @json_option
 def list_command(
     config_path: Path | None,
