@@ -54,6 +54,9 @@ class Bridge:
             ready(self)
             await stop.wait()
 
+    async def check(self) -> None:
+        """Nothing but the event loop has to go on: a bridge keeps nothing."""
+
     async def status(self) -> dict[str, Any]:
         """As `Agent.status`, as far as a bridge has it."""
         return {

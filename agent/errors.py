@@ -88,6 +88,19 @@ class StoreFilesError(StoreError):
     """This process may not open any more files (HTTP 503)."""
 
 
+class StoreDamagedError(StoreError):
+    """A store's file is damaged, gone or empty. An agent that starts sets it aside, and copies what
+    can be read of it."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"{path}: the file is damaged ({reason}); start the agent again: it sets the file "
+            "aside and copies what can be read, the rest comes back from the remotes",
+            path=path,
+        )
+        self.reason = reason
+
+
 class StoreWriteError(TransientError):
     """A write was not made durable (disk full, I/O error); nothing of it was kept."""
 

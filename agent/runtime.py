@@ -50,8 +50,10 @@ from agent.server.app import make_app
 from agent.server.http import Server, serve
 from agent.status import device_status, job_status, responder_status, timestamp
 from agent.store.databases import Databases
+from agent.store.salvage import Salvage, salvaged
 from agent.store.store import Store
 from agent.supervisor import Supervisor
+from agent.systemd import Notifier
 from firmware_adapters import PollingAdapter
 
 if TYPE_CHECKING:
@@ -193,6 +195,7 @@ class Agent:
         self._replications = Supervisor()
         self._replication = ReplicationService(self.databases, self._replications.start)
         self._started = time.time()
+        self._salvaged: Salvage | None = None
 
     @classmethod
     def from_config(cls, config: Config) -> Agent:
@@ -220,6 +223,7 @@ class Agent:
         if self._config is not None:
             self._store = await self.databases.ensure(self._config.agent.database)
             self.databases.hold(self._config.agent.database)
+            self._salvaged = await salvaged(self._store)
             await asyncio.to_thread(self._build, self._config, self._store)
             configured = {device.name for device in self._config.device}
             for name in await self._store.devices_with_parts():
@@ -282,6 +286,10 @@ class Agent:
         """Raises StoreWriteError when readings are lost."""
         await asyncio.gather(*(device.store_the_rest() for device in self._devices))
 
+    async def check(self) -> None:
+        """Returns while what is accepted gets to the disk. Raises StoreDamagedError."""
+        await self.databases.check()
+
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""
         restarts = {
@@ -314,6 +322,7 @@ class Agent:
             "update_seq": info.update_seq,
             "conflicts": info.conflict_count,
             "file_size": info.file_size,
+            "salvaged": self._salvaged,
         }
         status["devices"] = [
             device_status(device.config, device.link, device.recorder) for device in self._devices
@@ -345,14 +354,42 @@ class Running(Protocol):
     async def run(self, stop: asyncio.Event, ready: Callable[[Self], None]) -> None:
         """Raises EdgeAgentError when it cannot start."""
 
+    async def check(self) -> None:
+        """Returns if the work goes on; hangs otherwise, or raises EdgeAgentError to end it."""
+
 
 _RunningT = TypeVar("_RunningT", bound=Running)
 
 
 async def run_until_signalled(running: _RunningT, ready: Callable[[_RunningT], None]) -> None:
-    """Run an agent or a bridge until SIGTERM or SIGINT, then stop it in order."""
+    """Run an agent or a bridge until SIGTERM or SIGINT, then stop it in order.
+
+    systemd is told when it is ready, that it is alive, and when it stops. Raises what `run` and
+    `check` raise.
+    """
     stop = asyncio.Event()
+    notifier = Notifier()
+    alive: list[asyncio.Task[None]] = []
+
+    def signalled() -> None:
+        notifier.send("STOPPING=1")
+        stop.set()
+
+    def told(started: _RunningT) -> None:
+        ready(started)
+        notifier.send("READY=1")
+        alive.append(asyncio.create_task(notifier.keep_alive(running.check)))
+        alive[0].add_done_callback(lambda _: stop.set())
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await running.run(stop, ready)
+        loop.add_signal_handler(number, signalled)
+    try:
+        await running.run(stop, told)
+    finally:
+        for task in alive:
+            task.cancel()
+        ends = await asyncio.gather(*alive, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, Exception):
+            raise end

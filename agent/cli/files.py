@@ -11,7 +11,8 @@ from agent.errors import ConfigError
 def replace_file(path: Path, text: str) -> None:
     """Replace a file as one step, with the rights that it had; a new one is its owner's alone.
 
-    Raises ConfigError.
+    A new one that root makes in a folder of some group, such as that of a service's settings,
+    may be read by that group. Raises ConfigError.
     """
     target = path.resolve()  # where a symbolic link leads
     part = target.with_name(f".{target.name}.{os.getpid()}")
@@ -36,6 +37,10 @@ def _take_rights(target: Path, descriptor: int) -> None:
     try:
         old = target.stat()
     except FileNotFoundError:
+        group = target.parent.stat().st_gid
+        if os.geteuid() == 0 and group != 0:
+            os.fchown(descriptor, -1, group)
+            os.fchmod(descriptor, 0o640)
         return
     os.fchown(descriptor, old.st_uid, old.st_gid)
     os.fchmod(descriptor, old.st_mode & 0o7777)

@@ -21,6 +21,7 @@ _COMMANDS = {
     "hub": "agent.cli.run",
     "bridge": "agent.cli.bridge",
     "replicate": "agent.cli.replicate",
+    "verify": "agent.cli.verify",
     "status": "agent.cli.status",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",

@@ -7,24 +7,20 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from agent.cli.options import json_option, print_json, read_password
+from agent.cli.options import json_option, print_json
+from agent.cli.places import opened
 from agent.documents.selector import SelectorError, parse_selector
-from agent.errors import ConfigError, EdgeAgentError, NotFoundError
-from agent.peers.couchdb import CouchPeer
-from agent.peers.local import LocalPeer
-from agent.peers.mqtt_topics import is_mqtt
+from agent.errors import EdgeAgentError
 from agent.peers.peer import Peer
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
 from agent.replication.selection import Selection
-from agent.store.store import Store
 
 _REFRESH = 0.2
 
@@ -93,49 +89,14 @@ def replicate_command(
         raise click.UsageError("--selector and --doc-id exclude each other; give one of them")
     asyncio.run(
         _replicate(
-            _opened(source, source_password_file, create=False),
-            _opened(target, target_password_file, create=create_target),
+            opened(source, source_password_file, create=False),
+            opened(target, target_password_file, create=create_target),
             continuous=continuous,
             create_target=create_target,
             selection=Selection(selector, doc_ids or None),
             as_json=as_json,
         )
     )
-
-
-@contextlib.asynccontextmanager
-async def _opened(place: str, password_file: Path | None, *, create: bool) -> AsyncIterator[Peer]:
-    if "://" in place:
-        password = None
-        if password_file is not None:
-            password = await asyncio.to_thread(read_password, password_file)
-        peer = _remote(place, password)
-        try:
-            yield peer
-        finally:
-            await peer.close()
-    elif "@" in place:
-        # Not shown: what stands before the @ may be a password.
-        raise ConfigError("a URL has to begin with http:// or https://")
-    else:
-        try:
-            store = await Store.open(Path(place), create=create)
-        except NotFoundError as error:
-            raise NotFoundError(
-                f"{error}; check the path, or have a missing target made with --create-target"
-            ) from None
-        try:
-            yield LocalPeer(store)
-        finally:
-            await store.close()
-
-
-def _remote(url: str, password: str | None) -> Peer:
-    if is_mqtt(url):
-        from agent.peers.mqtt import MqttPeer
-
-        return MqttPeer.from_url(url, password=password)
-    return CouchPeer.from_url(url, password=password)
 
 
 async def _replicate(

@@ -46,6 +46,14 @@ def _show(status: dict[str, Any]) -> None:
             f"database {database['name']}: {database['doc_count']} documents, "
             f"{database['conflicts']} conflicts, {database['file_size'] / 2**20:.1f} MiB"
         )
+        if database.get("salvaged"):
+            salvaged = database["salvaged"]
+            console.print(
+                f"It was damaged on {salvaged['time']} ({salvaged['reason']}): "
+                f"{salvaged['documents']} documents were copied, the rest comes from the remotes; "
+                f"the damaged file is {salvaged['aside']}",
+                style="yellow",
+            )
     if status.get("mqtt"):
         mqtt = status["mqtt"]
         state = mqtt["last_error"] or mqtt["state"]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
+from msgspec import Meta
 
 from agent.documents.attachment import Attachment
+from agent.documents.ranges import Leaves, Range, Span
 from agent.documents.revision import Revision
 from agent.errors import ConfigError, ConflictError, PermanentError
 from agent.peers.changes_feed import ChangesFeed, FeedFilter, FeedMode
@@ -43,6 +45,14 @@ class _Welcome(msgspec.Struct):
 
 class _Missing(msgspec.Struct):
     missing: list[str] = []
+
+
+class _Ranges(msgspec.Struct):
+    ranges: list[list[tuple[str, int, Annotated[str, Meta(pattern="^([0-9a-f]{2})*$")]]]]
+
+
+class _Leaves(msgspec.Struct):
+    leaves: list[tuple[str, list[str]]]
 
 
 class _LocalWritten(msgspec.Struct):
@@ -221,6 +231,26 @@ class CouchPeer:
         if answer.status == 409:
             raise ConflictError(f"{self._label}: _local/{id} has another revision; read it again")
         return answer.json(_LocalWritten).rev
+
+    async def ranges(self, level: int, spans: Sequence[Span]) -> Sequence[Sequence[Range]] | None:
+        """POST /{db}/_ranges, which only agents know."""
+        body = msgspec.json.encode({"level": level, "spans": spans})
+        answer = await self._http.request(
+            "POST", f"{self._db}/_ranges", body=body, accept=OK | {400, 404, 405, 501}
+        )
+        if answer.status not in OK:
+            check_database(answer)
+            return None
+        return [
+            [Range(start, count, bytes.fromhex(digest)) for start, count, digest in part]
+            for part in answer.json(_Ranges).ranges
+        ]
+
+    async def leaves(self, span: Span, limit: int) -> Sequence[Leaves]:
+        """POST /{db}/_ranges with the level 0."""
+        body = msgspec.json.encode({"level": 0, "spans": [span], "limit": limit})
+        answer = await self._http.request("POST", f"{self._db}/_ranges", body=body)
+        return [Leaves(id, tuple(revs)) for id, revs in answer.json(_Leaves).leaves]
 
     async def ensure_full_commit(self) -> str:
         """POST /{db}/_ensure_full_commit; a server without it is asked for its info."""

@@ -10,11 +10,13 @@ import msgspec
 
 from agent import __version__
 from agent.documents.attachment import Attachment
+from agent.documents.ranges import Leaves, Range, Span
 from agent.documents.revision import Revision
 from agent.documents.selector import Selector, SelectorError, parse_selector
 from agent.errors import PermanentError
 from agent.peers.arrivals import store_with_attachments
 from agent.peers.peer import Change, ChangeBatch, Contents, PeerInfo, Seq, WriteResult
+from agent.store import range_digests
 from agent.store.databases import Databases
 from agent.store.selecting import matching_leaves
 from agent.store.sequences import number_of
@@ -119,6 +121,12 @@ class LocalPeer:
     async def put_local(self, id: str, doc: Mapping[str, Any]) -> str:
         body = {key: value for key, value in doc.items() if key not in ("_id", "_rev")}
         return await self._store.put_local(id, doc.get("_rev"), _json.encode(body).decode())
+
+    async def ranges(self, level: int, spans: Sequence[Span]) -> Sequence[Sequence[Range]]:
+        return await range_digests.ranges(self._store, level, spans)
+
+    async def leaves(self, span: Span, limit: int) -> Sequence[Leaves]:
+        return await range_digests.leaves(self._store, span, limit)
 
     async def ensure_full_commit(self) -> str:
         return self._store.instance_start_time

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from agent.documents.attachment import Attachment
+from agent.documents.ranges import Leaves, Range, Span
 from agent.documents.revision import Revision
 from agent.errors import (
     ConflictError,
@@ -25,6 +26,8 @@ from agent.errors import (
     RemoteError,
 )
 from agent.peers.mqtt_calls import (
+    MOST_LEAVES,
+    MOST_SPANS,
     Answer,
     AttachmentContent,
     Changes,
@@ -33,7 +36,9 @@ from agent.peers.mqtt_calls import (
     Fetch,
     GetLocal,
     Info,
+    LeavesOf,
     PutLocal,
+    RangesOf,
     Request,
     RevsDiff,
     Store,
@@ -221,6 +226,20 @@ class MqttPeer:
             return {}
         request = RevsDiff({id: list(asked) for id, asked in revs.items()})
         return await self._call(request, _missing, size=64 * len(revs))
+
+    async def ranges(self, level: int, spans: Sequence[Span]) -> Sequence[Sequence[Range]] | None:
+        """None from a bridge whose server knows no such thing."""
+        found: list[list[Range]] = []
+        for begin in range(0, len(spans), MOST_SPANS):
+            request = RangesOf(level, list(spans[begin : begin + MOST_SPANS]))
+            part = await self._call(request, _ranges, size=128 * len(request.spans))
+            if part is None:
+                return None
+            found += part
+        return found
+
+    async def leaves(self, span: Span, limit: int) -> Sequence[Leaves]:
+        return await self._call(LeavesOf(span, min(limit, MOST_LEAVES)), _leaves)
 
     async def fetch(
         self, wanted: Sequence[tuple[str, Sequence[str]]]
@@ -424,3 +443,11 @@ def _text(value: Any) -> str:
 
 def _missing(value: Any) -> dict[str, list[str]]:
     return {id: revs for id, revs in convert(value, dict[str, list[str]]).items() if revs}
+
+
+def _ranges(value: Any) -> list[list[Range]] | None:
+    return convert(value, list[list[Range]] | None)  # type: ignore[arg-type]
+
+
+def _leaves(value: Any) -> list[Leaves]:
+    return convert(value, list[Leaves])

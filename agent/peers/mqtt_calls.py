@@ -23,6 +23,7 @@ from agent.documents.attachment import (
     checked_name,
     md5_digest,
 )
+from agent.documents.ranges import COARSEST, FINEST
 from agent.documents.revision import Rev, Revision, normal_hash
 from agent.documents.wire import RefusedDocumentError, body_text, checked_id, own_members
 from agent.peers.mqtt_wire import Fault, WireError, convert
@@ -30,6 +31,9 @@ from agent.peers.peer import Change, ChangeBatch, PeerInfo, Seq, WriteResult
 
 MOST_CHANGES = 1000
 """In one page."""
+
+MOST_SPANS = 1000
+MOST_LEAVES = 2000
 
 _MOST_IDS = 10_000
 _GENERATIONS = 10**15
@@ -97,6 +101,20 @@ class PutLocal(Struct, tag_field="call", tag="put_local", frozen=True):
     doc: _Json
 
 
+class RangesOf(Struct, tag_field="call", tag="ranges", frozen=True):
+    """Digests of the ranges of a level in each span."""
+
+    level: Annotated[int, Meta(ge=FINEST, le=COARSEST)]
+    spans: Annotated[list[tuple[_Id, _Id | None]], Meta(max_length=MOST_SPANS)]
+
+
+class LeavesOf(Struct, tag_field="call", tag="leaves", frozen=True):
+    """The leaf revisions of the first documents in a span."""
+
+    span: tuple[_Id, _Id | None]
+    limit: Annotated[int, Meta(ge=1)]
+
+
 Request: TypeAlias = (
     Info
     | Create
@@ -108,6 +126,8 @@ Request: TypeAlias = (
     | AttachmentContent
     | GetLocal
     | PutLocal
+    | RangesOf
+    | LeavesOf
 )
 
 

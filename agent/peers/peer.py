@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import msgspec
 
 from agent.documents.attachment import Attachment
+from agent.documents.ranges import Leaves, Range, Span
 from agent.documents.revision import Revision
 
 Seq: TypeAlias = Any
@@ -160,3 +161,17 @@ class Metered(Protocol):
     @property
     def traffic(self) -> tuple[int, int]:
         """Bytes of payload sent and received since the start."""
+
+
+@runtime_checkable
+class Comparable(Protocol):
+    """A peer that may tell digests of ranges of its documents (`agent/documents/ranges.py`)."""
+
+    async def ranges(self, level: int, spans: Sequence[Span]) -> Sequence[Sequence[Range]] | None:
+        """The ranges of a level in each span; None when the other side knows no such thing."""
+
+    async def leaves(self, span: Span, limit: int) -> Sequence[Leaves]:
+        """The leaf revisions of the first documents in a span, by id, at most `limit`.
+
+        If they are fewer, they are all; `ranges` has been answered before.
+        """

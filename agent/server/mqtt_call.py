@@ -8,9 +8,10 @@ from typing import Any
 
 from agent.documents.attachment import Attachment, Inline
 from agent.documents.revision import Revision
-from agent.errors import NotFoundError
+from agent.errors import NotFoundError, PermanentError
 from agent.peers.mqtt_calls import (
     MOST_CHANGES,
+    MOST_LEAVES,
     AttachmentContent,
     Changes,
     Create,
@@ -18,7 +19,9 @@ from agent.peers.mqtt_calls import (
     Fetch,
     GetLocal,
     Info,
+    LeavesOf,
     PutLocal,
+    RangesOf,
     Request,
     RevsDiff,
     Store,
@@ -35,7 +38,7 @@ from agent.peers.mqtt_calls import (
 )
 from agent.peers.mqtt_exchange import Contents, Exchange
 from agent.peers.mqtt_wire import Source
-from agent.peers.peer import ChangeBatch, Peer
+from agent.peers.peer import ChangeBatch, Comparable, Peer
 from agent.server.mqtt_served import Served
 
 
@@ -77,6 +80,10 @@ class DatabaseCall:
                 return local_to_wire(await peer.get_local(request.id))
             case PutLocal():
                 return await peer.put_local(request.id, local_from_json(request.doc))
+            case RangesOf():
+                return await _comparable(peer).ranges(request.level, request.spans)
+            case LeavesOf():
+                return await _comparable(peer).leaves(request.span, min(request.limit, MOST_LEAVES))
 
     async def _fetch(self, peer: Peer, request: Fetch) -> Any:
         found = await peer.fetch(request.wanted)
@@ -118,6 +125,12 @@ class DatabaseCall:
             return _from(offset, peer.attachment(revision, attachment))
 
         self.contents = contents
+
+
+def _comparable(peer: Peer) -> Comparable:
+    if isinstance(peer, Comparable):
+        return peer
+    raise PermanentError(f"{peer.label} cannot be compared by ranges")
 
 
 async def _page(peer: Peer, request: Changes) -> ChangeBatch:

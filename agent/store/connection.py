@@ -8,12 +8,13 @@ import os
 import resource
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.errors import (
     NotFoundError,
     StoreBusyError,
+    StoreDamagedError,
     StoreError,
     StoreFilesError,
     StoreWriteError,
@@ -32,6 +33,12 @@ _TOO_MANY_FILES = (
     "{}: too many files are open in this process; raise its limit (ulimit -n, or LimitNOFILE= in "
     "the systemd unit)"
 )
+
+
+_OPENED = b"store\n"
+
+_CHECKED_WHOLE = 16 * 1024 * 1024
+_CHECKED_ROWS = 1000
 
 
 class StoreLock:
@@ -58,7 +65,8 @@ class StoreLock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = os.read(self._file, 32).decode("ascii", "replace").strip() or "unknown"
+            written = os.read(self._file, 32).decode("ascii", "replace").split()
+            owner = written[0] if written else "unknown"
             os.close(self._file)
             advice = (
                 f"another process (pid {owner}); stop that process, or use its URL instead of the "
@@ -67,8 +75,18 @@ class StoreLock:
             if owner == str(os.getpid()):
                 advice = "this process already; a store cannot be opened twice"
             raise StoreBusyError(f"{store}: in use by {advice}", path=str(store)) from None
+        self.was_store = _OPENED in os.read(self._file, 64)
+        """The file was a store when it was open the last time."""
+        self._write(b"" if not self.was_store else _OPENED)
+
+    def opened(self) -> None:
+        """The file is a store: one that is gone later on is missed."""
+        if not self.was_store:
+            self._write(_OPENED)
+
+    def _write(self, state: bytes) -> None:
         os.truncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(self._file, b"%d\n%b" % (os.getpid(), state), 0)
 
     def release(self) -> None:
         os.close(self._file)
@@ -131,6 +149,40 @@ def _few_files_left() -> bool:
         return error.errno in _NO_MORE_FILES
 
 
+def marker(path: Path) -> Path:
+    """The file that says, beside a store, how it was found to be damaged."""
+    return path.with_name(path.name + ".damaged")
+
+
+def mark_damaged(path: Path, reason: str) -> None:
+    """The next start is to deal with it."""
+    with suppress(OSError):  # on a disk that cannot be written the next start finds it anew
+        marker(path).write_text(reason, "utf-8")
+
+
+def damage(connection: sqlite3.Connection) -> str | None:
+    """What a look at a store finds that was not closed in order, or None.
+
+    A small file is checked as a whole, of a large one what was written last.
+    """
+    try:
+        size = connection.execute(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        ).fetchone()[0]
+        if size <= _CHECKED_WHOLE:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            return None if found == "ok" else str(found).strip()
+        bad = connection.execute(
+            "SELECT count(*) FROM (SELECT id, body FROM docs ORDER BY seq DESC LIMIT ?) AS new "
+            "WHERE NOT json_valid(body) "
+            "OR NOT EXISTS (SELECT 1 FROM docs AS same WHERE same.id = new.id)",
+            (_CHECKED_ROWS,),
+        ).fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        return str(error)
+    return f"{bad} of the last documents are damaged" if bad else None
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turns SQLite's errors into the agent's, with what to do."""
@@ -161,11 +213,8 @@ def explained(path: Path) -> Iterator[None]:
                 path=str(path),
             ) from error
         if name.startswith("SQLITE_CORRUPT"):
-            raise StoreError(
-                f"{path}: the file is damaged ({error}); move it away and restart: what was "
-                "replicated comes back from the remote, for the rest try sqlite3 FILE .recover",
-                path=str(path),
-            ) from error
+            mark_damaged(path, str(error))
+            raise StoreDamagedError(str(path), str(error)) from error
         raise StoreError(
             f"{path}: {error}; check the path and its permissions", path=str(path)
         ) from error

@@ -85,7 +85,7 @@ class Databases:
                 self._check_open()
                 await self._make_room()
                 self._open[name] = await Store.open(
-                    self.path(name), create=False, revs_limit=self._revs_limit
+                    self.path(name), create=False, revs_limit=self._revs_limit, salvage=True
                 )
             return self._open[name]
 
@@ -114,7 +114,9 @@ class Databases:
                 )
             await self.make_folder()
             await self._make_room()
-            store = self._open[name] = await Store.open(path, revs_limit=self._revs_limit)
+            store = self._open[name] = await Store.open(
+                path, revs_limit=self._revs_limit, salvage=True
+            )
             self._created.set()
             self._created = asyncio.Event()
             return store
@@ -161,6 +163,11 @@ class Databases:
             if store is not None:
                 await store.close()
             await asyncio.to_thread(_unlink, path)
+
+    async def check(self) -> None:
+        """Returns when the writer of each open store has had its turn. Raises StoreDamagedError."""
+        for store in list(self._open.values()):
+            await store.check()
 
     def wake(self) -> None:
         """Let everybody go who waits for a change in any database."""
@@ -221,7 +228,7 @@ def _unlink(path: Path) -> None:
         raise NotFoundError(f"{path.name}: no such database", reason="Database does not exist.")
     lock = StoreLock(path)
     try:
-        for suffix in ("", "-wal", "-shm", ".lock"):
+        for suffix in ("", "-wal", "-shm", ".damaged", ".lock"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
     finally:
         lock.release()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 APPLICATION_ID = 0x65736167  # "esag"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SEQ_FLOOR = "seq_floor"
 """The key in `meta` of the newest sequence as it was at the last purge: none is ever used twice,
@@ -24,6 +24,12 @@ and the row that had it may be gone."""
 
 PURGE_SEQ = "purge_seq"
 """The key in `meta` of the number of documents that were purged."""
+
+RANGES_SEQ = "ranges_seq"
+"""The key in `meta` of the sequence up to which changes are in the digests of ranges."""
+
+RANGES_PURGES = "ranges_purges"
+"""The key in `meta` of the `PURGE_SEQ` with which the digests of ranges were made."""
 
 SETTING = "setting:"
 """What the keys of settings in `meta` begin with; their values are JSON texts."""
@@ -150,6 +156,15 @@ SELECT
 FROM unpacked;
 """
 
+_VERSION_4 = """
+-- Digests of ranges of documents, see agent/documents/ranges.py, as of the sequence in `meta`.
+CREATE TABLE ranges (
+    start TEXT PRIMARY KEY,       -- an id; the range ends where the next one begins
+    count INTEGER NOT NULL,
+    digest BLOB NOT NULL
+) WITHOUT ROWID;
+"""
+
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a store from its schema version to `SCHEMA_VERSION`, in one transaction."""
@@ -184,6 +199,12 @@ def migrate(connection: sqlite3.Connection) -> None:
         for statement in _statements(_VERSION_3):
             db.execute(statement)
         _stamp(db, 3)
+
+    @migrations()
+    def version_4(db: Database) -> None:
+        for statement in _statements(_VERSION_4):
+            db.execute(statement)
+        _stamp(db, 4)
 
     database = Database(connection, recursive_triggers=False)
     # All or nothing: the table in which sqlite-utils keeps its records, alone, would make the file

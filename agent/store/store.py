@@ -19,13 +19,14 @@ from agent.documents.conditions import RegexTime
 from agent.documents.conflict import Conflict
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import DEFAULT_REVS_LIMIT
-from agent.errors import EdgeAgentError, StoreError
+from agent.errors import EdgeAgentError, StoreDamagedError, StoreError
 from agent.store.blobs import CHUNK, Upload
 from agent.store.compaction import compact
 from agent.store.conflicts import ConflictsPage, conflict_of, conflicts_after, conflicts_by_id
 from agent.store.connection import StoreLock, open_writer
 from agent.store.find import FindPage, Position, find_page
 from agent.store.mango_index import MangoIndex, all_indexes
+from agent.store.opening import damage_found, open_checked, open_or_salvage
 from agent.store.planner import Plan
 from agent.store.reader import (
     ChangesPage,
@@ -97,12 +98,18 @@ class Store:
 
     @classmethod
     async def open(
-        cls, path: Path, *, create: bool = True, revs_limit: int = DEFAULT_REVS_LIMIT
+        cls,
+        path: Path,
+        *,
+        create: bool = True,
+        revs_limit: int = DEFAULT_REVS_LIMIT,
+        salvage: bool = False,
     ) -> Store:
         """Open a store file and make it if there is none and `create` is set.
 
-        Raises NotFoundError, StoreBusyError (another process has it open) and StoreError (not a
-        store, from a newer version, read-only, damaged).
+        With `salvage` a damaged one is set aside, and what can be read of it copied. Raises
+        NotFoundError, StoreBusyError (another process has it open), StoreDamagedError and
+        StoreError (not a store, from a newer version, read-only).
         """
 
         def opened() -> tuple[Store, Any]:
@@ -114,7 +121,8 @@ class Store:
                 open_writer(path, create=False)  # raises, before a lock file is made
             lock = StoreLock(path)
             try:
-                connection = open_writer(path, create=create)
+                opening = open_or_salvage if salvage else open_checked
+                connection = opening(path, lock, create=create)
                 reader = Reader(path)
                 try:
                     return cls(path, lock, reader, reader.info()), connection
@@ -220,6 +228,16 @@ class Store:
     async def write(self, operation: Callable[[Transaction], _T]) -> _T:
         """Several writes as one: all of them become durable, or none."""
         return await self._writer.run(operation)
+
+    async def check(self) -> None:
+        """Returns while the writer gets on; nothing is written to the disk.
+
+        Raises StoreDamagedError once the file was found to be damaged.
+        """
+        reason = await asyncio.to_thread(damage_found, self.path)
+        if reason is not None:
+            raise StoreDamagedError(str(self.path), reason)
+        await self._writer.check()
 
     def upload(self) -> Upload:
         """Takes content of an attachment, which is then stored with its document."""
@@ -377,6 +395,10 @@ class Store:
 
         self._check_open()
         return await asyncio.get_running_loop().run_in_executor(self._examiners, examined)
+
+    async def query(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
+        """What a function reads from one state of the store; as `examine`. It has to be short."""
+        return await self.examine(self._reader.query, function)
 
     async def all_docs(self, **options: Any) -> DocumentsPage:
         """Live documents by id; the options are those of `Reader.all_docs`."""

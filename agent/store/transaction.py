@@ -22,6 +22,7 @@ from agent.store.document_rows import Document, DocumentRows, marked
 from agent.store.locals import Locals
 from agent.store.mango_index import PREFIX, MangoIndex, synchronise
 from agent.store.parts import Parts
+from agent.store.ranges import Ranges
 from agent.store.record import Record
 from agent.store.schema import PURGE_SEQ, SEQ_FLOOR, SETTING
 
@@ -54,6 +55,7 @@ class Transaction:
         self.locals = Locals(connection)
         self.parts = Parts(connection)
         self.record = Record(connection)
+        self.ranges = Ranges(connection)
         newest = connection.execute("SELECT coalesce(max(seq), 0) FROM docs").fetchone()[0]
         counts = dict(
             connection.execute(

@@ -30,6 +30,12 @@ _MOST_OPERATIONS = 256
 _MOST_WAITING = 1024
 """Operations accepted before callers are made to wait."""
 
+_STEP = 4_000_000
+"""Instructions of SQLite's virtual machine, which take from half a second to some seconds."""
+
+_LOOK = 1.0
+"""Seconds between looks at whether something long gets on."""
+
 _WAL_BYTES = 8 * 1024 * 1024
 """A WAL file larger than this is truncated when no reader needs it."""
 
@@ -58,6 +64,8 @@ class Writer:
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._room = asyncio.Semaphore(_MOST_WAITING)
         self._closed = False
+        self._steps = 0
+        connection.set_progress_handler(self._step, _STEP)
         self._thread = threading.Thread(target=self._run, name=f"writer {path.name}", daemon=True)
         self._thread.start()
 
@@ -81,6 +89,24 @@ class Writer:
             self._shrink = True
 
         await self.run(operation)
+
+    async def check(self) -> None:
+        """Returns when the writer has had a turn or, in something long such as a compaction, has
+        got on. A disk that does not answer makes it hang. Nothing is written.
+        """
+        turn = asyncio.ensure_future(self.run(lambda _: None))
+        try:
+            steps = self._steps
+            while steps == self._steps:
+                done, _ = await asyncio.wait({turn}, timeout=_LOOK)
+                if done:
+                    turn.exception()  # a store that refuses is at work, too
+                    return
+        finally:
+            turn.cancel()
+
+    def _step(self) -> None:
+        self._steps += 1
 
     async def close(self) -> None:
         """Finish what was accepted, then close the connection."""

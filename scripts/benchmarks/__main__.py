@@ -33,6 +33,7 @@ BENCHES = {
     "find": "scripts.benchmarks.find",
     "large": "scripts.benchmarks.large",
     "conflicts": "scripts.benchmarks.conflicts",
+    "verify": "scripts.benchmarks.verify",
 }
 ROUNDS = 5
 QUICK_ROUNDS = 2

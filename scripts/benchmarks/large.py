@@ -60,7 +60,7 @@ async def run(options: Options) -> list[Row]:
         raise BenchError(f"{sizes[0]:,} documents do not fit on this disk")
     for size in sizes:
         options.note(f"making {size:,} documents")
-        await asyncio.to_thread(_make, _folder(options, size) / f"{DATABASE}.sqlite", size)
+        await asyncio.to_thread(make_store, _folder(options, size) / f"{DATABASE}.sqlite", size)
 
     async def measure(size: int) -> _Sample:
         return await _measure(_folder(options, size), size)
@@ -83,7 +83,8 @@ def _folder(options: Options, size: int) -> Path:
     return options.folder / str(size)
 
 
-def _make(path: Path, count: int) -> None:
+def make_store(path: Path, count: int) -> None:
+    """A store file with so many readings, of one revision each."""
     path.parent.mkdir()
     with closing(open_writer(path, create=True)) as db:
         # Nobody else has the file yet, and nobody needs it after a crash.

@@ -78,7 +78,7 @@ async def test_a_damaged_file(path: Path) -> None:
         file.write(b"\xff" * 20 * 4096)
     message = await refusal(path)
     assert message.startswith("the file is damaged (")
-    assert "move it away and restart: what was replicated comes back from the remote" in message
+    assert "start the agent again: it sets the file aside and copies what can be read" in message
 
 
 async def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ async def test_reading_a_damaged_file_names_the_damage(store: Store, path: Path)
     with path.open("r+b") as file:
         file.seek(5 * 4096)
         file.write(b"\xff" * 60 * 4096)
-    with pytest.raises(StoreError, match=r"the file is damaged \(.*\); move it away"):
+    with pytest.raises(StoreError, match=r"the file is damaged \(.*\); start the agent again"):
         await store.changes(0, limit=5000)
     # The writer meets the damage as well, and goes on answering.
     for _ in range(2):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.store import store as store_module
+from agent.store import opening
 from agent.store.connection import open_writer
 from agent.store.store import Store
 from tests.store.helpers import reading, rows
@@ -136,7 +136,7 @@ class _Statements:
             connection.set_trace_callback(self.seen.append)
             return connection
 
-        monkeypatch.setattr(store_module, "open_writer", watched)
+        monkeypatch.setattr(opening, "open_writer", watched)
 
     def commits(self) -> int:
         return self.seen.count("COMMIT")

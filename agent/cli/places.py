@@ -1,0 +1,52 @@
+"""Databases as commands name them: by the path of a store, or by a URL."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from agent.cli.options import read_password
+from agent.errors import ConfigError, NotFoundError
+from agent.peers.couchdb import CouchPeer
+from agent.peers.local import LocalPeer
+from agent.peers.mqtt_topics import is_mqtt
+from agent.peers.peer import Peer
+from agent.store.store import Store
+
+
+@contextlib.asynccontextmanager
+async def opened(place: str, password_file: Path | None, *, create: bool) -> AsyncIterator[Peer]:
+    """Raises ConfigError, NotFoundError, StoreError."""
+    if "://" in place:
+        password = None
+        if password_file is not None:
+            password = await asyncio.to_thread(read_password, password_file)
+        peer = _remote(place, password)
+        try:
+            yield peer
+        finally:
+            await peer.close()
+    elif "@" in place:
+        # Not shown: what stands before the @ may be a password.
+        raise ConfigError("a URL has to begin with http:// or https://")
+    else:
+        try:
+            store = await Store.open(Path(place), create=create)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{error}; check the path, or have a missing target made with --create-target"
+            ) from None
+        try:
+            yield LocalPeer(store)
+        finally:
+            await store.close()
+
+
+def _remote(url: str, password: str | None) -> Peer:
+    if is_mqtt(url):
+        from agent.peers.mqtt import MqttPeer
+
+        return MqttPeer.from_url(url, password=password)
+    return CouchPeer.from_url(url, password=password)

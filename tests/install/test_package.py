@@ -1,0 +1,145 @@
+"""The Debian package in a Debian system of its own: installed, run, brought up to date, removed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.install.machine import CHECKOUT, CONFIG, Machine, build_package, missing, rebuild
+
+_LACKING = missing()
+needs_machine = pytest.mark.skipif(_LACKING is not None, reason=f"this needs {_LACKING}")
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="this needs systemd-analyze"
+)
+UNIT = CHECKOUT / "scripts/debian/edge-agent.service"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_package(tmp_path_factory.mktemp("package"))
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    root = tmp_path_factory.mktemp("machine") / "root"
+    with Machine.make(root) as made:
+        yield made
+
+
+def bring(machine: Machine, package: Path) -> str:
+    """Copy a package into the machine; returns its path there."""
+    (machine.root / "tmp").mkdir(exist_ok=True)
+    shutil.copy(package, machine.root / "tmp" / package.name)
+    return f"/tmp/{package.name}"
+
+
+@needs_systemd
+def test_the_unit_is_exposed_little() -> None:
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNIT)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found, done.stderr
+    assert float(found[1]) <= 2.5
+
+
+@needs_systemd
+def test_the_unit_is_valid(tmp_path: Path) -> None:
+    # The program of the installed package, which is not here.
+    unit = tmp_path / UNIT.name
+    unit.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text()))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    complaints = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    assert complaints == []
+
+
+@needs_machine
+@pytest.mark.timeout(600)
+def test_installed_updated_rolled_back_and_removed(
+    machine: Machine, package: Path, tmp_path: Path
+) -> None:
+    version = subprocess.run(
+        ["dpkg-deb", "--field", package, "Version"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    data = machine.root / "var/lib/edge-agent"
+
+    done = machine.install(bring(machine, package))
+    assert done.status == 0, done.text
+    status = machine.status()
+    assert status["version"] == version
+    assert status["data"] == "/var/lib/edge-agent"
+    assert (data.stat().st_mode & 0o777) == 0o700
+    assert (machine.root / CONFIG.lstrip("/")).stat().st_mode & 0o007 == 0
+    owner = machine.run("stat", "-c", "%U", "/var/lib/edge-agent/edge.sqlite").text.strip()
+    assert owner == "edge-agent"
+    assert "dialout" in machine.run("id", "-nG", "edge-agent").text.split()
+
+    written = machine.run("python3", "-c", _PUT)
+    assert written.status == 0, written.text
+
+    # What a person adds is readable by the agent, and stays.
+    done = machine.run(
+        "sh",
+        "-c",
+        f"echo secret | edge-agent user add anna --role _admin --password-file - --config {CONFIG}",
+    )
+    assert done.status == 0, done.text
+    assert machine.run("stat", "-c", "%a %G", CONFIG).text == "640 edge-agent\n"
+    with (machine.root / CONFIG.lstrip("/")).open("a") as config:
+        config.write("# mine\n")
+    newer = rebuild(package, tmp_path, version="7.1.0")
+    done = machine.install(bring(machine, newer))
+    assert done.status == 0, done.text
+    assert machine.status()["version"] == "7.1.0"
+    assert machine.status()["database"]["doc_count"] == 1
+    assert "# mine" in (machine.root / CONFIG.lstrip("/")).read_text()
+    assert len(list((machine.root / "var/backups/edge-agent").glob(f"{version}-*"))) == 1
+
+    broken = rebuild(package, tmp_path, version="7.2.0", broken=True)
+    done = machine.install(bring(machine, broken), healthy_within=12)
+    assert done.status == 1
+    assert "version 7.1.0 runs again, with its data" in done.text, done.text
+    assert machine.status()["version"] == "7.1.0"
+    assert machine.status()["database"]["doc_count"] == 1
+    assert not (data / "spoilt").exists()
+    assert list((machine.root / "var/backups/edge-agent").glob("failed-*/spoilt"))
+
+    done = machine.install(bring(machine, package))
+    assert done.status == 1
+    assert "7.1.0 is installed" in done.text
+    assert machine.status()["version"] == "7.1.0"
+
+    done = machine.install("--uninstall")
+    assert done.status == 0, done.text
+    assert machine.run("systemctl", "is-active", "edge-agent.service").text == "inactive\n"
+    assert not (machine.root / "opt/edge-agent/bin/edge-agent").exists()
+    assert (data / "edge.sqlite").exists()
+    assert "# mine" in (machine.root / CONFIG.lstrip("/")).read_text()
+
+    done = machine.install(bring(machine, newer))
+    assert done.status == 0, done.text
+    assert machine.status()["database"]["doc_count"] == 1
+
+    done = machine.install("--uninstall", "--purge")
+    assert done.status == 0, done.text
+    assert not data.exists()
+    assert not (machine.root / "etc/edge-agent").exists()
+
+
+_PUT = """
+import urllib.request
+request = urllib.request.Request(
+    "http://127.0.0.1:5984/edge/note", method="PUT", data=b'{"kept": true}',
+    headers={"Content-Type": "application/json"})
+assert urllib.request.urlopen(request).status == 201
+"""

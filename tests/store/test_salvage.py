@@ -1,0 +1,233 @@
+"""Damaged stores: set aside, what is readable copied, and the rest pulled from elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.errors import StoreDamagedError, StoreError
+from agent.peers.local import LocalPeer
+from agent.replication.replicator import Replicator
+from agent.store import salvage
+from agent.store.connection import marker
+from agent.store.databases import Databases
+from agent.store.salvage import SALVAGED, Salvage
+from agent.store.store import Store
+from tests.mqtt.site import contents
+from tests.store.fixtures.make import fill
+from tests.store.helpers import put, reading, revision, rows
+
+PAGE = 4096
+COUNT = 4000
+
+
+async def make(path: Path, *, count: int = COUNT) -> dict[str, object]:
+    """A store with readings, histories and conflicts; returns what is in it."""
+    path.parent.mkdir(exist_ok=True)
+    store = await Store.open(path)
+    await fill(store)
+    await store.graft([reading(number, value=number) for number in range(count)])
+    await store.put_local("state", None, '{"kept":true}')
+    found = await contents(store)
+    await store.close()
+    return found
+
+
+def damage(path: Path, pages: list[int]) -> None:
+    with path.open("r+b") as file:
+        for page in pages:
+            file.seek(page * PAGE)
+            file.write(random.Random(page).randbytes(PAGE))
+
+
+def leave(path: Path, content: bytes | None) -> None:
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+
+
+def pages_of(path: Path) -> int:
+    return path.stat().st_size // PAGE
+
+
+def told(path: Path) -> Salvage:
+    ((body,),) = rows_of(path, f"SELECT body FROM local WHERE id = '{SALVAGED}'")
+    return msgspec.json.decode(body, type=Salvage)
+
+
+def rows_of(path: Path, sql: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(sql).fetchall()
+
+
+@pytest.fixture
+async def databases(tmp_path: Path) -> Databases:
+    return Databases(tmp_path)
+
+
+async def test_what_is_readable_is_copied_and_the_rest_comes_back(
+    databases: Databases, path: Path, tmp_path: Path
+) -> None:
+    there = tmp_path / "cloud" / "db.sqlite"
+    await make(there)
+    before = await make(path)
+    uuid = rows(path, "SELECT value FROM meta WHERE key = 'uuid'")
+    pages = pages_of(path)
+    damage(path, [*range(60, 70), pages // 2, pages - 20])
+    (tmp_path / "db.sqlite.damaged").write_text("database disk image is malformed")
+    store = await databases.get("db")
+    after = await contents(store)
+    assert COUNT // 2 < len(after) < len(before)
+    assert all(before[id] == found for id, found in after.items())
+    report = told(path)
+    assert (report.documents, report.reason) == (len(after), "database disk image is malformed")
+    assert pages_of(Path(report.aside)) == pages
+    assert not marker(path).exists()
+    # No checkpoint of the old store counts for this one.
+    assert [store.uuid] != uuid
+    assert rows(path, "PRAGMA integrity_check") == ["ok"]
+    info = await store.info()
+    live = [id for id, found in after.items() if not found[1]]  # type: ignore[index]
+    assert info.doc_count == len(live)
+    cloud = await Store.open(there)
+    await Replicator(LocalPeer(cloud), LocalPeer(store)).run()
+    assert await contents(store) == before
+    await cloud.close()
+    await databases.close()
+
+
+async def test_local_documents_and_settings_are_kept(databases: Databases, path: Path) -> None:
+    await make(path)
+    store = await Store.open(path)
+    await store.set_setting("revs_limit", 77)
+    await store.close()
+    marker(path).write_text("malformed")
+    store = await databases.get("db")
+    assert await store.get_local("state") == ("0-1", '{"kept":true}')
+    assert store.setting("revs_limit") == 77
+    await databases.close()
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_whatever_is_damaged_the_store_opens_with_nothing_wrong(
+    databases: Databases, path: Path, seed: int
+) -> None:
+    before = await make(path, count=1500)
+    chance = random.Random(seed)
+    pages = pages_of(path)
+    damage(path, chance.sample(range(pages), chance.choice([1, 1, 3, 10, 40])))
+    marker(path).write_text("malformed")
+    store = await databases.get("db")
+    after = await contents(store)
+    assert after.keys() <= before.keys()
+    await put(store, "new", None, n=1)
+    assert rows(path, "PRAGMA integrity_check") == ["ok"]
+    for id, (rev, *_) in after.items():  # type: ignore[misc]
+        # A page of nonsense might even be a page of rows; what is copied has its right revision.
+        if id not in ("conflict", "edited", "again"):
+            assert rev == before[id][0]  # type: ignore[index]
+    await databases.close()
+    await asyncio.to_thread(shutil.rmtree, path.parent, ignore_errors=True)
+
+
+async def test_a_power_cut_that_left_nonsense_is_found_when_the_store_is_opened(
+    databases: Databases, path: Path
+) -> None:
+    await make(path, count=300)
+    # As it is after a power cut: not closed in order.
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("INSERT INTO local VALUES ('x', 1, '{}')")
+        db.commit()
+        shutil.copy(path, path.with_name("copy"))
+        shutil.copy(path.with_name(path.name + "-wal"), path.with_name("copy-wal"))
+    path.with_name("copy").replace(path)
+    path.with_name("copy-wal").replace(path.with_name(path.name + "-wal"))
+    damage(path, [*range(8, 16)])
+    with pytest.raises(StoreDamagedError):
+        await Store.open(path)
+    store = await databases.get("db")
+    assert len(await contents(store)) > 100
+    assert told(path).documents > 100
+    await databases.close()
+
+
+@pytest.mark.parametrize("left", [None, b"", b"\0" * 50_000])
+async def test_a_file_that_is_gone_or_emptied_is_never_replaced_silently(
+    databases: Databases, path: Path, left: bytes | None
+) -> None:
+    await make(path, count=10)
+    leave(path, left)
+    with pytest.raises(StoreError):
+        await Store.open(path)
+    store = await databases.ensure("db")
+    assert (await store.info()).doc_count == 0
+    reason = told(path).reason
+    assert reason in ("it is gone", "it is empty, and was not", "it is no SQLite file any more")
+    await databases.close()
+
+
+async def test_damage_that_a_running_store_meets_is_for_the_next_start(
+    databases: Databases, path: Path
+) -> None:
+    await make(path)
+    store = await databases.get("db")
+    await store.check()
+    damage(path, list(range(5, pages_of(path) - 20)))
+    with pytest.raises(StoreDamagedError):
+        await store.changes(0, limit=COUNT)
+    with pytest.raises(StoreDamagedError):
+        await store.check()
+    await databases.close()
+    again = Databases(path.parent)
+    store = await again.get("db")
+    await store.check()
+    await put(store, "new", None, n=1)
+    await again.close()
+
+
+async def test_without_room_for_the_copy_nothing_is_touched(
+    databases: Databases, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(path, count=10)
+    marker(path).write_text("malformed")
+    before = await asyncio.to_thread(path.read_bytes)
+    usage = shutil.disk_usage(path.parent)
+    monkeypatch.setattr(salvage.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(StoreError, match=r"have to be free, not 0; free some space"):
+        await databases.get("db")
+    assert await asyncio.to_thread(path.read_bytes) == before
+    monkeypatch.undo()
+    assert (await (await databases.get("db")).info()).doc_count > 10
+    await databases.close()
+
+
+async def test_another_programs_file_is_left_alone(databases: Databases, path: Path) -> None:
+    leave(path, b"not ours" * 1000)
+    with pytest.raises(StoreError, match="not a store"):
+        await databases.get("db")
+    assert await asyncio.to_thread(path.read_bytes) == b"not ours" * 1000
+
+
+async def test_a_conflict_of_which_one_side_is_lost(databases: Databases, path: Path) -> None:
+    """The side that is left is there; the other one is unknown, so replication asks for it."""
+    store = await Store.open(path)
+    await store.graft([revision("x", "c", "a"), revision("x", "b", "a")])
+    await store.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DELETE FROM revisions")
+        db.commit()
+    marker(path).write_text("malformed")
+    store = await databases.get("db")
+    found = await store.get("x")
+    assert found is not None
+    assert [str(rev) for rev in found.leaves()] == ["2-c"]
+    assert await store.missing({"x": ["2-b", "2-c"]}) == {"x": ["2-b"]}
+    await databases.close()

@@ -1,0 +1,120 @@
+"""What systemd is told by a program that it runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.error
+from pathlib import Path
+
+import pytest
+
+from agent.errors import StoreError
+from agent.systemd import Notifier
+from tests.agents import AgentProcess, edge_agent, gateway, gateway_config
+from tests.cli.helpers import documents, make_store, request
+
+LONGEST = 20.0
+"""Seconds that a message may take; only so that a test cannot hang."""
+
+
+class Listener:
+    """The socket on which systemd would listen."""
+
+    def __init__(self, address: str) -> None:
+        self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.channel.bind("\0" + address[1:] if address.startswith("@") else address)
+        self.channel.settimeout(LONGEST)
+
+    def wait_for(self, message: str) -> int:
+        """How many other messages came before it."""
+        others = 0
+        while (got := self.channel.recv(4096).decode()) != message:
+            others += 1
+            assert got == "WATCHDOG=1"
+        return others
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_ready_alive_and_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
+) -> None:
+    address = f"@edge-agent-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    listener = Listener(address)
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    monkeypatch.setenv("WATCHDOG_USEC", "300000")
+    hub = ("hub", "--data", tmp_path / "data", "--listen", "127.0.0.1:0")
+    with listener.channel, AgentProcess(*hub, log=tmp_path / "log") as agent:
+        assert listener.wait_for("READY=1") == 0
+        for _ in range(3):
+            assert listener.wait_for("WATCHDOG=1") == 0
+        assert agent.stop().status == 0
+        listener.wait_for("STOPPING=1")
+
+
+def test_a_hub_that_cannot_start_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = Listener(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    (tmp_path / "data").write_text("no folder")
+    hub = ("hub", "--data", tmp_path / "data", "--listen", "127.0.0.1:0")
+    with listener.channel:
+        assert edge_agent(*hub).status != 0
+        listener.channel.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.channel.recv(4096)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"WATCHDOG_USEC": "1000000"},
+        {"NOTIFY_SOCKET": "/nowhere"},
+        {"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "0"},
+        {"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "soon"},
+        {"NOTIFY_SOCKET": "/nowhere", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"},
+    ],
+)
+async def test_nobody_asks_for_signs_of_life(environment: dict[str, str]) -> None:
+    notifier = Notifier(environment)
+    assert notifier.watchdog is None
+    notifier.send("READY=1")
+    with pytest.raises(StoreError, match="checked once"):
+        await notifier.keep_alive(_once)
+
+
+async def _once() -> None:
+    raise StoreError("checked once", path="db")
+
+
+def test_a_store_that_turns_out_to_be_damaged_ends_the_program_and_the_next_start_mends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    path = make_store(data / "edge.sqlite", documents(3000))
+    listener = Listener(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "300000")
+    config = gateway_config(tmp_path / "gateway.toml")
+    config.write_text(config.read_text().replace('data = "gateway"', 'data = "data"'))
+    with listener.channel, gateway(config) as agent:
+        url = agent.wait_until_ready()
+        size = path.stat().st_size
+        with path.open("r+b") as file:
+            file.seek(size // 4)
+            file.write(os.urandom(size // 2))
+        with pytest.raises(urllib.error.HTTPError):
+            request("GET", f"{url}/edge/_all_docs")
+        done = agent.finish()
+        assert done.status == 1
+        assert "the file is damaged" in done.stderr
+    with gateway(config) as agent:
+        url = agent.wait_until_ready()
+        database = request("GET", f"{url}/_status")["database"]
+        assert 100 < database["doc_count"] < 3000
+        assert database["salvaged"]["documents"] == database["doc_count"]
+        assert Path(database["salvaged"]["aside"]).exists()
+        assert "documents were copied" in agent.log
+        assert agent.stop().status == 0
