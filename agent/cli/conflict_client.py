@@ -13,7 +13,7 @@ from agent.cli.running import Running, ask, fetch_status
 from agent.documents.attachment import attachments_from_json
 from agent.documents.conflict import Conflict, Join, Version
 from agent.documents.merge import Merge, Path
-from agent.documents.policies import NO_VERSION
+from agent.documents.policies import Undecided, base_of
 from agent.documents.revision import Rev
 from agent.errors import (
     AuthError,
@@ -115,9 +115,10 @@ def merged(conflict: Conflict) -> tuple[dict[str, Any], list[Path]]:
     values = [dict(leaf.body) for leaf in conflict.leaves]
     clashes: dict[Path, None] = {}
     for join in conflict.joins:
-        base = NO_VERSION if join.base is None else conflict.bases.get(join.base, NO_VERSION)
+        base = base_of(conflict, join)
+        before = {} if isinstance(base, Undecided) else base.body
         merge = Merge()
-        values[join.mine] = merge.merge(base.body, values[join.mine], values[join.theirs])
+        values[join.mine] = merge.merge(before, values[join.mine], values[join.theirs])
         clashes |= dict.fromkeys(merge.clashes)
     return values[0], list(clashes)
 
@@ -133,13 +134,16 @@ def leaf_of(conflict: Conflict, text: str) -> Version:
 
 def _shown(row: Mapping[str, Any]) -> Shown:
     leaves = tuple(_version(doc) for doc in row["leaves"])
-    joins = tuple(
-        Join(**{**join, "base": None if join["base"] is None else Rev.parse(join["base"])})
-        for join in row["joins"]
-    )
+    joins = tuple(map(_join, row["joins"]))
     bases = {version.rev: version for version in map(_version, row["bases"])}
     revs = tuple(Rev.parse(rev) for rev in row["revs"])
     return Shown(Conflict(row["id"], revs, leaves, joins, bases, row["rounds"]), row)
+
+
+def _join(told: Mapping[str, Any]) -> Join:
+    bases = tuple(map(Rev.parse, told["bases"]))
+    inner = tuple(map(_join, told["joins"]))
+    return Join(told["mine"], told["theirs"], bases, told["complete"], inner)
 
 
 def _version(doc: Mapping[str, Any]) -> Version:

@@ -26,6 +26,9 @@ MOST_LEAVES = 32
 MOST_ROUNDS = 16
 """Generations in a row that each resolved a conflict, after which it is left to people."""
 
+_MOST_DEPTH = 2
+"""Of bases that are merged from bases."""
+
 RESOLVED_TO = "resolved_to"
 """The member of a tombstone that names the revision into which its parent went."""
 
@@ -43,15 +46,17 @@ class Version:
 class Join:
     """Two of the leaves, by their places, that are merged into the first one's place.
 
-    `base` is their latest common ancestor, None where there is none. Then `complete` tells whether
-    both histories reach back to first revisions, so that there was none, ever: otherwise it has
-    been forgotten (`revs_limit`), and another side may know it.
+    `bases` are their latest common ancestors: one, as a rule; several where what went into both has
+    met twice, and then `joins` merge these into the first one's place. There may be none. Then
+    `complete` tells whether both histories reach back to first revisions, so that there was none,
+    ever: otherwise it has been forgotten (`revs_limit`), and another side may know it.
     """
 
     mine: int
     theirs: int
-    base: Rev | None
+    bases: tuple[Rev, ...]
     complete: bool = True
+    joins: tuple[Join, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +84,8 @@ class Conflict:
     @property
     def base(self) -> Version | None:
         """The common ancestor of all leaves, where its body is here."""
-        rev = self.joins[-1].base if self.joins else None
-        return None if rev is None else self.bases.get(rev)
+        revs = self.joins[-1].bases if self.joins else ()
+        return self.bases.get(revs[0]) if revs else None
 
     def doc(self, body: Mapping[str, Any], rev: Rev | None = None) -> dict[str, Any]:
         """A body as selectors and people see it."""
@@ -94,11 +99,15 @@ def live_leaves(tree: RevTree) -> list[Rev]:
 
 
 def joins_of(
-    tree: RevTree, leaves: Sequence[Rev], resolved: Mapping[Rev, Iterable[Rev]]
+    tree: RevTree,
+    leaves: Sequence[Rev],
+    resolved: Mapping[Rev, Iterable[Rev]],
+    *,
+    depth: int = 0,
 ) -> tuple[Join, ...]:
     """How these leaves, the best first, are merged.
 
-    `resolved`: revisions, and what went into them besides their parents.
+    `resolved`: revisions, and what went into them besides their parents. `depth`: bases of bases.
     """
     lines = {place: _ancestors(tree, leaf, resolved) for place, leaf in enumerate(leaves)}
     joins = []
@@ -110,13 +119,25 @@ def joins_of(
             ),
             key=lambda found: (found[2] or Rev(0, ""), -found[0], -found[1]),
         )
+        bases = _latest(tree, lines[mine] & lines[theirs], resolved)
+        if depth == _MOST_DEPTH:
+            bases = bases[:1]
+        inner = joins_of(tree, bases, resolved, depth=depth + 1) if len(bases) > 1 else ()
         line = lines[mine] | lines.pop(theirs)
         complete = base is not None or all(
             rev.generation == 1 for rev in line if tree.parent(rev) is None
         )
-        joins.append(Join(mine, theirs, base, complete))
+        joins.append(Join(mine, theirs, bases, complete, inner))
         lines[mine] = line
     return tuple(joins)
+
+
+def all_bases(joins: Iterable[Join]) -> set[Rev]:
+    """All ancestors that these joins compare with."""
+    found = set()
+    for join in joins:
+        found |= {*join.bases, *all_bases(join.joins)}
+    return found
 
 
 def touches_resolved(tree: RevTree, leaves: Sequence[Rev]) -> list[Rev]:
@@ -175,3 +196,16 @@ def _ancestors(tree: RevTree, leaf: Rev, resolved: Mapping[Rev, Iterable[Rev]]) 
             steps += resolved.get(step, ())
             step = tree.parent(step)
     return found
+
+
+def _latest(
+    tree: RevTree, revs: set[Rev], resolved: Mapping[Rev, Iterable[Rev]]
+) -> tuple[Rev, ...]:
+    """Those of `revs`, which have their ancestors among them, that are no ancestors of another."""
+    found = []
+    left = set(revs)
+    while left:
+        latest = max(left)
+        found.append(latest)
+        left -= _ancestors(tree, latest, resolved)
+    return tuple(found)

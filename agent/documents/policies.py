@@ -147,7 +147,7 @@ class ThreeWay:
     def decide(self, conflict: Conflict, now: float) -> Decision:
         values = [_with_attachments(leaf) for leaf in conflict.leaves]
         for join in conflict.joins:
-            base = base_of(conflict, join)
+            base = base_of(conflict, join, self.keys)
             if isinstance(base, Undecided):
                 return base
             mine, theirs = values[join.mine], values[join.theirs]
@@ -268,18 +268,38 @@ def first_match(policies: Sequence[Policy], conflict: Conflict) -> Policy | None
     return next((policy for policy in policies if policy.matches(conflict)), None)
 
 
-def base_of(conflict: Conflict, join: Join) -> Version | Undecided:
+def base_of(
+    conflict: Conflict, join: Join, keys: Mapping[Path, str] | None = None
+) -> Version | Undecided:
     """The version that a join compares with, `NO_VERSION` where there never was one.
 
-    Undecided where only another side may have it: deciding without it would make another result
-    than that side's.
+    Several common ancestors are merged, by `keys` as `Merge` has them. Undecided where only another
+    side may have what it takes: deciding without it would make another result than that side's.
     """
-    if join.base is None:
+    if not join.bases:
         forgotten = "the common ancestor is forgotten here (revs_limit)"
         return NO_VERSION if join.complete else Undecided(forgotten)
-    return conflict.bases.get(join.base) or Undecided(
-        f"the common ancestor {join.base} is not kept here; a side that has it may decide"
-    )
+    versions = []
+    for rev in join.bases:
+        version = conflict.bases.get(rev)
+        if version is None:
+            return Undecided(
+                f"the common ancestor {rev} is not kept here; a side that has it may decide"
+            )
+        versions.append(version)
+    if not join.joins:
+        return versions[0]
+    values = [_with_attachments(version) for version in versions]
+    for inner in join.joins:
+        before = base_of(conflict, inner, keys)
+        if isinstance(before, Undecided):
+            return before
+        merge = Merge(keys or {})  # what these disagree on is the first one's
+        values[inner.mine] = merge.merge(
+            _with_attachments(before), values[inner.mine], values[inner.theirs]
+        )
+    named = values[0].pop(_ATTACHMENTS, {})
+    return Version(join.bases[0], values[0], _found(named, list(conflict.bases.values())))
 
 
 def all_attachments(conflict: Conflict) -> tuple[Attachment, ...]:

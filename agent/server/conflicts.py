@@ -7,7 +7,6 @@ clients see a resolution as they see any edit.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol
 
@@ -15,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from agent.documents.attachment import Attachment, attachments_text
-from agent.documents.conflict import Conflict, Version
+from agent.documents.conflict import Conflict, Join, Version
 from agent.documents.policies import Decided, all_attachments
 from agent.documents.revision import Rev
 from agent.documents.wire import attachments_of, own_members
@@ -138,11 +137,18 @@ def _row(call: DatabaseCall, conflict: Conflict, *, joins: bool) -> dict[str, An
         row["revs"] = [str(rev) for rev in conflict.revs]
         row["rounds"] = conflict.rounds
         row["bases"] = [_doc(conflict, base) for base in conflict.bases.values()]
-        row["joins"] = [
-            {**asdict(join), "base": None if join.base is None else str(join.base)}
-            for join in conflict.joins
-        ]
+        row["joins"] = [_join(join) for join in conflict.joins]
     return row
+
+
+def _join(join: Join) -> dict[str, Any]:
+    return {
+        "mine": join.mine,
+        "theirs": join.theirs,
+        "bases": [str(rev) for rev in join.bases],
+        "complete": join.complete,
+        "joins": [_join(inner) for inner in join.joins],
+    }
 
 
 def _doc(conflict: Conflict, version: Version) -> dict[str, Any]:

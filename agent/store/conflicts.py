@@ -18,6 +18,7 @@ from agent.documents.conflict import (
     Conflict,
     Join,
     Version,
+    all_bases,
     joins_of,
     live_leaves,
     resolved_by,
@@ -117,7 +118,7 @@ def _conflict(db: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Conflict, i
         leaves.append(found)
     joins = read_joins(db, id, tree, revs) if len(leaves) == len(revs) else ()
     bases: dict[Rev, Version] = {}
-    for rev in {join.base for join in joins if join.base is not None}:
+    for rev in all_bases(joins):
         if tree.is_deleted(rev):
             bases[rev] = Version(rev, {})
             continue

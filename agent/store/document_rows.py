@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.documents.attachment import Attachment, attachments_from_store
-from agent.documents.conflict import live_leaves
+from agent.documents.conflict import all_bases, live_leaves
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import RevTree
 from agent.store.conflicts import read_joins
@@ -164,7 +164,7 @@ class DocumentRows:
             if encoded is not None:
                 tree = RevTree.decode(encoded)
                 joins = read_joins(self._db, id, tree, live_leaves(tree))
-                if any(join.base == Rev(generation, digest) for join in joins):
+                if Rev(generation, digest) in all_bases(joins):
                     continue
             found.append((row,))
         return found

@@ -61,7 +61,7 @@ def conflict(
         Version(rev, body, attachments[place] if attachments else ())
         for place, (rev, body) in enumerate(zip(revs, bodies, strict=True))
     )
-    joins = tuple(join or Join(0, place, BASE) for place in range(1, len(bodies)))
+    joins = tuple(join or Join(0, place, (BASE,)) for place in range(1, len(bodies)))
     bases = {} if base is None else {BASE: Version(BASE, base)}
     return Conflict("id", revs, leaves, joins, bases)
 
@@ -91,14 +91,17 @@ def test_the_closest_relatives_are_merged_first() -> None:
     tree = tree_of(rev("c", "b", "a"), rev("d", "b", "a"), rev("e", "a"))
     leaves = live_leaves(tree)
     assert leaves == [Rev(3, "d"), Rev(3, "c"), Rev(2, "e")]
-    assert joins_of(tree, leaves, {}) == (Join(0, 1, Rev(2, "b")), Join(0, 2, Rev(1, "a")))
+    assert joins_of(tree, leaves, {}) == (
+        Join(0, 1, (Rev(2, "b"),)),
+        Join(0, 2, (Rev(1, "a"),)),
+    )
 
 
 def test_two_first_revisions_have_no_ancestor_but_what_is_forgotten_may_have_been_one() -> None:
     tree = tree_of(rev("a"), rev("b"))
-    assert joins_of(tree, live_leaves(tree), {}) == (Join(0, 1, None),)
+    assert joins_of(tree, live_leaves(tree), {}) == (Join(0, 1, ()),)
     tree = tree_of(Revision("id", 5, ("x", "y"), False, ""), rev("b"))
-    assert joins_of(tree, live_leaves(tree), {}) == (Join(0, 1, None, complete=False),)
+    assert joins_of(tree, live_leaves(tree), {}) == (Join(0, 1, (), complete=False),)
 
 
 def test_an_edit_of_what_was_merged_meanwhile_is_compared_with_what_was_merged() -> None:
@@ -107,10 +110,28 @@ def test_an_edit_of_what_was_merged_meanwhile_is_compared_with_what_was_merged()
     leaves = live_leaves(tree)
     [tombstone] = touches_resolved(tree, leaves)
     resolved = resolved_by(tree, [(tombstone, {RESOLVED_TO: "3-m"})])
-    assert joins_of(tree, leaves, resolved) == (Join(0, 1, Rev(2, "l")),)
+    assert joins_of(tree, leaves, resolved) == (Join(0, 1, (Rev(2, "l"),)),)
     for body in ({}, {RESOLVED_TO: 3}, {RESOLVED_TO: "x"}, {RESOLVED_TO: "9-nobody"}):
         told = resolved_by(tree, [(tombstone, body)])
-        assert joins_of(tree, leaves, told) == (Join(0, 1, Rev(1, "a")),)
+        assert joins_of(tree, leaves, told) == (Join(0, 1, (Rev(1, "a"),)),)
+
+
+def test_what_has_met_twice_is_compared_with_both_common_ancestors() -> None:
+    """1-a and 1-b were merged here to 2-m; elsewhere 1-b was edited to 2-c, and that merged too."""
+    a, b = Rev(1, "a"), Rev(1, "b")
+    tree = tree_of(rev("m", "b"), rev("t", "a", deleted=True), rev("n", "c", "a"))
+    tree.merge(rev("u", "b", deleted=True))
+    dead = [(Rev(2, "t"), {RESOLVED_TO: "2-m"}), (Rev(2, "u"), {RESOLVED_TO: "3-n"})]
+    assert {leaf for leaf, _ in dead} == set(touches_resolved(tree, live_leaves(tree)))
+    joins = joins_of(tree, live_leaves(tree), resolved_by(tree, dead))
+    assert joins == (Join(0, 1, (b, a), joins=(Join(0, 1, ()),)),)
+    leaves = (
+        Version(Rev(3, "n"), {"x": 2, "y": 1}),
+        Version(Rev(2, "m"), {"x": 1, "y": 1, "z": 1}),
+    )
+    bases = {a: Version(a, {"x": 1}), b: Version(b, {"y": 1})}
+    asked = Conflict("id", (Rev(3, "n"), Rev(2, "m")), leaves, joins, bases)
+    assert decided(ThreeWay(), asked) == {"x": 2, "y": 1, "z": 1}
 
 
 @given(histories(id="id"), st.randoms())
@@ -245,9 +266,9 @@ def test_whoever_lacks_the_ancestor_leaves_it_to_a_side_that_has_it() -> None:
     lacking = decided(ThreeWay(Best()), two)
     assert isinstance(lacking, Undecided)
     assert "1-a is not kept here" in lacking.reason
-    forgotten = conflict({"a": 1}, {"b": 1}, join=Join(0, 1, None, complete=False))
+    forgotten = conflict({"a": 1}, {"b": 1}, join=Join(0, 1, (), complete=False))
     assert isinstance(decided(ThreeWay(Best()), forgotten), Undecided)
-    never = conflict({"a": 1}, {"b": 1}, join=Join(0, 1, None))
+    never = conflict({"a": 1}, {"b": 1}, join=Join(0, 1, ()))
     assert decided(ThreeWay(), never) == {"a": 1, "b": 1}
 
 
@@ -258,7 +279,7 @@ def test_attachments_are_merged_by_name() -> None:
     )
     base = Conflict("id", (), (), (), {BASE: Version(BASE, {}, (old,))}).bases
     leaves = (Version(Rev(2, "z"), {}, (old, one)), Version(Rev(2, "y"), {}, (new, other)))
-    asked = Conflict("id", (Rev(2, "z"), Rev(2, "y")), leaves, (Join(0, 1, BASE),), base)
+    asked = Conflict("id", (Rev(2, "z"), Rev(2, "y")), leaves, (Join(0, 1, (BASE,)),), base)
     decision = ThreeWay().decide(asked, NOW)
     assert isinstance(decision, Decided)
     assert decision.body == {}
@@ -328,7 +349,7 @@ def test_a_function_may_leave_it_undecided_and_waits_for_the_base_unless_it_need
     assert decided(python(lambda base, *_: {"base": base}, needs_base=False), asked) == {
         "base": None
     }
-    never = conflict({}, {}, join=Join(0, 1, None))
+    never = conflict({}, {}, join=Join(0, 1, ()))
     assert decided(python(lambda base, *_: {"base": base}), never) == {"base": None}
 
 
