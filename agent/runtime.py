@@ -219,6 +219,8 @@ class Agent:
         host, port = parse_listen(self._server_config.listen)
         own = None if self._config is None else self._config.agent.database
         policies = await asyncio.to_thread(policies_for, self._policies, own)
+        if own is not None:
+            policies.setdefault(own, [])  # what is left to people there is logged
         self._conflicts = ConflictService(self.databases, policies)
         if self._config is not None:
             self._store = await self.databases.ensure(self._config.agent.database)

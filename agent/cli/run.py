@@ -13,6 +13,7 @@ from agent.cli.broker import broker_from, broker_options
 from agent.cli.options import config_option
 from agent.config import DEFAULT_LISTEN, HubConfig
 from agent.config_file import load, load_hub, naming
+from agent.conflict_policies import policies_for
 from agent.runtime import Agent, run_until_signalled
 
 
@@ -63,12 +64,10 @@ def hub_command(
     if broker is None and any(options[key] for key in options if key.startswith("broker_")):
         raise click.UsageError("the options for a broker need --broker URL")
     on_broker = None if broker is None else broker_from(broker=broker, **options)
-    agent = Agent(data, config.server, config.user, broker=on_broker, conflicts=config.conflict)
-    if config_path is None:
-        _serve(agent)
-    else:
+    if config_path is not None:
         with naming(config_path):
-            _serve(agent)
+            policies_for(config.conflict)
+    _serve(Agent(data, config.server, config.user, broker=on_broker, conflicts=config.conflict))
 
 
 def _serve(agent: Agent) -> None:

@@ -65,7 +65,7 @@ class Left:
 
 
 class Resolver:
-    """Applies policies, in their order, to the conflicts of one database."""
+    """Applies policies, in their order, to the conflicts of one database; says what is left."""
 
     def __init__(
         self,
@@ -93,7 +93,8 @@ class Resolver:
             while True:
                 with self._databases.using(self.database):
                     store = await self._databases.wait_for(self.database)
-                    store.ancestors_kept = max(policy.ancestors for policy in self.policies)
+                    kept = [policy.ancestors for policy in self.policies]
+                    store.ancestors_kept = max(kept, default=0)
                     await self._follow(store, threads)
                 self._left.clear()
         finally:
