@@ -12,6 +12,7 @@ be compared with an ancestor that is too old, and clash with itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -140,27 +141,18 @@ def all_bases(joins: Iterable[Join]) -> set[Rev]:
     return found
 
 
-def touches_resolved(tree: RevTree, leaves: Sequence[Rev]) -> list[Rev]:
-    """The tombstones whose bodies `joins_of` needs to know of: all, or none."""
-    dead = [leaf for leaf in tree.leaves() if tree.is_deleted(leaf)]
-    ended = {tree.parent(leaf) for leaf in dead}
-    touched = ended and any(not ended.isdisjoint(_ancestors(tree, leaf, {})) for leaf in leaves)
-    return dead if touched else []
+def resolved_by(tree: RevTree, tombstones: Iterable[tuple[Rev, object]]) -> dict[Rev, list[Rev]]:
+    """What went into which revision, for `joins_of`.
 
-
-def resolved_by(
-    tree: RevTree, tombstones: Iterable[tuple[Rev, Mapping[str, Any]]]
-) -> dict[Rev, list[Rev]]:
-    """What went into the revisions that tombstones name, for `joins_of`."""
+    `tombstones` are leaves, with what their bodies have as `RESOLVED_TO`.
+    """
     found: dict[Rev, list[Rev]] = {}
-    for tombstone, body in tombstones:
+    for tombstone, text in tombstones:
         parent = tree.parent(tombstone)
-        try:
-            target = Rev.parse(body[RESOLVED_TO])
-        except (KeyError, ValueError, AttributeError):  # somebody's deletion
+        if parent is None or not isinstance(text, str):
             continue
-        if parent is not None:
-            found.setdefault(target, []).append(parent)
+        with suppress(ValueError):  # somebody else's tombstone
+            found.setdefault(Rev.parse(text), []).append(parent)
     return found
 
 

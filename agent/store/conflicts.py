@@ -15,6 +15,7 @@ import msgspec
 from agent.documents.attachment import attachments_from_store
 from agent.documents.conflict import (
     MOST_LEAVES,
+    RESOLVED_TO,
     Conflict,
     Join,
     Version,
@@ -23,7 +24,6 @@ from agent.documents.conflict import (
     live_leaves,
     resolved_by,
     rounds_of,
-    touches_resolved,
 )
 from agent.documents.revision import Rev
 from agent.documents.tree import RevTree
@@ -132,14 +132,20 @@ def _conflict(db: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Conflict, i
 def read_joins(
     db: sqlite3.Connection, id: str, tree: RevTree, leaves: Sequence[Rev]
 ) -> tuple[Join, ...]:
-    """How live leaves of a document are merged; reads what its tombstones tell, if it matters.
+    """How live leaves of a document are merged; reads what its tombstones tell.
 
     Nothing for more leaves than are looked at.
     """
     if len(leaves) > MOST_LEAVES:
         return ()
-    tombstones = touches_resolved(tree, leaves)[:_MOST_TOMBSTONES]
-    told = [(rev, version.body) for rev in tombstones if (version := _version(db, id, rev)[0])]
+    told: list[tuple[Rev, object]] = []
+    if len(tree.leaves()) > len(leaves):
+        rows = db.execute(
+            f"SELECT gen, hash, json_extract(body, '$.{RESOLVED_TO}') FROM revisions "  # noqa: S608
+            "WHERE id = ? AND leaf AND deleted ORDER BY gen DESC, hash DESC LIMIT ?",
+            (id, _MOST_TOMBSTONES),
+        )
+        told = [(Rev(generation, digest), text) for generation, digest, text in rows]
     return joins_of(tree, leaves, resolved_by(tree, told))
 
 

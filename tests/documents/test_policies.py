@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from agent.documents.attachment import Attachment, inline
 from agent.documents.conflict import (
     MOST_ROUNDS,
-    RESOLVED_TO,
     Conflict,
     Join,
     Version,
@@ -20,7 +19,6 @@ from agent.documents.conflict import (
     live_leaves,
     resolved_by,
     rounds_of,
-    touches_resolved,
 )
 from agent.documents.policies import (
     NO_VERSION,
@@ -108,11 +106,11 @@ def test_an_edit_of_what_was_merged_meanwhile_is_compared_with_what_was_merged()
     """1-a has become 2-w and 2-l; 2-w and 2-l became 3-m; 2-l was edited once more, to 3-n."""
     tree = tree_of(rev("m", "w", "a"), rev("n", "l", "a"), rev("t", "l", "a", deleted=True))
     leaves = live_leaves(tree)
-    [tombstone] = touches_resolved(tree, leaves)
-    resolved = resolved_by(tree, [(tombstone, {RESOLVED_TO: "3-m"})])
+    tombstone = Rev(3, "t")
+    resolved = resolved_by(tree, [(tombstone, "3-m")])
     assert joins_of(tree, leaves, resolved) == (Join(0, 1, (Rev(2, "l"),)),)
-    for body in ({}, {RESOLVED_TO: 3}, {RESOLVED_TO: "x"}, {RESOLVED_TO: "9-nobody"}):
-        told = resolved_by(tree, [(tombstone, body)])
+    for text in (None, 3, "x", "9-nobody"):
+        told = resolved_by(tree, [(tombstone, text)])
         assert joins_of(tree, leaves, told) == (Join(0, 1, (Rev(1, "a"),)),)
 
 
@@ -121,8 +119,7 @@ def test_what_has_met_twice_is_compared_with_both_common_ancestors() -> None:
     a, b = Rev(1, "a"), Rev(1, "b")
     tree = tree_of(rev("m", "b"), rev("t", "a", deleted=True), rev("n", "c", "a"))
     tree.merge(rev("u", "b", deleted=True))
-    dead = [(Rev(2, "t"), {RESOLVED_TO: "2-m"}), (Rev(2, "u"), {RESOLVED_TO: "3-n"})]
-    assert {leaf for leaf, _ in dead} == set(touches_resolved(tree, live_leaves(tree)))
+    dead = [(Rev(2, "t"), "2-m"), (Rev(2, "u"), "3-n")]
     joins = joins_of(tree, live_leaves(tree), resolved_by(tree, dead))
     assert joins == (Join(0, 1, (b, a), joins=(Join(0, 1, ()),)),)
     leaves = (
