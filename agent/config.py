@@ -13,11 +13,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.config_conflicts import ConflictConfig
+from agent.config_hooks import HookConfig
 from agent.config_login import Login
 from agent.config_sensors import SensorConfig
+from agent.config_types import DatabaseName, Name, Seconds
 from agent.errors import ConfigError
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 DEFAULT_LISTEN = "127.0.0.1:5984"
 
 _PORT = (
@@ -26,16 +27,7 @@ _PORT = (
     r"|^usb:([0-9a-fA-F]{4}:[0-9a-fA-F]{4}|\d+-\d+(\.\d+)*(:\d+\.\d+)?)\Z"
     r"|^(socket://[^/\s@]+:\d{1,5}|rfc2217://[^/\s@]+:\d{1,5}/?(\?\S+)?)\Z"
 )
-_DATABASE = r"^[a-z][a-z0-9_$()+/-]*$"
 
-Name = Annotated[
-    str,
-    Meta(
-        pattern=_NAME,
-        description="letters, digits, '_', '.' and '-', at most 64",
-        examples=["greenhouse-1"],
-    ),
-]
 Selector = Annotated[
     dict[str, Any],
     Meta(
@@ -50,15 +42,6 @@ DocIds = Annotated[
         examples=[["setpoints", "schedule"]],
     ),
 ]
-Seconds = Annotated[
-    float,
-    Meta(
-        gt=0,
-        le=86_400,
-        description="a number of seconds above 0 and at most 86400, a day",
-        examples=[30],
-    ),
-]
 
 
 class AgentConfig(Struct, forbid_unknown_fields=True):
@@ -68,15 +51,7 @@ class AgentConfig(Struct, forbid_unknown_fields=True):
         str, Meta(min_length=1, description="a folder", examples=["/var/lib/edge-agent"])
     ]
     name: Name = msgspec.field(default_factory=lambda: host_name())
-    database: Annotated[
-        str,
-        Meta(
-            pattern=_DATABASE,
-            max_length=60,
-            description="a database name: lower-case letters, digits and _$()+/-, at most 60",
-            examples=["edge"],
-        ),
-    ] = "edge"
+    database: DatabaseName = "edge"
     commit_interval: Annotated[
         float,
         Meta(
@@ -201,6 +176,13 @@ class DeviceConfig(Struct, forbid_unknown_fields=True):
             examples=[True],
         ),
     ] = False
+    commands: Annotated[
+        bool,
+        Meta(
+            description="false: the device is sent no settings, whatever its document desires",
+            examples=[False],
+        ),
+    ] = True
     settings: Annotated[
         dict[str, Any],
         Meta(
@@ -310,6 +292,7 @@ class Config(Struct, forbid_unknown_fields=True):
     remote: list[RemoteConfig] = []
     telemetry: list[TelemetryConfig] = []
     conflict: list[ConflictConfig] = []
+    hook: list[HookConfig] = []
 
 
 class HubConfig(Struct, forbid_unknown_fields=True):
@@ -318,6 +301,7 @@ class HubConfig(Struct, forbid_unknown_fields=True):
     server: ServerConfig = msgspec.field(default_factory=ServerConfig)
     user: list[UserConfig] = []
     conflict: list[ConflictConfig] = []
+    hook: list[HookConfig] = []
 
 
 def parse_listen(text: str) -> tuple[str, int]:

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import fields
 
+from agent.config_types import DatabaseName, Name
+from agent.errors import ConfigError
+
 _FIELD = r"^[^.\s][^\x00-\x1f\x7f]{0,255}$"
 
 FieldName = Annotated[
@@ -25,7 +28,7 @@ _OPTIONS = {
     "then": "merge",
     "keys": "merge",
     "ancestors": "merge or python",
-    "function": "python",
+    "entry_point": "python",
     "settings": "python",
     "needs_base": "python",
 }
@@ -35,14 +38,7 @@ _OPTIONS = {
 class ConflictConfig(Struct, forbid_unknown_fields=True):
     """`[[conflict]]`: a policy. Of several, the first whose selector matches is used."""
 
-    name: Annotated[
-        str,
-        Meta(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
-            description="letters, digits, '_', '.' and '-', at most 64",
-            examples=["setpoints"],
-        ),
-    ]
+    name: Name
     policy: Annotated[
         Literal["winner", "merge", "newest", "prefer-cloud", "prefer-edge", "manual", "python"],
         Meta(
@@ -51,18 +47,7 @@ class ConflictConfig(Struct, forbid_unknown_fields=True):
             examples=["merge"],
         ),
     ]
-    database: (
-        Annotated[
-            str,
-            Meta(
-                pattern=r"^[a-z][a-z0-9_$()+/-]*$",
-                max_length=60,
-                description="a database name: lower-case letters, digits and _$()+/-, at most 60",
-                examples=["edge"],
-            ),
-        ]
-        | None
-    ) = None
+    database: DatabaseName | None = None
     selector: Annotated[
         dict[str, Any],
         Meta(
@@ -114,7 +99,7 @@ class ConflictConfig(Struct, forbid_unknown_fields=True):
             examples=[10],
         ),
     ] = 10
-    function: (
+    entry_point: (
         Annotated[
             str,
             Meta(
@@ -151,8 +136,8 @@ class ConflictConfig(Struct, forbid_unknown_fields=True):
                 f"{sides[0]} needs cloud, a selector that tells "
                 'what was written there, for example cloud = { origin = "cloud" }'
             )
-        if self.policy == "python" and self.function is None:
-            raise self._mistake('python needs function, for example function = "highest-bid"')
+        if self.policy == "python" and self.entry_point is None:
+            raise self._mistake('python needs entry_point, for example entry_point = "highest-bid"')
         for entry in fields(self):
             fits = _OPTIONS.get(entry.name)
             if fits is None or rules & set(fits.split(" or ")):
@@ -163,3 +148,12 @@ class ConflictConfig(Struct, forbid_unknown_fields=True):
 
     def _mistake(self, text: str) -> ValueError:
         return ValueError(f"policy {self.name!r}: {text}")
+
+
+def check_policy(entry: ConflictConfig, *, of_hub: bool) -> None:
+    """What the types cannot say. Raises ConfigError."""
+    if of_hub and entry.database is None:
+        raise ConfigError(
+            f"conflict {entry.name!r}: a hub has no database of its own; say which one it is "
+            'for, for example database = "edge"'
+        )

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from agent.config import Config, HubConfig, RemoteConfig, ServerConfig, UserConfig, parse_listen
+from agent.config_conflicts import check_policy
 from agent.config_explain import explain, hint
+from agent.config_hooks import check_hook
 from agent.config_lines import with_line
 from agent.config_login import Login
 from agent.errors import ConfigError
@@ -34,7 +36,7 @@ def load(path: Path) -> Config:
     with _located(path):
         _check(config, path)
     config.agent.data = str(path.parent / config.agent.data)
-    for entry in (*config.remote, *config.telemetry):
+    for entry in (*config.remote, *config.telemetry, *config.hook):
         entry.take_files_from(path.parent)
     return config
 
@@ -45,8 +47,11 @@ def load_either(path: Path) -> Config | HubConfig:
 
 
 def load_hub(path: Path) -> HubConfig:
-    """As `load`, the file of a hub: `[server]` and `[[user]]`."""
-    return _load(path, HubConfig)
+    """As `load`, the file of a hub: `[server]`, `[[user]]` and `[[hook]]`."""
+    config = _load(path, HubConfig)
+    for hook in config.hook:
+        hook.take_files_from(path.parent)
+    return config
 
 
 @contextmanager
@@ -55,7 +60,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(with_line(f"{path}: {error}", _text(path))) from error
+        raise ConfigError(_with_line(f"{path}: {error}", path)) from error
 
 
 @contextmanager
@@ -64,7 +69,14 @@ def _located(path: Path) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(with_line(str(error), _text(path))) from error
+        raise ConfigError(_with_line(str(error), path)) from error
+
+
+def _with_line(message: str, path: Path) -> str:
+    try:
+        return with_line(message, _text(path))
+    except ConfigError:  # a file that is not there yet
+        return message
 
 
 def check_user(name: str, roles: Sequence[str]) -> None:
@@ -102,13 +114,13 @@ def _converted(raw: dict[str, Any], path: Path, kind: type[_FileT]) -> _FileT:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {explain(str(error), raw, kind)}") from error
     _check_access(config.server, config.user, path)
-    _check_names(config.conflict, "conflict", path)
-    for entry in config.conflict if isinstance(config, HubConfig) else ():
-        if entry.database is None:
-            raise ConfigError(
-                f"{path}: conflict {entry.name!r}: a hub has several databases; say which one, "
-                'for example database = "edge"'
-            )
+    _check_names(config, "hook", path)
+    _check_names(config, "conflict", path)
+    with naming(path):
+        for hook in config.hook:
+            check_hook(hook, of_hub=kind is HubConfig)
+        for entry in config.conflict:
+            check_policy(entry, of_hub=kind is HubConfig)
     return config
 
 
@@ -164,7 +176,7 @@ def _check_access(server: ServerConfig, users: list[UserConfig], path: Path) -> 
 def _check(config: Config, path: Path) -> None:
     """What the types cannot say."""
     for table in ("device", "remote", "telemetry"):
-        _check_names(getattr(config, table), table, path)
+        _check_names(config, table, path)
     ports: dict[str, str] = {}
     for device in config.device:
         other = ports.setdefault(device.port, device.name)
@@ -191,9 +203,9 @@ def _check(config: Config, path: Path) -> None:
             )
 
 
-def _check_names(entries: Sequence[Any], table: str, path: Path) -> None:
+def _check_names(config: Config | HubConfig, table: str, path: Path) -> None:
     seen: set[str] = set()
-    for entry in entries:
+    for entry in getattr(config, table):
         if entry.name in seen:
             raise ConfigError(
                 f"{path}: {table}: the name {entry.name!r} is used twice; "

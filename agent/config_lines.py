@@ -7,6 +7,7 @@ import tomllib
 
 _BY_NUMBER = re.compile(r"(?P<keys>[\w.]+) \(in \[\[(?P<table>\w+)\]\] number (?P<number>\d+)\)")
 _BY_NAME = re.compile(r": (?P<table>[a-z]+) '(?P<name>[^']*)': (?P<keys>\w+)")
+_THERE = re.compile(r"\(line \d+\)\Z")
 
 
 def with_line(message: str, text: str) -> str:
@@ -16,7 +17,7 @@ def with_line(message: str, text: str) -> str:
     `remote 'cloud': password`.
     """
     found = _BY_NUMBER.search(message) or _BY_NAME.search(message)
-    if found is None:
+    if found is None or _THERE.search(message):
         return message
     parts = found.groupdict()
     table, key = parts["table"], parts["keys"].removeprefix(f"{parts['table']}.").partition(".")[0]

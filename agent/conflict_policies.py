@@ -84,21 +84,21 @@ def _selector(entry: ConflictConfig, key: str) -> Selector:
 
 def _function(entry: ConflictConfig) -> PolicyFunction:
     published = {found.name: found for found in entry_points(group=ENTRY_POINT_GROUP)}
-    found = published.get(entry.function or "")
+    found = published.get(entry.entry_point or "")
     if found is None:
         known = ", ".join(sorted(published)) or "none is installed"
         raise _mistake(
-            entry, "function",
-            f"no installed package has the entry point {entry.function!r} in the group "
+            entry, "entry_point",
+            f"no installed package has the entry point {entry.entry_point!r} in the group "
             f"{ENTRY_POINT_GROUP}; known are: {known}",
         )  # fmt: skip
     try:
         function = found.load()
     except Exception as error:
         reason = f"{found.value} cannot be loaded: {type(error).__name__}: {error}"
-        raise _mistake(entry, "function", reason) from error
+        raise _mistake(entry, "entry_point", reason) from error
     if not callable(function):
-        raise _mistake(entry, "function", f"{found.value} is no function")
+        raise _mistake(entry, "entry_point", f"{found.value} is no function")
     checked: PolicyFunction = function
     return checked
 

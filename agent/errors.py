@@ -161,3 +161,14 @@ class RequestError(PermanentError):
 
 class PortError(TransientError):
     """A serial port cannot be opened or has vanished; it is tried again."""
+
+
+# --- processing ------------------------------------------------------------------------
+
+
+class AttemptError(TransientError):
+    """What a hook calls has failed on a change; after some attempts it counts as refused."""
+
+
+class RefusedChangeError(PermanentError):
+    """What a hook calls will never take this change, whereas it may take others."""

@@ -9,10 +9,12 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from agent import __version__
+from agent.attention import attention
 from agent.config import (
     AgentConfig,
     Config,
@@ -23,12 +25,15 @@ from agent.config import (
     parse_listen,
 )
 from agent.config_conflicts import ConflictConfig
+from agent.config_hooks import HookConfig
 from agent.conflict_policies import policies_for
 from agent.errors import StoreWriteError
+from agent.figures import Figures, system
 from agent.parts import (
     access_for,
     adapter_for,
     first_on_brokers,
+    hook_for,
     peer_for,
     publisher_for,
     responder_for,
@@ -41,6 +46,7 @@ from agent.replication.conflicts import ConflictService
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
 from agent.replication.service import ReplicationService
+from agent.sensors.device_settings import DeviceSettings, follow_documents
 from agent.sensors.link import SerialLink
 from agent.sensors.opening import LineFormat
 from agent.sensors.polling import Polling
@@ -48,7 +54,7 @@ from agent.sensors.recorder import Recorder, finish_windows
 from agent.sensors.rules import Rules
 from agent.server.app import make_app
 from agent.server.http import Server, serve
-from agent.status import device_status, job_status, responder_status, timestamp
+from agent.status import device_status, hook_status, job_status, responder_status, timestamp
 from agent.store.databases import Databases
 from agent.store.salvage import Salvage, salvaged
 from agent.store.store import Store
@@ -57,6 +63,7 @@ from agent.systemd import Notifier
 from firmware_adapters import PollingAdapter
 
 if TYPE_CHECKING:
+    from agent.processing.hook import Hook
     from agent.server.mqtt import Broker, Responder
     from agent.telemetry.publisher import Publisher
 
@@ -67,16 +74,32 @@ _LAST_WRITE = 5.0
 
 
 class Device:
-    """A configured device: its link, its adapter and its recorder."""
+    """A configured device: its link, its adapter, its recorder and its settings."""
 
-    def __init__(self, config: DeviceConfig, store: Store, interval: float = 0.0) -> None:
-        """`interval` is the recorder's. Raises ConfigError for an adapter that does not exist."""
+    def __init__(self, config: DeviceConfig, store: Store, agent: AgentConfig) -> None:
+        """Raises ConfigError for an adapter that does not exist."""
         self.config = config
         line = LineFormat(config.data_bits, config.parity, config.stop_bits, config.rs485)
         self.link = SerialLink(config.port, config.baud, line=line)
         adapter = adapter_for(config)
-        rules = Rules(config.sensor)
-        self.recorder = Recorder(store, config.name, adapter, self.link.send, rules, interval)
+        self.settings = DeviceSettings(
+            store,
+            agent.name,
+            config.name,
+            adapter,
+            self.link,
+            allowed=config.commands,
+            sent=self._stir,
+        )
+        self.recorder = Recorder(
+            store,
+            config.name,
+            adapter,
+            self.link.send,
+            Rules(config.sensor),
+            agent.commit_interval,
+            self.settings.hear,
+        )
         self.polling: Polling | None = None
         if isinstance(adapter, PollingAdapter):
             self.polling = Polling(adapter, self.link, self.recorder.note)
@@ -86,11 +109,15 @@ class Device:
 
     def _opened(self) -> None:
         self.recorder.port_opened()
-        if self.polling is not None:
-            self.polling.stir()
+        self.settings.port_opened()
+        self._stir()
 
     async def _received(self, data: bytes) -> None:
         await self.recorder.feed(data)
+        self._stir()
+
+    def _stir(self) -> None:
+        """There may be something to ask."""
         if self.polling is not None:
             self.polling.stir()
 
@@ -173,6 +200,7 @@ class Agent:
         config: Config | None = None,
         broker: Broker | None = None,
         conflicts: Sequence[ConflictConfig] = (),
+        hooks: Sequence[HookConfig] = (),
     ) -> None:
         self.databases = Databases(data)
         self.server: Server | None = None
@@ -182,14 +210,18 @@ class Agent:
         self._broker = broker
         self._policies = conflicts
         self._conflicts = ConflictService(self.databases, {})
+        self._hook_configs = hooks
         self._responder: Responder | None = None
         self._store: Store | None = None
         self._devices: list[Device] = []
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
         self._resolving = Supervisor()
+        self._figures: Figures | None = None
+        self._hooks: list[Hook] = []
         self._responding = Supervisor()
         self._publishing = Supervisor()
+        self._processing = Supervisor()
         self._links = Supervisor()
         self._recorders = Supervisor()
         self._replications = Supervisor()
@@ -199,8 +231,14 @@ class Agent:
 
     @classmethod
     def from_config(cls, config: Config) -> Agent:
-        data = Path(config.agent.data)
-        return cls(data, config.server, config.user, config, conflicts=config.conflict)
+        return cls(
+            Path(config.agent.data),
+            config.server,
+            config.user,
+            config,
+            hooks=config.hook,
+            conflicts=config.conflict,
+        )
 
     async def run(self, stop: asyncio.Event, ready: Callable[[Agent], None]) -> None:
         """Run until `stop` is set. Raises EdgeAgentError when it cannot start."""
@@ -231,25 +269,37 @@ class Agent:
             for name in await self._store.devices_with_parts():
                 if name not in configured:
                     await finish_windows(self._store, name)
+        self._hooks = await asyncio.to_thread(self._build_hooks)
         app = make_app(
             self.databases,
             access=access,
             status=self.status,
             replications=self._replication,
             outlooks=self._conflicts,
+            hooks={hook.name: hook for hook in self._hooks},
         )
         self.server = await serve(app, host, port, has_users=bool(access.accounts), tls=tls)
         self._conflicts.start(self._resolving.start)
         if self._broker is not None:
             self._responder = responder_for(self._broker, self.databases)
             self._responding.start("MQTT responder", self._responder.run)
+        if self._figures is not None:
+            self._publishing.start("figures", self._figures.run)
+            self._publishing.start("presence", self._figures.announce)
         for publisher in self._publishers:
             self._publishing.start(f"telemetry {publisher.name}", publisher.run)
+        for hook in self._hooks:
+            self._processing.start(f"hook {hook.name}", hook.run)
         for device in self._devices:
             self._recorders.start(f"recorder {device.config.name}", device.recorder.run)
             self._links.start(f"device {device.config.name}", device.run_link)
             if device.polling is not None:
                 self._links.start(f"polling {device.config.name}", device.polling.run)
+            self._links.start(f"settings {device.config.name}", device.settings.run)
+        if self._store is not None and self._devices:
+            settings = [device.settings for device in self._devices]
+            following = partial(follow_documents, self._store, settings)
+            self._links.start("device documents", following)
         for remote in self._remotes:
             for job in remote.jobs.values():
                 self._replication.adopt(job, remote.database)
@@ -257,8 +307,7 @@ class Agent:
 
     def _build(self, config: Config, store: Store) -> None:
         """Reads files: passwords, and what firmware adapters are installed."""
-        interval = config.agent.commit_interval
-        self._devices = [Device(entry, store, interval) for entry in config.device]
+        self._devices = [Device(entry, store, config.agent) for entry in config.device]
         arrivals = Arrivals()
         announcing = first_on_brokers(config.remote)
         self._remotes = [
@@ -266,6 +315,17 @@ class Agent:
             for entry in config.remote
         ]
         self._publishers = [publisher_for(entry, store, config) for entry in config.telemetry]
+        self._figures = Figures(
+            store,
+            [device.recorder for device in self._devices],
+            {remote.config.name: (remote.peer, remote.jobs) for remote in self._remotes},
+            lambda: sum(hook.processed for hook in self._hooks),
+        )
+
+    def _build_hooks(self) -> list[Hook]:
+        """Reads files, as `_build` does."""
+        own = None if self._config is None else self._config.agent.database
+        return [hook_for(entry, self.databases, own) for entry in self._hook_configs]
 
     async def _close(self) -> None:
         """From the wire inwards: nothing that was read is left unstored."""
@@ -276,6 +336,9 @@ class Agent:
             last_first.push_async_callback(self._resolving.stop)
             last_first.push_async_callback(self._responding.stop)
             last_first.push_async_callback(self._publishing.stop)
+            for hook in self._hooks:
+                last_first.push_async_callback(hook.close)
+            last_first.push_async_callback(self._processing.stop)
             for remote in self._remotes:
                 last_first.push_async_callback(remote.peer.close)
             last_first.push_async_callback(self._replication.close)
@@ -294,10 +357,17 @@ class Agent:
 
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""
+        status = await self._status()
+        status["system"] = await asyncio.to_thread(system, self.databases.folder)
+        status["attention"] = attention(status)
+        return status
+
+    async def _status(self) -> dict[str, Any]:
         restarts = {
             **self._resolving.restarts,
             **self._responding.restarts,
             **self._publishing.restarts,
+            **self._processing.restarts,
             **self._links.restarts,
             **self._recorders.restarts,
             **self._replications.restarts,
@@ -313,6 +383,7 @@ class Agent:
         }
         if self._responder is not None:
             status |= responder_status(self._responder)
+        status["hooks"] = [await hook_status(hook) for hook in self._hooks]
         if self._store is None or self._config is None:
             return status
         info = await self._store.info()
@@ -327,17 +398,22 @@ class Agent:
             "salvaged": self._salvaged,
         }
         status["devices"] = [
-            device_status(device.config, device.link, device.recorder) for device in self._devices
+            device_status(device.config, device.link, device.recorder, device.settings)
+            for device in self._devices
         ]
+        assert self._figures is not None  # noqa: S101  (made with the store)
         status["remotes"] = [
-            {
-                "name": remote.config.name,
-                "url": remote.peer.label,
-                **_traffic(remote.peer),
-                **{direction: await job_status(job) for direction, job in remote.jobs.items()},
-            }
+            await self._figures.of_remote(
+                {
+                    "name": remote.config.name,
+                    "url": remote.peer.label,
+                    **_traffic(remote.peer),
+                    **{direction: await job_status(job) for direction, job in remote.jobs.items()},
+                }
+            )
             for remote in self._remotes
         ]
+        status["pipeline"] = self._figures.pipeline()
         status["telemetry"] = [publisher.status() for publisher in self._publishers]
         return status
 

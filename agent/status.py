@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from agent.config import DeviceConfig
 from agent.replication.job import Job
+from agent.sensors.device_settings import DeviceSettings
 from agent.sensors.link import SerialLink
 from agent.sensors.recorder import Recorder
 
 if TYPE_CHECKING:
+    from agent.processing.hook import Hook
     from agent.server.mqtt import Responder
 
-_HARMLESS = frozenset(("log", "heartbeat", "no-value"))
+_HARMLESS = frozenset(("log", "heartbeat", "no-value", "settings"))
 
 
 def timestamp(seconds: float | None) -> str | None:
@@ -24,11 +26,14 @@ def timestamp(seconds: float | None) -> str | None:
     return text.replace("+00:00", "Z")
 
 
-def device_status(config: DeviceConfig, link: SerialLink, recorder: Recorder) -> dict[str, Any]:
+def device_status(
+    config: DeviceConfig, link: SerialLink, recorder: Recorder, settings: DeviceSettings
+) -> dict[str, Any]:
     """`errors` counts damage on the wire since the start; `gaps`, `missing`, `dropped` (frames
     that the device says it had no room to keep), `repeated` and `restarts` count for as long as
-    the store lasts. Of a sensor's `readings` (since the start) `suppressed` told nothing new and
-    were not stored; `rate` is in readings per second; `alarms` are those that are raised."""
+    the store lasts, `missing_since_start` does not. Of a sensor's `readings` (since the start)
+    `suppressed` told nothing new and were not stored; `rate` is in readings per second; `alarms`
+    are those that are raised."""
     state = recorder.state
     errors = sum(count for kind, count in recorder.events.items() if kind not in _HARMLESS)
     return {
@@ -42,9 +47,11 @@ def device_status(config: DeviceConfig, link: SerialLink, recorder: Recorder) ->
         "events": dict(recorder.events),
         "gaps": state.gaps,
         "missing": state.lost,
+        "missing_since_start": recorder.lost_since_start,
         "dropped": state.dropped,
         "repeated": state.repeated,
         "restarts": state.restarts,
+        "settings": settings.status(),
         "sensors": [
             {
                 "name": name,
@@ -86,6 +93,23 @@ async def job_status(job: Job) -> dict[str, Any]:
             }
             for failure in progress.failures
         ],
+    }
+
+
+async def hook_status(hook: Hook) -> dict[str, Any]:
+    """`pending` in changes; `processed` documents and `failed` calls since the start; `dead` are
+    the documents that were given up and wait for somebody."""
+    return {
+        "name": hook.name,
+        "database": hook.database,
+        "target": hook.target,
+        "state": str(hook.state),
+        "pending": await hook.pending(),
+        "processed": hook.processed,
+        "failed": hook.failures,
+        "dead": len(hook.letters),
+        "last_error": hook.last_error,
+        "retry_at": timestamp(hook.retry_at),
     }
 
 

@@ -3,7 +3,8 @@
 Any installed package can publish more adapters than those built in, in the entry point group
 "edge_sync_agent.adapters": each names something that can be called and returns an `Adapter`. It
 is called without arguments or, if it has an attribute `Settings`, a type that msgspec can make of
-plain values, with one of those. An adapter whose devices have to be asked is a `PollingAdapter`.
+plain values, with one of those. An adapter whose devices have to be asked is a `PollingAdapter`,
+one whose devices can be told settings a `SettableAdapter`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from firmware_adapters.adapter import (
     Held,
     PollingAdapter,
     Reading,
+    Report,
+    SettableAdapter,
     Turn,
     Value,
 )
@@ -38,6 +41,8 @@ __all__ = [
     "JsonLines",
     "PollingAdapter",
     "Reading",
+    "Report",
+    "SettableAdapter",
     "SettingsError",
     "Turn",
     "Value",

@@ -8,7 +8,7 @@ arrived; bytes that mean nothing become an `Event`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 Value = float | int | bool | str
@@ -24,6 +24,7 @@ EventKind = Literal[
     "refused",  # the device was asked and answered that it will not say
     "heartbeat",  # a good frame with nothing in it
     "log",  # text for people; `detail` is the text
+    "settings",  # the device says how it is set; `report` has it
 ]
 
 
@@ -39,6 +40,22 @@ class Held:
 
     oldest: int
     dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a device says of its settings.
+
+    `settings`: name (1 to 64 printable characters) to value, as they are now. `refused`: the
+    settings of a command that the device did not take, each with its reason. `answers`: the number
+    of the command that it answers, None if it says so unasked. `complete`: what is not among the
+    settings the device does not have.
+    """
+
+    settings: Mapping[str, Value]
+    refused: Mapping[str, str] = field(default_factory=dict)
+    answers: int | None = None
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +89,8 @@ class Event:
     """Anything but a reading: damage on the wire, or a word from the device.
 
     `detail` is one printable line. `size` is how many bytes were thrown away, 0 if none.
-    `sequence`, `boot` and `held` are set when the event stems from a good frame that has them.
+    `sequence`, `boot` and `held` are set when the event stems from a good frame that has them,
+    `report` is set for the kind "settings".
     """
 
     kind: EventKind
@@ -81,6 +99,7 @@ class Event:
     sequence: int | None = None
     boot: int | str | None = None
     held: Held | None = None
+    report: Report | None = None
 
 
 class Adapter(Protocol):
@@ -100,6 +119,22 @@ class Adapter(Protocol):
 
     def reset(self) -> None:
         """Forget the unfinished frame; call it whenever the port was opened anew."""
+
+
+@runtime_checkable
+class SettableAdapter(Adapter, Protocol):
+    """The adapter of devices that can be told settings and say how they are set."""
+
+    def check(self, settings: Mapping[str, Value]) -> None:
+        """Raises ValueError, with the reason, when one command cannot carry these settings."""
+
+    def command(self, number: int, settings: Mapping[str, Value]) -> bytes:
+        """Have the device take `settings` and report; with none of them it is to report all.
+
+        Returns the bytes to send: none where the adapter is a `PollingAdapter`, which sends what
+        is needed when it is polled. `number`, an unsigned 32-bit integer, comes back in
+        `Report.answers`. Doing the same again does no harm. Raises ValueError as `check` does.
+        """
 
 
 @dataclass(frozen=True, slots=True)

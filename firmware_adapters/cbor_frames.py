@@ -15,7 +15,7 @@ import cbor2
 from cobs import cobs  # type: ignore[import-untyped]
 
 from firmware_adapters import fields
-from firmware_adapters.adapter import Event, EventKind, Reading
+from firmware_adapters.adapter import Event, EventKind, Reading, Value
 from firmware_adapters.cbor_subset import check_subset
 from firmware_adapters.framing import Overflow, Splitter
 
@@ -31,7 +31,7 @@ _CRC_SIZE = 2
 
 
 class CborFrames:
-    """An `Adapter` for CBOR maps in COBS frames with a CRC-16."""
+    """A `SettableAdapter` for CBOR maps in COBS frames with a CRC-16."""
 
     def __init__(self) -> None:
         self._frames = Splitter(b"\0", MAX_FRAME)
@@ -60,6 +60,14 @@ class CborFrames:
         if len(frame) > MAX_COMMAND:
             raise ValueError(f"the command takes {len(frame)} bytes, {MAX_COMMAND} are allowed")
         return b"\0" + frame + b"\0"
+
+    def check(self, settings: Mapping[str, Value]) -> None:
+        """See `SettableAdapter.check`."""
+        self.command(fields.MAX_NUMBER, settings)
+
+    def command(self, number: int, settings: Mapping[str, Value]) -> bytes:
+        """See `SettableAdapter.command`."""
+        return self.encode(fields.set_command(number, settings))
 
     def reset(self) -> None:
         """Forget the unfinished frame."""
@@ -104,8 +112,9 @@ def _items(payload: bytes) -> list[Reading | Event]:
         oldest=message.get("a"),
         dropped=message.get("d"),
     )
+    report = fields.read_report(header, message.get("n"), message.get("s"), message.get("e"))
     return complaints + fields.frame_items(
-        header, message.get("r", {}), message.get("u"), message.get("l")
+        header, message.get("r", {}), message.get("u"), message.get("l"), report
     )
 
 

@@ -12,13 +12,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from firmware_adapters.adapter import Event, EventKind, Held, Reading, Value
+from firmware_adapters.adapter import Event, EventKind, Held, Reading, Report, Value
 
 MAX_READINGS = 64
 MAX_NAME = 64
 MAX_UNIT = 32
 MAX_LOG = 512
+MAX_SETTINGS = 64
+MAX_REASON = 128
 MAX_DEPTH = 4
+
+MAX_NUMBER = 2**32 - 1
+"""The greatest number of a command."""
 
 _MAX_SEQUENCE = 2**32 - 1
 _MAX_AGE_MS = 2**32 - 1  # 49 days
@@ -87,14 +92,48 @@ def read_header(
         return header, [event(header, "malformed", str(error))]
 
 
+def read_report(
+    header: Header, answers: object, settings: object, refused: object
+) -> Report | None:
+    """Check what a device says of its settings, all of them; each part may be None.
+
+    `answers`: an unsigned 32-bit integer. `settings`: a map from name to value, None for a setting
+    without one. `refused`: a map from name to the reason. Without one of these two there is no
+    report. Raises MalformedError for anything else.
+    """
+    try:
+        number = _unsigned(answers, "number of the command", MAX_NUMBER)
+        if settings is None and refused is None:
+            return None
+        values = _settings(settings, "settings")
+        reasons = _settings(refused, "refused settings")
+        return Report(
+            {name: _scalar(value) for name, value in values.items() if value is not None},
+            {name: _reason(reason) for name, reason in reasons.items()},
+            number,
+            complete=settings is not None,
+        )
+    except MalformedError as error:
+        raise MalformedError(str(error), header) from None
+
+
+def set_command(number: int, settings: Mapping[str, Value]) -> dict[str, Any]:
+    """The command that tells a device settings, and asks for a report; see docs/firmware.md."""
+    return {"n": number, "set": dict(settings)}
+
+
 def frame_items(
-    header: Header, values: object, units: object = None, log: object = None
+    header: Header,
+    values: object,
+    units: object = None,
+    log: object = None,
+    report: Report | None = None,
 ) -> list[Reading | Event]:
     """Turn one good frame's contents into readings, and events for what it says beside them.
 
     `values` maps sensor to value; `units` is a map from sensor to unit, or None; `log` is
     text, or None. One unusable value costs only itself: the others are kept. A frame without
-    any value or text is a heartbeat. Raises MalformedError when the frame is unusable.
+    any value, text or `report` is a heartbeat. Raises MalformedError when the frame is unusable.
     """
     if not isinstance(values, Mapping):
         raise MalformedError("the readings are not a map", header)
@@ -109,6 +148,8 @@ def frame_items(
     items: list[Reading | Event] = []
     if log is not None:
         items.append(_log(header, log))
+    if report is not None:
+        items.append(settings_event(header, report))
     for name, value in values.items():
         try:
             items.append(_reading(header, name, value, units.get(name)))
@@ -120,6 +161,14 @@ def frame_items(
 def event(header: Header, kind: EventKind, detail: str, size: int = 0) -> Event:
     """Make an event that stems from a good frame; see `Event` for the fields."""
     return Event(kind, detail, size, header.sequence, header.boot, header.held)
+
+
+def settings_event(header: Header, report: Report) -> Event:
+    """Make the event that carries a report."""
+    told = [f"{name}={value}" for name, value in report.settings.items()]
+    told += [f"{name} refused: {reason}" for name, reason in report.refused.items()]
+    detail = _shown(", ".join(told) or "no settings", MAX_LOG)
+    return replace(event(header, "settings", detail), report=report)
 
 
 def malformed(error: MalformedError, size: int) -> Event:
@@ -203,9 +252,31 @@ def _reading(header: Header, name: str, value: object, unit: object) -> Reading 
 def _log(header: Header, text: object) -> Event:
     if not isinstance(text, str):
         raise MalformedError("the log message is not text", header)
-    # The text ends up in logs and on terminals: let no control characters through.
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:MAX_LOG])
-    return event(header, "log", shown)
+    return event(header, "log", _shown(text, MAX_LOG))
+
+
+def _settings(told: object, what: str) -> Mapping[str, object]:
+    """The map of names that `told` has to be; empty for None."""
+    if told is None:
+        return {}
+    if not isinstance(told, Mapping):
+        raise MalformedError(f"the {what} are not a map")
+    if len(told) > MAX_SETTINGS or not all(_is_name(name, MAX_NAME) for name in told):
+        raise MalformedError(
+            f"the {what} are not at most {MAX_SETTINGS}, with names of 1 to {MAX_NAME} characters"
+        )
+    return told
+
+
+def _reason(reason: object) -> str:
+    if not isinstance(reason, str):
+        raise MalformedError("the reason of a refusal is not text")
+    return _shown(reason, MAX_REASON) or "refused"
+
+
+def _shown(text: str, longest: int) -> str:
+    """Such text ends up in logs and on terminals: no control characters get through."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:longest])
 
 
 def _scalar(value: object) -> Value:

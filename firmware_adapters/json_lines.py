@@ -11,20 +11,33 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from firmware_adapters import fields
-from firmware_adapters.adapter import Event, Reading
+from firmware_adapters.adapter import Event, Reading, Value
 from firmware_adapters.lines import DamagedError, Lines
 
 MAX_LINE = 4096
 """Longest line in bytes, without its line feed, in either direction."""
 
 RESERVED = frozenset(
-    {"seq", "boot", "time", "uptime_ms", "age_ms", "units", "log", "ack_from", "ack_dropped"}
+    {
+        "seq",
+        "boot",
+        "time",
+        "uptime_ms",
+        "age_ms",
+        "units",
+        "log",
+        "ack_from",
+        "ack_dropped",
+        "answers",
+        "settings",
+        "refused_settings",
+    }
 )
 """Members that are never a sensor; with a member "sensor", there are no others that are."""
 
 
 class JsonLines:
-    """An `Adapter` for newline-delimited JSON objects (RFC 8259, UTF-8)."""
+    """A `SettableAdapter` for newline-delimited JSON objects (RFC 8259, UTF-8)."""
 
     def __init__(self) -> None:
         # The end of a line can never pass for a whole object: it has a brace or a quotation mark
@@ -44,6 +57,14 @@ class JsonLines:
         if len(line) > MAX_LINE:
             raise ValueError(f"the command takes {len(line)} bytes, {MAX_LINE} are allowed")
         return line + b"\n"
+
+    def check(self, settings: Mapping[str, Value]) -> None:
+        """See `SettableAdapter.check`."""
+        self.command(fields.MAX_NUMBER, settings)
+
+    def command(self, number: int, settings: Mapping[str, Value]) -> bytes:
+        """See `SettableAdapter.command`."""
+        return self.encode(fields.set_command(number, settings))
 
     def reset(self) -> None:
         """Forget the unfinished line."""
@@ -74,6 +95,12 @@ def _items(message: object) -> list[Reading | Event]:
         oldest=message.get("ack_from"),
         dropped=message.get("ack_dropped"),
     )
+    report = fields.read_report(
+        header,
+        message.get("answers"),
+        message.get("settings"),
+        message.get("refused_settings"),
+    )
     if "sensor" in message:
         sensor = message["sensor"]
         if not isinstance(sensor, str):
@@ -83,7 +110,7 @@ def _items(message: object) -> list[Reading | Event]:
     else:
         values = {name: value for name, value in message.items() if name not in RESERVED}
         units = message.get("units")
-    return complaints + fields.frame_items(header, values, units, message.get("log"))
+    return complaints + fields.frame_items(header, values, units, message.get("log"), report)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,9 +12,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 from pymodbus.pdu import ModbusPDU, ReadCoilsRequest, ReadHoldingRegistersRequest
-from pymodbus.pdu.bit_message import ReadDiscreteInputsRequest
-from pymodbus.pdu.register_message import ReadInputRegistersRequest
+from pymodbus.pdu.bit_message import ReadDiscreteInputsRequest, WriteSingleCoilRequest
+from pymodbus.pdu.register_message import (
+    ReadInputRegistersRequest,
+    WriteMultipleRegistersRequest,
+    WriteSingleRegisterRequest,
+)
 
+from firmware_adapters.adapter import Value
 from firmware_adapters.fields import MAX_READINGS
 from firmware_adapters.settings import (
     Interval,
@@ -34,6 +39,7 @@ _REQUESTS: dict[str, type[ModbusPDU]] = {
     "discrete": ReadDiscreteInputsRequest,
 }
 _BITS = frozenset(("coil", "discrete"))
+_WRITABLE = frozenset(("coil", "holding"))
 _FORMATS = {
     "int16": ">h",
     "uint16": ">H",
@@ -46,8 +52,13 @@ _FORMATS = {
 }
 
 
+Limit = Annotated[float, Meta(description="a number", examples=[5])]
+
+
 class Register(Settings):
     """`[[device.settings.map.register]]`: one value, `raw * scale + offset`.
+
+    Of a `writable` one that value can be set, if it is not below `min` or above `max`.
 
     `address` is the one on the wire, from 0; manuals often count from 1, or from 30001 for input
     and from 40001 for holding registers.
@@ -80,9 +91,18 @@ class Register(Settings):
     scale: Annotated[float, Meta(description="a number that is not 0", examples=[0.1])] = 1.0
     offset: Annotated[float, Meta(description="a number", examples=[-40])] = 0.0
     unit: Unit | None = None
+    writable: Annotated[
+        bool, Meta(description="true: the value can be set, as a setting", examples=[True])
+    ] = False
+    min: Limit | None = None
+    max: Limit | None = None
 
     def __post_init__(self) -> None:
-        check_finite(scale=self.scale, offset=self.offset)
+        check_finite(scale=self.scale, offset=self.offset, min=self.min, max=self.max)
+        if self.writable and self.table not in _WRITABLE:
+            raise ValueError(f"writable is of no use in the table {self.table}: it is read only")
+        if (self.min, self.max) != (None, None) and (not self.writable or self.table in _BITS):
+            raise ValueError("min and max need writable = true, in the table holding")
         if self.scale == 0:
             raise ValueError("scale = 0: expected a number that is not 0, for example scale = 0.1")
         if self.table in _BITS and self.type is not None:
@@ -113,6 +133,31 @@ class Register(Settings):
         # In decimal, so that 235 * 0.1 is 23.5.
         scaled = Decimal(repr(raw)) * Decimal(repr(self.scale)) + Decimal(repr(self.offset))
         return float(scaled)
+
+    def raw(self, value: Value) -> list[int]:
+        """The registers, or the one bit, that hold a value, or what is nearest to it.
+
+        Raises ValueError for a value that cannot be set.
+        """
+        if self.table in _BITS:
+            if not isinstance(value, bool):
+                raise ValueError("a coil is true or false")
+            return [int(value)]
+        if isinstance(value, bool | str) or not math.isfinite(value):
+            raise ValueError("a register holds a number")
+        if (self.min is not None and value < self.min) or (
+            self.max is not None and value > self.max
+        ):
+            low = "" if self.min is None else f"from {self.min:g} "
+            raise ValueError(f"it can be {low}{'' if self.max is None else f'up to {self.max:g}'}")
+        raw = (Decimal(repr(value)) - Decimal(repr(self.offset))) / Decimal(repr(self.scale))
+        number = float(raw) if self._format in (">f", ">d") else round(raw)
+        try:
+            content = struct.pack(self._format, number)
+        except (struct.error, OverflowError):
+            raise ValueError(f"{value} is beyond what {self.type or 'uint16'} can hold") from None
+        words = [*struct.unpack(f">{len(content) // 2}H", content)]
+        return words if self.words == "high-first" else words[::-1]
 
 
 class Map(Settings):
@@ -203,6 +248,15 @@ class Block:
         count = self.request.count
         return (count + 7) // 8 if self.registers[0].table in _BITS else 2 * count
 
+    @property
+    def settings(self) -> list[tuple[str, Register]]:
+        """The registers that can be written, with the names of their settings."""
+        return [
+            (f"{self.slave.name}.{register.name}", register)
+            for register in self.registers
+            if register.writable
+        ]
+
     def values(self, answer: ModbusPDU) -> tuple[dict[str, object], dict[str, str]]:
         """Sensors with their values, and those that have one with their unit."""
         values: dict[str, object] = {}
@@ -217,6 +271,52 @@ class Block:
             if register.unit is not None:
                 units[sensor] = register.unit
         return values, units
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A request that sets a value; the members are those of `Block`."""
+
+    slave: Slave
+    register: Register
+    request: ModbusPDU
+
+    @classmethod
+    def of(cls, slave: Slave, register: Register, value: Value) -> Write:
+        """Raises ValueError for a value that cannot be set."""
+        raw = register.raw(value)
+        request: ModbusPDU
+        if register.table in _BITS:
+            request = WriteSingleCoilRequest(bits=[bool(raw[0])])
+        elif len(raw) == 1:
+            request = WriteSingleRegisterRequest(registers=raw)
+        else:
+            request = WriteMultipleRegistersRequest(registers=raw, count=len(raw))
+        request.address, request.dev_id = register.address, slave.address
+        return cls(slave, register, request)
+
+    @property
+    def what(self) -> str:
+        return f"writing {self.register.table} {self.register.address}"
+
+    @property
+    def setting(self) -> str:
+        return f"{self.slave.name}.{self.register.name}"
+
+    @property
+    def beginning(self) -> bytes:
+        return bytes((self.slave.address, self.request.function_code)) + struct.pack(
+            ">H", self.register.address
+        )
+
+    @property
+    def refusal(self) -> bytes:
+        return bytes((self.slave.address, self.request.function_code | 0x80))
+
+    @property
+    def answer_size(self) -> int:
+        """The address and what was written, or how much, come back."""
+        return len(self.beginning) + 4
 
 
 def blocks(settings: ModbusSettings) -> Iterator[tuple[Slave, Block]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,6 +42,7 @@ class Rota:
         self._quiet_until = 0.0
         self._done: Question | None = None
         self._next: tuple[Question, bytes] | None = None
+        self._urgent: deque[Question] = deque()
 
     def reset(self) -> None:
         """Withdraw the question, and ask all of them anew."""
@@ -49,6 +50,21 @@ class Rota:
         self._quiet_until = float("-inf")
         self._due.clear()
         self._silences.clear()
+        self._urgent.clear()
+
+    def once(self, question: Question) -> None:
+        """Ask a question before those that are due, one time."""
+        if question not in self._urgent:
+            self._urgent.append(question)
+
+    def withdraw(self, question: Question) -> None:
+        """Do not ask a question of `once`, unless it is on the line already."""
+        if question in self._urgent:
+            self._urgent.remove(question)
+
+    def is_open(self, question: Question) -> bool:
+        """Whether a question of `once` is on the line, or is going to be."""
+        return question is self.current or question in self._urgent
 
     def answered(self, follow_up: bytes = b"") -> None:
         """The current question has its answer, or, with a `follow_up` to send, a part of it."""
@@ -78,6 +94,9 @@ class Rota:
         if self._next is not None:
             (question, request), self._next = self._next, None
             return self._ask(question, request, now, events)
+        if self._urgent:
+            question = self._urgent.popleft()
+            return self._ask(question, question.request, now, events)
         question = min(self._questions, key=self._due.__getitem__)
         due = self._due[question]
         if now < due:

@@ -54,7 +54,7 @@ def test_conflicts_runs(tmp_path: Path) -> None:
     ("names", "peers"),
     [
         (["bulk", "single"], True),
-        (["find", "large"], True),
+        (["find", "large", "series"], True),
         (["followers", "attachments"], False),
     ],
 )

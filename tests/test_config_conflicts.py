@@ -58,7 +58,7 @@ def check(tmp_path: Path, table: str, head: str = HEAD) -> str:
         ('name = "x"\npolicy = "merge"\nthen = "newest"', ["newest needs field"]),
         ('name = "x"\npolicy = "prefer-edge"', ["prefer-edge needs cloud", "origin"]),
         ('name = "x"\npolicy = "merge"\nthen = "prefer-cloud"', ["prefer-cloud needs cloud"]),
-        ('name = "x"\npolicy = "python"', ["python needs function"]),
+        ('name = "x"\npolicy = "python"', ["python needs entry_point"]),
         ('name = "x"\npolicy = "winner"\nfield = "a"', ["field is only for newest"]),
         ('name = "x"\npolicy = "newest"\nfield = "a"\nthen = "winner"', ["then is only for merge"]),
         ('name = "x"\npolicy = "manual"\nancestors = 3', ["ancestors is only for merge or python"]),
@@ -77,12 +77,12 @@ def check(tmp_path: Path, table: str, head: str = HEAD) -> str:
         ),
         ('name = "x"\npolicy = "newest"\nfield = "a..b"', ["conflict 'x': field: "]),
         (
-            'name = "x"\npolicy = "python"\n\nfunction = "nobodys"',
+            'name = "x"\npolicy = "python"\n\nentry_point = "nobodys"',
             ["no installed package", ENTRY_POINT_GROUP, "highest-bid", "line 12)"],
         ),
-        ('name = "x"\npolicy = "python"\nfunction = "raises"', ["cannot be loaded", "ZeroDiv"]),
-        ('name = "x"\npolicy = "python"\nfunction = "absent"', ["cannot be loaded", "Attribute"]),
-        ('name = "x"\npolicy = "python"\nfunction = "number"', ["is no function"]),
+        ('name = "x"\npolicy = "python"\nentry_point = "raises"', ["cannot be loaded", "ZeroDiv"]),
+        ('name = "x"\npolicy = "python"\nentry_point = "absent"', ["cannot be loaded", "Attr"]),
+        ('name = "x"\npolicy = "python"\nentry_point = "number"', ["is no function"]),
     ],
 )  # fmt: skip
 def test_mistakes_are_refused_with_the_line(
@@ -110,9 +110,9 @@ def test_a_hubs_policies_say_for_which_database_they_are(tmp_path: Path) -> None
 
 def test_an_agent_with_a_policy_that_cannot_be_does_not_start(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    path.write_text(HEAD + '[[conflict]]\nname = "x"\npolicy = "python"\nfunction = "none"\n')
+    path.write_text(HEAD + '[[conflict]]\nname = "x"\npolicy = "python"\nentry_point = "none"\n')
     message = edge_agent("run", "--config", path).complaint()
-    assert message.startswith(f"{path}: conflict 'x': function: ")
+    assert message.startswith(f"{path}: conflict 'x': entry_point: ")
     assert message.endswith("none is installed (line 11)")
 
 
@@ -146,7 +146,7 @@ cloud = { origin = "cloud" }
 [[conflict]]
 name = "theirs"
 policy = "python"
-function = "highest-bid"
+entry_point = "highest-bid"
 needs_base = false
 
 [conflict.settings]

@@ -329,7 +329,8 @@ async def test_readings_that_cannot_be_stored_at_the_end_are_an_error(
 ) -> None:
     monkeypatch.setattr(runtime, "_LAST_WRITE", 0.05)
     store = await Store.open(tmp_path / "edge.sqlite")
-    device = runtime.Device(DeviceConfig(name="dev", port="/dev/null", adapter="json-lines"), store)
+    config = DeviceConfig(name="dev", port="/dev/null", adapter="json-lines")
+    device = runtime.Device(config, store, AgentConfig(data=str(tmp_path)))
     await device.recorder.feed(b'{"sensor":"t","value":1}\n')  # and nobody runs the recorder
     with pytest.raises(StoreWriteError, match="1 readings are lost"):
         await device.store_the_rest()

@@ -23,9 +23,13 @@ _COMMANDS = {
     "replicate": "agent.cli.replicate",
     "verify": "agent.cli.verify",
     "status": "agent.cli.status",
+    "top": "agent.cli.top",
+    "hooks": "agent.cli.hooks",
+    "doctor": "agent.cli.doctor",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
     "conflicts": "agent.cli.conflicts",
+    "device": "agent.cli.device",
     "config": "agent.cli.config",
     "user": "agent.cli.user",
 }

@@ -46,8 +46,8 @@ def run_command(config_path: Path) -> None:
     "config_path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A file with [[user]] tables (edge-agent user add makes them), a [server] table and "
-    "[[conflict]] tables.",
+    help="A file with a [server] table, [[user]] (edge-agent user add makes them), [[hook]] and "
+    "[[conflict]].",
 )
 @broker_options(required=False)
 def hub_command(
@@ -67,7 +67,16 @@ def hub_command(
     if config_path is not None:
         with naming(config_path):
             policies_for(config.conflict)
-    _serve(Agent(data, config.server, config.user, broker=on_broker, conflicts=config.conflict))
+    _serve(
+        Agent(
+            data,
+            config.server,
+            config.user,
+            broker=on_broker,
+            hooks=config.hook,
+            conflicts=config.conflict,
+        )
+    )
 
 
 def _serve(agent: Agent) -> None:

@@ -184,6 +184,44 @@ async def fetch_status(running: Running) -> Any:
     return status
 
 
+async def own_database(running: Running) -> str:
+    """The name of a running gateway's database. Raises ConfigError, ConnectError, RemoteError."""
+    database = (await fetch_status(running)).get("database")
+    if database is None:
+        raise ConfigError(
+            f"{running.url}: a hub has any number of databases; name one with --database"
+        )
+    name: str = database["name"]
+    return name
+
+
+async def request_json(
+    running: Running, method: str, path: str, body: Any = None
+) -> tuple[int, Any]:
+    """The status and the JSON that a running agent answers with, to a path without its first `/`.
+
+    404 and 409 are answers; other refusals raise RemoteError. Raises ConnectError, too.
+    """
+    where = f"{running.url.rstrip('/')}/{path}"
+    with connection_failures(where):
+        async with (
+            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+            session.request(
+                method,
+                where,
+                json=body,
+                headers=running.headers,
+                ssl=running.tls,
+                allow_redirects=False,
+            ) as response,
+        ):
+            content = await response.read()
+            if response.status >= 300 and response.status not in (404, 409):
+                what, status, headers = f"the request {method}", response.status, response.headers
+                raise refusal(where, what, status, headers, content, None)
+            return response.status, msgspec.json.decode(content)
+
+
 async def follow_readings(
     running: Running, database: str, devices: Sequence[str]
 ) -> AsyncGenerator[dict[str, Any], None]:

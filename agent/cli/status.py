@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent.cli.options import json_option, print_json
 from agent.cli.running import fetch_status, find_running, running_options
+from agent.cli.showing import ago as _ago
+from agent.cli.showing import duration as _duration
 from agent.peers.http_errors import one_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @click.command()
@@ -80,6 +84,8 @@ def _show(status: dict[str, Any]) -> None:
             error = entry["last_error"] or ""
             table.add_row(entry["name"], entry["broker"], entry["state"], *counts, error)
         console.print(table)
+    if status.get("hooks"):
+        console.print(hooks_table(status["hooks"]))
     if status.get("devices"):
         table = Table("device", "sensor", "value", "rate", "gaps", "errors", "state")
         for device in status["devices"]:
@@ -89,6 +95,19 @@ def _show(status: dict[str, Any]) -> None:
                 cells = _sensor_cells(sensor) if sensor else ("-", "-", "-")
                 table.add_row(device["name"], *cells, gaps, errors, state)
         console.print(table)
+
+
+def hooks_table(hooks: list[dict[str, Any]]) -> Table:
+    """What hooks do, as the status has it."""
+    from rich.table import Table
+
+    table = Table("hook", "calls", "state", "pending", "processed", "failed", "dead", "last error")
+    for hook in hooks:
+        pending = "?" if hook["pending"] is None else str(hook["pending"])
+        counts = (pending, *(str(hook[key]) for key in ("processed", "failed", "dead")))
+        error = one_line(hook["last_error"] or "")
+        table.add_row(hook["name"], one_line(hook["target"]), hook["state"], *counts, error)
+    return table
 
 
 def _job_cells(job: dict[str, Any]) -> tuple[str, ...]:
@@ -102,11 +121,6 @@ def _job_cells(job: dict[str, Any]) -> tuple[str, ...]:
     return (job["state"], pending, ago, "?" if lag is None else _duration(lag), error)
 
 
-def _ago(timestamp: str) -> str:
-    passed = datetime.now(UTC) - datetime.fromisoformat(timestamp)
-    return f"{_duration(max(0.0, passed.total_seconds()))} ago"
-
-
 def _sensor_cells(sensor: dict[str, Any]) -> tuple[str, str, str]:
     unit = f" {sensor['unit']}" if sensor["unit"] else ""
     marks = [f"alarm {name}" for name in sensor["alarms"]]
@@ -115,11 +129,3 @@ def _sensor_cells(sensor: dict[str, Any]) -> tuple[str, str, str]:
     shown = f"{sensor['last_value']}{unit}" + (f" ({', '.join(marks)})" if marks else "")
     value = one_line(shown)
     return one_line(sensor["name"]), value, f"{sensor['rate']:g}/s"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"

@@ -185,6 +185,13 @@ class Connection:
             if not session.cancelled():
                 session.result()
 
+    async def announce(self, announcement: Announcement) -> None:
+        """Say something else about this client from now on; at once where it is connected. The last
+        will stays what it was until the next connection. Raises as `publish`."""
+        self._announcement = announcement
+        if self._client is not None:
+            await self._announce(announcement, announcement.here)
+
     async def close(self) -> None:
         """Say goodbye to the broker; a last will is not published, so `gone` is published here."""
         if self._session is None:

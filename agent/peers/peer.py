@@ -154,6 +154,26 @@ class Peer(Protocol):
         """Release connections."""
 
 
+@dataclass(frozen=True, slots=True)
+class PresenceFigures:
+    """How a gateway is, for those who see its presence: the `lag` in seconds of the remote that is
+    farthest behind, None if it never had everything; changes that remotes have not confirmed; and
+    documents in conflict."""
+
+    lag: float | None
+    backlog: int
+    conflicts: int
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """A peer whose connection is, or may be, the gateway's presence."""
+
+    async def announce(self, figures: PresenceFigures) -> None:
+        """Tell these figures from now on, if this is the gateway's presence. Raises
+        TransientError."""
+
+
 @runtime_checkable
 class Metered(Protocol):
     """A peer that counts what crosses its link."""

@@ -82,6 +82,8 @@ class Job:
         """When it is tried again, in seconds since the epoch."""
         self.error_count = 0
         """Failures since it last got on."""
+        self.errors = 0
+        """Failures since the start."""
         self.events = deque([Event(time.time(), "added")], maxlen=_KEPT_EVENTS)
         """The latest ones, the newest last."""
         self._patient = patient
@@ -138,6 +140,7 @@ class Job:
                 except EdgeAgentError as error:
                     self._running = False
                     self.error_count += 1
+                    self.errors += 1
                     self._note("crashed", str(error))
                     tries = 0 if self._got_on else tries + 1
                     if not self._patient and self._gives_up(error, tries):
@@ -162,6 +165,7 @@ class Job:
             else f"unexpected {type(error).__name__}; the log has more"
         )
         self.error_count += 1
+        self.errors += 1
         self._note("crashed", self.last_error)
         self._broken = True
 

@@ -23,7 +23,7 @@ _LISTENING = [
     (9600, _7E1),
 ]
 
-_UNDERSTOOD = frozenset({"heartbeat", "log", "no-value", "refused"})
+_UNDERSTOOD = frozenset({"heartbeat", "log", "no-value", "refused", "settings"})
 """The events that only a device which speaks the format causes."""
 
 _STEP = 0.05

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -61,7 +61,8 @@ class Recorder:
 
     `send` takes bytes for the device, and must not wait; without it nothing is acknowledged. With
     an `interval` (seconds) readings are written at its multiples, which are the same moments for
-    all devices, so that they share a commit; else as they come.
+    all devices, so that they share a commit; else as they come. `hear` is given everything that
+    the device says, before it is stored.
     """
 
     def __init__(
@@ -72,9 +73,11 @@ class Recorder:
         send: Callable[[bytes], object] | None = None,
         rules: Rules | None = None,
         interval: float = 0.0,
+        hear: Callable[[Sequence[Reading | Event]], object] | None = None,
     ) -> None:
         self.device = device
         self.state = DeviceState()
+        self._lost_before: int | None = None
         self.sensors: dict[str, SensorStats] = {}
         self.events: Counter[str] = Counter()
         """Damage on the wire and the like since the start, by kind (see `EventKind`)."""
@@ -84,6 +87,7 @@ class Recorder:
         self._send = send
         self._rules = rules or Rules()
         self._interval = interval
+        self._hear = hear
         self._acknowledging = False
         self._local_id = f"device:{device}"
         self._local_rev: str | None = None
@@ -104,6 +108,12 @@ class Recorder:
         """Readings that are not yet durable."""
         return len(self._waiting)
 
+    @property
+    def lost_since_start(self) -> int:
+        """Of `state.lost`, which counts for as long as the store lasts, those since the start."""
+        before = self._lost_before
+        return 0 if before is None else max(0, self.state.lost - before)
+
     async def _load(self) -> None:
         """Go on from what was accepted before."""
         found = await self._store.get_local(self._local_id)
@@ -116,6 +126,8 @@ class Recorder:
                 log.warning(
                     "device %s: _local/%s is no use: %s", self.device, self._local_id, error
                 )
+        if self._lost_before is None:
+            self._lost_before = self.state.lost
         self._windows_are(await _windows_left(self._store, self.device))
 
     def port_opened(self) -> None:
@@ -126,7 +138,10 @@ class Recorder:
 
     async def feed(self, data: bytes) -> None:
         """Take bytes from the device; waits while too much is not yet stored."""
-        for item in self._adapter.receive(data):
+        items = self._adapter.receive(data)
+        if self._hear is not None:
+            self._hear(items)
+        for item in items:
             if isinstance(item, Event):
                 self.note(item)
             # A frame without readings uses up a sequence number all the same.

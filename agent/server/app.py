@@ -38,6 +38,7 @@ from agent.server import (
     indexes,
     local,
     ranges,
+    readings,
     replication,
     security,
     server,
@@ -48,6 +49,7 @@ from agent.server.answers import error_answer
 from agent.server.attachments import AttachmentCall
 from agent.server.call import Call, DatabaseCall, DocumentCall, Service, Status
 from agent.server.conflicts import Outlooks
+from agent.server.hooks import Hook, hook_methods
 from agent.server.replication import Replications
 from agent.store.databases import Databases
 from agent.store.store import Store
@@ -69,6 +71,7 @@ _SERVER: Mapping[str, _Methods[Call]] = {
     "_active_tasks": {"GET": replication.active_tasks},
     "_all_dbs": {"GET": databases.all_dbs},
     "_dbs_info": {"GET": databases.dbs_info, "POST": databases.dbs_info_of},
+    "_metrics": {"GET": server.metrics},
     "_replicate": {"POST": replication.replicate},
     "_session": {"GET": session.get, "POST": session.login, "DELETE": session.logout},
     "_status": {"GET": server.status},
@@ -101,6 +104,8 @@ _DATABASE: Mapping[str, _Methods[DatabaseCall]] = {
     "_revs_diff": {"POST": bulk.revs_diff},
     "_revs_limit": {"GET": databases.revs_limit, "PUT": databases.set_revs_limit},
     "_security": {"GET": security.get, "PUT": security.put},
+    "_sensors": {"GET": readings.sensors},
+    "_series": {"GET": readings.series},
     "_view_cleanup": {"POST": databases.view_cleanup},
 }
 _QUERIES: Mapping[str, _Methods[DatabaseCall]] = {
@@ -129,6 +134,7 @@ def make_app(
     status: Status | None = None,
     replications: Replications | None = None,
     outlooks: Outlooks | None = None,
+    hooks: Mapping[str, Hook] | None = None,
     uuid: str | None = None,
     max_body: int = MAX_BODY,
     max_attachment: int = MAX_ATTACHMENT,
@@ -137,8 +143,8 @@ def make_app(
 
     `access` says who may do what; without it everybody is an administrator.
     `status` answers `GET /_status`, the agent's own account of itself; `replications` does what
-    `_replicate` asks for; `outlooks` knows what policies do about
-    conflicts. `uuid` names the server in
+    `_replicate` asks for; `outlooks` knows what policies do about conflicts; `hooks`, by name, are
+    those of `_hooks`. `uuid` names the server in
     `GET /`; clients that see one use it, not the URL, to recognise their checkpoints, so it must
     stay the same across restarts. `max_body` and `max_attachment` are in bytes.
     """
@@ -151,6 +157,7 @@ def make_app(
         max_attachment,
         replications,
         outlooks,
+        hooks or {},
     )
     app = web.Application(client_max_size=max_body, middlewares=[_errors])
 
@@ -214,6 +221,8 @@ async def _dispatch(call: Call) -> web.StreamResponse:
         return await _run(_SERVER[segments[0] if segments else ""], call)
     if segments[0] == "_scheduler":
         return await _run({"GET": partial(replication.scheduler, path=segments[1:])}, call)
+    if segments[0] == "_hooks":
+        return await _run(hook_methods(segments[1:]), call)
     name, rest = segments[0], segments[1:]
     if not rest and call.request.method in ("PUT", "DELETE"):
         handler = databases.create if call.request.method == "PUT" else databases.delete

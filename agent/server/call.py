@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -20,6 +20,7 @@ from agent.store.store import Store
 if TYPE_CHECKING:
     from agent.server.access import Access
     from agent.server.conflicts import Outlooks
+    from agent.server.hooks import Hook
     from agent.server.replication import Replications
 
 Status = Callable[[], Awaitable[dict[str, Any]]]
@@ -47,6 +48,7 @@ class Service:
     max_attachment: int
     replications: Replications | None = None
     outlooks: Outlooks | None = None
+    hooks: Mapping[str, Hook] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

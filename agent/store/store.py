@@ -381,7 +381,7 @@ class Store:
             page = find_page(db, plan, after=after, limit=limit, conflicts=conflicts, time=time)
             return page, read(page)
 
-        return await self.examine(self._reader.query, found)
+        return await self.query(found)
 
     async def examine(self, function: Callable[..., _T], *args: Any) -> _T:
         """What a function returns that may take long, called in one of a few threads for such.

@@ -338,9 +338,12 @@ class Node:
     def obey(self, command):
         for name in command:
             value = command[name]
-            if name == "interval_ms" and is_interval(value):
-                self.interval_ms = value
+            if name == "interval_ms" and self.set_interval(value):
                 self.send_log("interval_ms is now %d" % value)
+            elif name == "set" and isinstance(value, dict):
+                self.set_and_report(value, command.get("n"))
+            elif name == "n":
+                pass  # the number of the command, which belongs to "set"
             elif name == "stop" and value is True:
                 self.send_log("stopped")
                 self.stopped = True
@@ -348,6 +351,24 @@ class Node:
                 self.take_acknowledgement(*value)
             else:
                 self.send_log("refused: %s" % name)
+
+    def set_and_report(self, wanted, number):
+        """Take settings, and answer with all of them as they are now."""
+        refused = {}
+        if "interval_ms" in wanted and not self.set_interval(wanted["interval_ms"]):
+            refused["interval_ms"] = "%d to %d" % (MIN_INTERVAL_MS, MAX_INTERVAL_MS)
+        report = {"b": self.boot, "t": self.uptime(), "s": {"interval_ms": self.interval_ms}}
+        if refused:
+            report["e"] = refused
+        if type(number) is int:
+            report["n"] = number
+        self.write(encode_frame(report))
+
+    def set_interval(self, value):
+        if not is_interval(value):
+            return False
+        self.interval_ms = value
+        return True
 
     def take_acknowledgement(self, boot, last, *missing):
         """Everything up to `last` is durable. What is `missing`, if given, has not arrived."""

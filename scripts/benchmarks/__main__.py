@@ -31,6 +31,7 @@ BENCHES = {
     "followers": "scripts.benchmarks.followers",
     "attachments": "scripts.benchmarks.attachments",
     "find": "scripts.benchmarks.find",
+    "series": "scripts.benchmarks.series",
     "large": "scripts.benchmarks.large",
     "conflicts": "scripts.benchmarks.conflicts",
     "verify": "scripts.benchmarks.verify",
@@ -76,7 +77,7 @@ def main(
     """Measure the agent, beside its peers where there are any; without a NAME, all of it.
 
     The names: ingest, writes, replication, gateway, bulk, single, followers, attachments, find,
-    large, conflicts.
+    series, large, conflicts.
 
     Peers take turns within each round. A figure is the median over the rounds, with the least and
     the greatest; a ratio is the median of the rounds' ratios. The exit status is 1 when a target

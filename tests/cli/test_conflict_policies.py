@@ -107,13 +107,13 @@ def test_a_policy_of_a_package_decides_and_a_broken_one_harms_nobody(
 [[conflict]]
 name = "broken"
 policy = "python"
-function = "broken"
+entry_point = "broken"
 selector = { type = "odd" }
 
 [[conflict]]
 name = "bids"
 policy = "python"
-function = "highest-bid"
+entry_point = "highest-bid"
 
 [conflict.settings]
 field = "bid"

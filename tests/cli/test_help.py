@@ -103,6 +103,7 @@ def test_config_check(tmp_path: Path) -> None:
         "devices": ["greenhouse"],
         "remotes": ["cloud"],
         "telemetry": [],
+        "hooks": [],
         "conflicts": [],
         "users": [],
     }

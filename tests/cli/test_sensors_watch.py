@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.sensors import sparkline
+from agent.cli.showing import sparkline
 from tests import agents
 from tests.agents import edge_agent, when_true
 from tests.cli.helpers import request

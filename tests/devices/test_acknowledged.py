@@ -238,6 +238,7 @@ def test_the_firmware_for_the_avr_is_small(tmp_path: Path, avr: list[str | Path]
     log = tmp_path / "log"
     with Board(tmp_path / "port", log, avr) as board:
         board.tell(CborFrames().encode({"interval_ms": 20, "ack": [1, 2, 3, 4], "paint": [{}]}))
+        board.tell(CborFrames().command(2**32 - 1, {"interval_ms": 1, "x": "y"}))
         time.sleep(1)
     (stack,) = map(int, re.findall(r"^stack (\d+)$", log.read_text(), re.MULTILINE))
     print(f"flash {flash}, RAM {ram}, stack {stack}")

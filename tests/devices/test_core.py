@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from agent.sensors.sequence import SequenceState
 from firmware_adapters import CborFrames, Reading
-from firmware_adapters.adapter import Held
+from firmware_adapters.adapter import Held, Value
 from firmware_adapters.cbor_subset import check_subset
 from firmware_adapters.fields import MalformedError
 from tests.devices.building import HELD, core_on_this_machine
@@ -120,6 +120,36 @@ def test_intervals_that_are_refused(core: Core, value: object) -> None:
     answer = core.message()
     assert answer is not None
     assert answer["l"] == "refused: interval_ms; refused: x"
+
+
+def test_settings_are_taken_and_reported(core: Core) -> None:
+    core.receive(CborFrames().command(2**32 - 1, {"interval_ms": 20, "colour": "red"}))
+    assert core.due()[1] == 20
+    report = {"b": 1, "t": 0, "n": 2**32 - 1, "s": {"interval_ms": 20}}
+    assert core.message() == report
+    assert core.message() is None
+    core.receive(CborFrames().command(7, {}))
+    assert core.message() == {**report, "n": 7}
+    core.receive(CborFrames().encode({"set": {}}))
+    assert core.message() == {"b": 1, "t": 0, "s": {"interval_ms": 20}}
+
+
+@pytest.mark.parametrize("value", [9, 86_400_001, 2**32 + 20, -20, 20.5, "20", True])
+def test_settings_that_are_refused(core: Core, value: Value) -> None:
+    core.receive(CborFrames().command(7, {"interval_ms": value}))
+    report = {"b": 1, "t": 0, "n": 7, "s": {"interval_ms": 1000}}
+    assert core.message() == {**report, "e": {"interval_ms": "10 to 86400000"}}
+    core.receive(CborFrames().command(8, {"interval_ms": 20}))
+    assert core.message() == {**report, "n": 8, "s": {"interval_ms": 20}}
+
+
+@pytest.mark.parametrize("command", [{"n": "7", "set": [1]}, {"n": -1, "set": 3}, {"n": 2**32}])
+def test_commands_to_set_that_are_malformed(core: Core, command: dict[str, Any]) -> None:
+    core.receive(CborFrames().encode(command))
+    answer = core.message()
+    assert answer is not None
+    assert answer["l"] == "; ".join(f"refused: {name}" for name in command)
+    assert core.message() is None
 
 
 @pytest.mark.parametrize(
@@ -240,10 +270,15 @@ def test_any_bytes_are_survived(long_lived: Core, pieces: list[bytes]) -> None:
 @hypothesis.settings(deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from(["ack", "interval_ms", "x"]),
+        st.sampled_from(["ack", "interval_ms", "set", "n", "x"]),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-            lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
+            lambda inner: (
+                st.lists(inner)
+                | st.dictionaries(
+                    st.just("interval_ms") | st.text(max_size=3) | st.integers(), inner
+                )
+            ),
             max_leaves=20,
         ),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.sensors.link import SerialLink
-from firmware_adapters import CborFrames, Event, Reading
+from firmware_adapters import CborFrames, Event, Reading, Report
 from tests.devices.micropython import SensorNode
 
 
@@ -42,6 +42,9 @@ class Host:
 
     def logs(self) -> list[str]:
         return [event.detail for event in self.events if event.kind == "log"]
+
+    def reports(self) -> list[Report]:
+        return [event.report for event in self.events if event.report is not None]
 
     def frames(self) -> dict[tuple[object, int | None], dict[str, str]]:
         """What was received, in the witness's terms."""
@@ -161,6 +164,23 @@ async def test_commands_are_obeyed_and_answered(node: SensorNode) -> None:
         await host.link.write(host.adapter.encode({"stop": True}))
         await until(lambda: not node.running)
         await until(lambda: "stopped" in host.logs())
+    assert host.missing() == 0
+
+
+async def test_settings_are_taken_and_reported(node: SensorNode) -> None:
+    node.interval_ms = 86_400_000
+    node.plug_in()
+    async with listening(node.port) as host:
+        await until(lambda: host.link.state == "open" and node.witnesses())
+        for number, settings in enumerate(({}, {"interval_ms": 20, "x": 1}, {"interval_ms": 9})):
+            await host.link.write(host.adapter.command(number, settings))
+        await until(lambda: len(host.reports()) == 3)
+        await until(lambda: len(host.readings) > 30)
+    assert host.reports() == [
+        Report({"interval_ms": 86_400_000}, answers=0, complete=True),
+        Report({"interval_ms": 20}, answers=1, complete=True),
+        Report({"interval_ms": 20}, {"interval_ms": "10 to 86400000"}, 2, complete=True),
+    ]
     assert host.missing() == 0
 
 

@@ -13,7 +13,7 @@ from cobs import cobs
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from firmware_adapters import CborFrames, Event, Reading
+from firmware_adapters import CborFrames, Event, Reading, Report
 from firmware_adapters.adapter import Held
 from firmware_adapters.cbor_frames import MAX_COMMAND, MAX_FRAME
 from tests.firmware_adapters.damage import Damage, damages, pieces
@@ -71,7 +71,7 @@ def test_the_yardsticks_of_these_tests_are_right() -> None:
 def test_the_examples_in_the_documentation() -> None:
     lines = re.findall(r"^    ((?:[0-9a-f]{2} ?)+)$", DOCUMENTATION.read_text(), re.MULTILINE)
     *frames, end = bytes.fromhex("".join(lines)).split(b"\0")
-    reading, _, command, _, acknowledgement, _, request = frames
+    reading, _, command, _, acknowledgement, _, request, _, setting, report = frames
     assert end == b""
     shared: Any = {"sequence": 7, "boot": 1234, "uptime_ms": 1500}
     assert receive(reading + b"\0") == [
@@ -82,8 +82,12 @@ def test_the_examples_in_the_documentation() -> None:
         ({"interval_ms": 500}, command),
         ({"ack": [1234, 7]}, acknowledgement),
         ({"ack": [1234, 7, 8, 9]}, request),
+        ({"n": 17, "set": {"interval_ms": 0, "colour": "red"}}, setting),
     ):
         assert CborFrames().encode(said) == b"\0" + shown + b"\0"
+    refused = {"interval_ms": "10 to 86400000"}
+    told = Report({"interval_ms": 1000}, refused, 17, complete=True)
+    assert only_event(report + b"\0").report == told
 
 
 def test_a_full_frame() -> None:
@@ -311,7 +315,7 @@ def test_any_payload_with_a_good_crc_is_survived(payload: bytes) -> None:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from("qbtwgadrul"), inner),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from("qbtwgadrulsen"), inner),
     )
 )
 def test_any_cbor_is_survived(message: object) -> None:
@@ -330,6 +334,50 @@ def test_how_often_the_check_is_deceived() -> None:
         if bytes(bad) != good:
             wrong += any(isinstance(item, Reading) for item in receive(bytes(bad)))
     assert wrong <= 3
+
+
+def reports(message: dict[str, Any]) -> list[Report | None]:
+    return [item.report for item in receive(frame(message)) if isinstance(item, Event)]
+
+
+def test_settings() -> None:
+    message: dict[str, Any] = {"n": 5, "s": {"a": 1, "b": "x", "c": None}, "e": {"a": "too\nlow"}}
+    refused = {"a": "too\N{REPLACEMENT CHARACTER}low"}
+    assert reports(message) == [Report({"a": 1, "b": "x"}, refused, 5, complete=True)]
+    assert reports({"e": {"a": ""}}) == [Report({}, {"a": "refused"})]
+    with_reading = receive(frame({"q": 1, "b": 2, "s": {}, "r": {"t": 1}}))
+    assert [item.sequence for item in with_reading] == [1, 1]
+    assert isinstance(with_reading[0], Event)
+    assert with_reading[0].report == Report({}, complete=True)
+    assert only_event(frame({"n": 5})).kind == "heartbeat"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"s": 1},
+        {"s": {"": 1}},
+        {"s": {"x" * 65: 1}},
+        {"s": {"a": [1]}},
+        {"s": {"a": 2**63}},
+        {"s": {f"a{n}": n for n in range(65)}},
+        {"e": {"a": True}},
+        {"e": ["a"]},
+        {"n": -1, "s": {}},
+        {"n": 2**32, "s": {}},
+    ],
+)
+def test_settings_that_are_malformed(message: dict[str, Any]) -> None:
+    event = only_event(frame({"q": 7, "b": 1, "r": {"t": 1}, **message}))
+    assert (event.kind, event.sequence) == ("malformed", 7)
+
+
+def test_commands_to_set() -> None:
+    (payload,) = accepted_payloads(CborFrames().command(9, {"a": 1.5, "b": True}))
+    assert cbor2.loads(payload) == {"n": 9, "set": {"a": 1.5, "b": True}}
+    with pytest.raises(ValueError, match="256 are allowed"):
+        CborFrames().check({"a": "x" * 240})
+    CborFrames().check({"a": "x" * 200})
 
 
 def test_commands() -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_adapters import Event, JsonLines, Reading
-from firmware_adapters.adapter import Held
+from firmware_adapters import Event, JsonLines, Reading, Report
+from firmware_adapters.adapter import Held, Value
 from firmware_adapters.json_lines import MAX_LINE
 from tests.firmware_adapters.damage import Damage, damages, pieces
 
@@ -23,7 +23,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )
-MEMBERS = st.sampled_from(["seq", "boot", "time", "uptime_ms", "units", "log", "sensor", "a", "b"])
+HEADER = ["seq", "boot", "time", "uptime_ms", "units", "log"]
+MEMBERS = st.sampled_from(
+    [*HEADER, "sensor", "settings", "refused_settings", "answers", "a", "b"],
+)
 OBJECTS = st.dictionaries(MEMBERS, JSON)
 
 
@@ -212,6 +215,23 @@ def test_pieces_make_no_difference(stream: bytes, data: st.DataObject) -> None:
     at_once = JsonLines().receive(stream)
     adapter = JsonLines()
     assert [item for piece in pieces(data, stream) for item in adapter.receive(piece)] == at_once
+
+
+def test_settings() -> None:
+    text = DOCUMENTATION.read_text().partition("\n## Settings\n")[2].partition("\n## Versions\n")[0]
+    command, answer = re.findall(r"^    (\{.*?\})\n\n", text, re.MULTILINE | re.DOTALL)
+    settings: dict[str, Value] = {"interval_ms": 0, "colour": "red"}
+    assert json.loads(JsonLines().command(17, settings)) == json.loads(command)
+    event = only_event(" ".join(answer.split()))
+    assert (event.kind, event.boot) == ("settings", 1234)
+    reason = {"interval_ms": "10 to 86400000"}
+    assert event.report == Report({"interval_ms": 1000}, reason, 17, complete=True)
+    # They are no sensors, in neither form.
+    assert receive('{"settings":{"a":1},"b":2}')[1:] == [Reading("b", 2)]
+    assert receive('{"settings":{"a":1},"sensor":"b","value":2}')[1:] == [Reading("b", 2)]
+    assert only_event('{"settings":5,"b":2}').kind == "malformed"
+    with pytest.raises(ValueError, match="4096 are allowed"):
+        JsonLines().check({"a": "x" * 4090})
 
 
 def test_commands() -> None:

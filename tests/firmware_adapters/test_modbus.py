@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_adapters import Event, PollingAdapter, Reading, SettingsError, create
+from firmware_adapters import (
+    Event,
+    PollingAdapter,
+    Reading,
+    Report,
+    SettableAdapter,
+    SettingsError,
+    create,
+)
 from tests.firmware_adapters.damage import Damage, damages, pieces
 from tests.firmware_adapters.noise import kept, kinds, readings
 
@@ -279,6 +287,155 @@ def test_settings_that_are_refused(wrong: dict[str, Any], said: str) -> None:
         create("modbus-rtu", wrong)
 
 
-def test_it_takes_no_commands() -> None:
-    with pytest.raises(ValueError, match="only read"):
+def test_it_takes_no_other_commands() -> None:
+    with pytest.raises(ValueError, match="no commands but"):
         make().encode({"a.x": 1})
+
+
+# --- writing ---------------------------------------------------------------------------
+
+
+class Settable(PollingAdapter, SettableAdapter):
+    """What the adapter is, for mypy."""
+
+
+def settable(*registers: dict[str, Any]) -> Settable:
+    maps = [{"name": "meter", "register": [{"writable": True, **each} for each in registers]}]
+    adapter: Any = make(settings(map=maps))
+    assert isinstance(adapter, SettableAdapter)
+    return adapter
+
+
+def reports(items: list[Reading | Event]) -> list[Report]:
+    return [item.report for item in items if isinstance(item, Event) and item.report is not None]
+
+
+SETPOINT = {"name": "setpoint", "address": 2, "type": "int16", "scale": 0.1, "min": 5, "max": 30}
+READ = framed(b"\x01\x03\x00\x02\x00\x01")
+
+
+def test_a_register_is_written_and_read_back_at_once() -> None:
+    adapter = settable(SETPOINT)
+    assert ask(adapter) == READ
+    assert reports(adapter.receive(answer(1, 3, b"\x00\xd2"))) == [Report({"a.setpoint": 21.0})]
+    assert adapter.command(7, {"a.setpoint": 22.5}) == b""
+    # The next regular question is due in a second: both come before it.
+    write = framed(b"\x01\x06\x00\x02\x00\xe1")
+    adapter.poll(0.5)
+    assert adapter.poll(0.6).send == write
+    assert adapter.receive(write) == []
+    adapter.poll(0.6)
+    assert adapter.poll(0.7).send == READ
+    items = adapter.receive(answer(1, 3, b"\x00\xe1"))
+    assert items[0] == Reading("a.setpoint", 22.5)
+    assert reports(items) == [Report({"a.setpoint": 22.5}, answers=7)]
+    adapter.poll(0.7)
+    assert adapter.poll(0.8).send == b""
+
+
+def test_a_slave_that_writes_something_else_is_reported_as_it_is() -> None:
+    adapter = settable(SETPOINT)
+    adapter.command(7, {"a.setpoint": 22.5})
+    adapter.receive(ask(adapter))
+    assert ask(adapter) == READ
+    assert reports(adapter.receive(answer(1, 3, b"\x00\xdc"))) == [
+        Report({"a.setpoint": 22.0}, answers=7)
+    ]
+
+
+def test_a_slave_that_refuses_to_write() -> None:
+    adapter = settable(SETPOINT)
+    adapter.command(7, {"a.setpoint": 22.5})
+    ask(adapter)
+    assert reports(adapter.receive(framed(b"\x01\x86\x03"))) == [
+        Report({}, {"a.setpoint": "illegal data value"}, 7)
+    ]
+
+
+def test_a_write_without_an_answer_is_given_up() -> None:
+    adapter = settable(SETPOINT)
+    adapter.command(7, {"a.setpoint": 22.5})
+    assert adapter.poll(0.0).send == framed(b"\x01\x06\x00\x02\x00\xe1")
+    turn = adapter.poll(1.0)
+    assert [event.kind for event in turn.events] == ["no-answer"]
+    assert ask(adapter, turn.wake) == READ
+
+
+def test_the_last_of_two_commands_counts() -> None:
+    adapter = settable(SETPOINT, {"name": "fan", "address": 9, "table": "coil"})
+    adapter.command(7, {"a.setpoint": 22.5, "a.fan": True})
+    adapter.command(8, {"a.setpoint": 20})
+    sent = []
+    for now in range(2):
+        sent.append(adapter.poll(float(now)).send)
+        adapter.receive(sent[-1])
+        adapter.poll(float(now))
+    assert sent == [
+        framed(b"\x01\x05\x00\x09\xff\x00"),
+        framed(b"\x01\x06\x00\x02\x00\xc8"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["int32", "uint32", "int64", "uint64", "float32", "float64"])
+@pytest.mark.parametrize("order", ["high-first", "low-first"])
+def test_what_is_written_to_several_registers_is_read_as_it_was(kind: str, order: str) -> None:
+    adapter = settable({"name": "x", "address": 0, "type": kind, "words": order})
+    adapter.command(1, {"a.x": 70_000})
+    request = ask(adapter)
+    assert request[:2] == b"\x01\x10"
+    assert adapter.receive(framed(request[:6])) == []
+    ask(adapter)
+    assert reports(adapter.receive(answer(1, 3, request[7:-2]))) == [
+        Report({"a.x": 70_000}, answers=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("a.setpoint", 4.9, "from 5 up to 30"),
+        ("a.setpoint", 30.1, "from 5 up to 30"),
+        ("a.setpoint", True, "a number"),
+        ("a.setpoint", "warm", "a number"),
+        ("a.level", 70_000, "beyond what uint16 can hold"),
+        ("a.level", -1, "beyond what uint16 can hold"),
+        ("a.fan", 1, "true or false"),
+        ("a.fixed", 1, "no register of this name"),
+        ("b.setpoint", 1, "no register of this name"),
+    ],
+)
+def test_values_that_are_not_written(name: str, value: Any, reason: str) -> None:
+    adapter = settable(
+        SETPOINT,
+        {"name": "level", "address": 5},
+        {"name": "fan", "address": 9, "table": "coil"},
+        {"name": "fixed", "address": 6, "writable": False},
+    )
+    for attempt in (adapter.check, lambda settings: adapter.command(1, settings)):
+        with pytest.raises(ValueError, match=reason):
+            attempt({name: value})
+
+
+@pytest.mark.parametrize(
+    ("register", "reason"),
+    [
+        ({"table": "input", "writable": True}, "read only"),
+        ({"min": 5}, "writable = true"),
+        ({"table": "coil", "writable": True, "max": 5}, "in the table holding"),
+        ({"writable": True, "max": float("nan")}, "finite"),
+    ],
+)
+def test_registers_that_cannot_be_written(register: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        make(one(**register))
+
+
+@given(st.integers(-(2**15), 2**15 - 1), st.sampled_from([1, 0.1, 0.01, -2.5]))
+def test_a_value_that_was_read_can_be_written_back(raw: int, scale: float) -> None:
+    adapter = settable({"name": "x", "address": 0, "type": "int16", "scale": scale})
+    ask(adapter)
+    words = struct.pack(">h", raw)
+    [report] = reports(adapter.receive(answer(1, 3, words)))
+    adapter.poll(0.0)
+    adapter.command(1, dict(report.settings))
+    assert adapter.poll(0.1).send == framed(b"\x01\x06\x00\x00" + words)

@@ -14,6 +14,11 @@
 
 #define LONGEST_NAME_ANSWERED 16
 
+/* What is to be said of the settings, as bits. */
+#define REPORT 1u
+#define REPORT_NUMBER 2u
+#define REPORT_REFUSAL 4u
+
 static void advance_clock(struct node *node, uint32_t now_ms)
 {
     if (now_ms < node->now_ms)
@@ -102,9 +107,32 @@ static bool set_interval(struct node *node, const struct cbor_item *value)
         value->number < NODE_SHORTEST_INTERVAL_MS || value->number > NODE_LONGEST_INTERVAL_MS)
         return false;
     node->interval_ms = value->number;
-    begin_answer(node, "interval_ms is now ");
-    say_number(node, node->interval_ms);
     return true;
+}
+
+static void say_interval(struct node *node)
+{
+    begin_answer(node, "interval_ms"); /* a text that is there once */
+    say(node, " is now ");
+    say_number(node, node->interval_ms);
+}
+
+/* Takes what is in the map, whose members the reader is at, and returns what to say of it. Settings
+ * that we do not have are not in the report: that tells enough. */
+static uint8_t set(struct node *node, struct cbor_reader reader, const struct cbor_item *map)
+{
+    uint8_t report = REPORT;
+    struct cbor_item name, value;
+
+    for (uint32_t left = map->number; left > 0; left--) {
+        if (!cbor_get(&reader, &name) || name.major != CBOR_TEXT || !cbor_get(&reader, &value))
+            break;
+        if (cbor_text_is(&name, "interval_ms") && !set_interval(node, &value))
+            report |= REPORT_REFUSAL;
+        if (!cbor_skip_members(&reader, &value))
+            break;
+    }
+    return report;
 }
 
 static bool get_number(struct cbor_reader *reader, uint32_t *number)
@@ -167,6 +195,8 @@ static void obey(struct node *node, uint16_t size)
 {
     struct cbor_reader reader = {node->command.payload, node->command.payload + size};
     struct cbor_item map, name, value;
+    uint32_t number = 0;
+    uint8_t report = 0;
 
     if (!cbor_is_map(node->command.payload, size))
         return;
@@ -176,13 +206,26 @@ static void obey(struct node *node, uint16_t size)
 
         cbor_get(&reader, &name);
         cbor_get(&reader, &value);
-        if (cbor_text_is(&name, "interval_ms"))
+        if (cbor_text_is(&name, "interval_ms")) {
             obeyed = set_interval(node, &value);
-        else if (cbor_text_is(&name, "ack"))
+            if (obeyed)
+                say_interval(node);
+        } else if (cbor_text_is(&name, "set") && value.major == CBOR_MAP) {
+            report |= set(node, reader, &value);
+            obeyed = true;
+        } else if (cbor_text_is(&name, "n") && value.major == CBOR_UNSIGNED && value.high == 0) {
+            number = value.number;
+            report |= REPORT_NUMBER;
+            obeyed = true;
+        } else if (cbor_text_is(&name, "ack"))
             obeyed = acknowledge(node, reader, &value);
         if (!obeyed)
             refuse(node, &name);
         cbor_skip_members(&reader, &value);
+    }
+    if (report & REPORT) {
+        node->report = report;
+        node->answers = number;
     }
 }
 
@@ -219,6 +262,31 @@ static uint16_t make_answer(struct node *node)
     cbor_put_text(&writer, "l");
     cbor_put_text(&writer, node->answer);
     node->answer[0] = '\0';
+    return frame_end(&writer);
+}
+
+static uint16_t make_report(struct node *node)
+{
+    bool is_answer = (node->report & REPORT_NUMBER) != 0;
+    bool is_refusal = (node->report & REPORT_REFUSAL) != 0;
+    struct frame_writer writer;
+
+    begin_message(node, &writer, (uint8_t)(3 + is_answer + is_refusal), node->now_ms);
+    if (is_answer) {
+        cbor_put_text(&writer, "n");
+        cbor_put_head(&writer, CBOR_UNSIGNED, node->answers);
+    }
+    if (is_refusal) {
+        cbor_put_text(&writer, "e");
+        cbor_put_head(&writer, CBOR_MAP, 1);
+        cbor_put_text(&writer, "interval_ms");
+        cbor_put_text(&writer, NODE_INTERVALS);
+    }
+    cbor_put_text(&writer, "s");
+    cbor_put_head(&writer, CBOR_MAP, 1);
+    cbor_put_text(&writer, "interval_ms");
+    cbor_put_head(&writer, CBOR_UNSIGNED, node->interval_ms);
+    node->report = 0;
     return frame_end(&writer);
 }
 
@@ -271,6 +339,8 @@ uint16_t node_send(struct node *node, uint32_t now_ms)
     advance_clock(node, now_ms);
     if (node->answer[0] != '\0')
         return make_answer(node);
+    if (node->report != 0)
+        return make_report(node);
     /* New readings come before old ones. Some may have given way before they were sent. */
     if (distance(oldest, node->unsent) < 0)
         node->unsent = oldest;

@@ -14,6 +14,7 @@
 
 #define NODE_SHORTEST_INTERVAL_MS 10u
 #define NODE_LONGEST_INTERVAL_MS 86400000u
+#define NODE_INTERVALS "10 to 86400000" /* the same for people */
 
 struct sensor {
     const char *name;
@@ -30,6 +31,8 @@ struct node {
     struct readings readings;
     struct frame_reader command;
     char answer[64]; /* what to say about commands, or empty */
+    uint32_t answers; /* the number of the command that a report answers */
+    uint8_t report;   /* what to say of the settings; 0: nothing */
 
     uint32_t now_ms; /* as of the last call */
     uint32_t wraps;  /* how often the clock went through 0 */

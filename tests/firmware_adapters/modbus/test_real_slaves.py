@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,4 +166,92 @@ def test_a_slave_that_comes_later_is_found(
         assert query(store, READINGS) == []
         with ready(slave, line[1], 3, 5):
             when_true(lambda: ("a.level", 5) in query(store, READINGS))
+        agent.stop()
+
+
+# --- writing ---------------------------------------------------------------------------
+
+
+def desire(url: str, **desired: Any) -> None:
+    body = {**request("GET", f"{url}/edge/device:line"), "desired": desired}
+    request("PUT", f"{url}/edge/device:line", body)
+
+
+def has_reported(url: str, **expected: Any) -> Callable[[], Any]:
+    def check() -> Any:
+        body = request("GET", f"{url}/edge/device:line")
+        return body if expected.items() <= body["reported"].items() else None
+
+    return check
+
+
+def known(store: Path) -> Callable[[], Any]:
+    """Whether there is a document with what the slaves have said."""
+    sql = "SELECT body FROM docs WHERE id = 'device:line' AND body ->> 'reported' <> '{}'"
+    return lambda: query(store, sql)
+
+
+def test_settings_of_pymodbus_are_written(line: tuple[Path, Path], tmp_path: Path) -> None:
+    registers = [
+        'name = "voltage"\naddress = 0\ntype = "float32"\nwritable = true\nmin = 0\nmax = 400',
+        'name = "balance"\naddress = 2\ntype = "int32"\nwritable = true',
+        'name = "frequency"\naddress = 4\nscale = 0.01\nwritable = true',
+        'name = "fixed"\naddress = 5\nwritable = true',
+        'name = "pump"\naddress = 3\ntable = "coil"\nwritable = true',
+    ]
+    config = gateway_config(tmp_path / "gateway.toml", device(line[0], {"a": 17}, registers, 0.2))
+    store = tmp_path / "gateway" / "edge.sqlite"
+    with (
+        ready(sys.executable, HERE / "server.py", line[1], 17),
+        gateway(config) as agent,
+    ):
+        url = agent.wait_until_ready()
+        when_true(known(store))
+        when_true(has_reported(url, **{"a.voltage": 230.5, "a.pump": True, "a.fixed": 12}))
+        wishes = {"a.voltage": 12.25, "a.balance": -70_000, "a.frequency": 50.5, "a.pump": False}
+        desire(url, **wishes, **{"a.fixed": 13})
+        body = when_true(has_reported(url, **wishes))
+        assert body["reported"]["a.fixed"] == 12
+        body = when_true(lambda: refused(url))
+        assert body["refused"]["a.fixed"]["value"] == 13
+        assert body["refused"]["a.fixed"]["reason"] in (
+            "illegal data address",
+            "illegal data value",
+        )
+        when_true(lambda: ("a.frequency", 50.5) in query(store, READINGS))
+        desire(url, **{"a.voltage": 500, "a.missing": 1})
+        reasons = when_true(
+            lambda: (body := refused(url)) and "a.missing" in body["refused"] and body["refused"]
+        )
+        assert reasons["a.voltage"]["reason"] == "it can be from 0 up to 400"
+        assert reasons["a.missing"]["reason"] == "no register of this name is writable"
+        assert agent.stop().status == 0
+
+
+def refused(url: str) -> Any:
+    body = request("GET", f"{url}/edge/device:line")
+    return body if body.get("refused") else None
+
+
+def test_a_wish_for_a_slave_that_is_silent_waits_for_it(
+    line: tuple[Path, Path], slave: Path, tmp_path: Path
+) -> None:
+    registers = ['name = "level"\naddress = 0\ntype = "int16"\nwritable = true']
+    slaves = {"present": 3, "absent": 4}
+    config = gateway_config(tmp_path / "gateway.toml", device(line[0], slaves, registers, 0.1))
+    store = tmp_path / "gateway" / "edge.sqlite"
+    values = "SELECT value FROM readings WHERE sensor = 'present.level' ORDER BY time"
+    with gateway(config) as agent:
+        url = agent.wait_until_ready()
+        with ready(slave, line[1], 3, 5):
+            when_true(known(store))
+            desire(url, **{"present.level": -2, "absent.level": 4})
+            when_true(has_reported(url, **{"present.level": -2}))
+            [shown] = request("GET", f"{url}/_status")["devices"]
+            assert shown["settings"]["pending"] == ["absent.level"]
+        # Started anew it has lost what it was told, and is told again.
+        with ready(slave, line[1], 3, 5):
+            when_true(
+                lambda: [value for (value,), _ in groupby(query(store, values))] == [5, -2, 5, -2]
+            )
         agent.stop()
