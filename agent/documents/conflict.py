@@ -27,8 +27,8 @@ MOST_LEAVES = 32
 MOST_ROUNDS = 16
 """Generations in a row that each resolved a conflict, after which it is left to people."""
 
-_MOST_DEPTH = 2
-"""Of bases that are merged from bases."""
+_MOST_BASES, _MOST_DEPTH = 4, 2
+"""Common ancestors that are merged for a join, and how often these have several themselves."""
 
 RESOLVED_TO = "resolved_to"
 """The member of a tombstone that names the revision into which its parent went."""
@@ -121,8 +121,7 @@ def joins_of(
             key=lambda found: (found[2] or Rev(0, ""), -found[0], -found[1]),
         )
         bases = _latest(tree, lines[mine] & lines[theirs], resolved)
-        if depth == _MOST_DEPTH:
-            bases = bases[:1]
+        bases = bases[: _MOST_BASES if depth < _MOST_DEPTH else 1]
         inner = joins_of(tree, bases, resolved, depth=depth + 1) if len(bases) > 1 else ()
         line = lines[mine] | lines.pop(theirs)
         complete = base is not None or all(
