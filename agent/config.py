@@ -233,6 +233,18 @@ class RemoteConfig(Login, forbid_unknown_fields=True):
     heartbeat: Seconds = 30.0
     checkpoint_interval: Seconds = 10.0
     retry_cap: Seconds = 60.0
+    bytes_per_day: (
+        Annotated[
+            int,
+            Meta(
+                ge=100_000,
+                le=10**15,
+                description="bytes over the link in a day, both directions together, from 100000",
+                examples=[5_000_000],
+            ),
+        ]
+        | None
+    ) = None
 
     @property
     def label(self) -> str:

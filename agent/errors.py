@@ -116,6 +116,10 @@ class RemoteBusyError(TransientError):
     """The remote answered 429 or 5xx."""
 
 
+class BudgetSpentError(TransientError):
+    """The bytes that a remote's link may carry today are used up."""
+
+
 class RemoteError(PermanentError):
     """The remote refused. `status` is the HTTP status code, if there was one."""
 

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -19,7 +19,6 @@ from agent.config import (
     AgentConfig,
     Config,
     DeviceConfig,
-    RemoteConfig,
     ServerConfig,
     UserConfig,
     parse_listen,
@@ -34,17 +33,12 @@ from agent.parts import (
     adapter_for,
     first_on_brokers,
     hook_for,
-    peer_for,
     publisher_for,
     responder_for,
-    selection_for,
 )
-from agent.peers.local import LocalPeer
-from agent.peers.peer import Metered, Peer
+from agent.remote import Remote
 from agent.replication.arrivals import Arrivals
 from agent.replication.conflicts import ConflictService
-from agent.replication.job import Job
-from agent.replication.replicator import Replicator
 from agent.replication.service import ReplicationService
 from agent.sensors.device_settings import DeviceSettings, follow_documents
 from agent.sensors.link import SerialLink
@@ -54,7 +48,7 @@ from agent.sensors.recorder import Recorder, finish_windows
 from agent.sensors.rules import Rules
 from agent.server.app import make_app
 from agent.server.http import Server, serve
-from agent.status import device_status, hook_status, job_status, responder_status, timestamp
+from agent.status import device_status, hook_status, remote_status, responder_status, timestamp
 from agent.store.databases import Databases
 from agent.store.salvage import Salvage, salvaged
 from agent.store.store import Store
@@ -131,61 +125,6 @@ class Device:
                 f"device {self.config.name!r}: {self.recorder.waiting} readings are lost, "
                 f"the store did not take them: {self.recorder.last_error}"
             )
-
-
-class Remote:
-    """A configured remote and the replications with it."""
-
-    def __init__(
-        self,
-        config: RemoteConfig,
-        store: Store,
-        agent: AgentConfig,
-        arrivals: Arrivals,
-        *,
-        announce: bool,
-    ) -> None:
-        """`store` is the agent's database, `arrivals` what comes to it, `announce` as `peer_for`
-        has it. Raises ConfigError.
-        """
-        self.config = config
-        self.database = agent.database
-        self._arrivals = arrivals
-        self.peer = peer_for(config, agent.name, announce=announce)
-        local = LocalPeer(store)
-        self.jobs: dict[str, Job] = {}
-        if config.direction != "pull":
-            self._add("push", local, self.peer, count_pending=store.pending)
-        if config.direction != "push":
-            self._add("pull", self.peer, local, count_pending=None)
-
-    def _add(
-        self,
-        direction: str,
-        source: Peer,
-        target: Peer,
-        *,
-        count_pending: Callable[[Any], Awaitable[int]] | None,
-    ) -> None:
-        config = self.config
-        replicator = Replicator(
-            source,
-            target,
-            continuous=True,
-            create_source=config.create and direction == "pull",
-            create_target=config.create and direction == "push",
-            selection=selection_for(config, direction),
-            checkpoint_interval=config.checkpoint_interval,
-            brought=self._arrivals if direction == "pull" else None,
-            unasked=self._arrivals if direction == "push" else None,
-        )
-        self.jobs[direction] = Job(
-            f"{config.name} {direction}",
-            replicator,
-            patient=True,
-            retry_cap=config.retry_cap,
-            count_pending=count_pending,
-        )
 
 
 class Agent:
@@ -340,7 +279,7 @@ class Agent:
                 last_first.push_async_callback(hook.close)
             last_first.push_async_callback(self._processing.stop)
             for remote in self._remotes:
-                last_first.push_async_callback(remote.peer.close)
+                last_first.push_async_callback(remote.close)
             last_first.push_async_callback(self._replication.close)
             last_first.push_async_callback(self._replications.stop)
             last_first.push_async_callback(self._recorders.stop)
@@ -403,27 +342,11 @@ class Agent:
         ]
         assert self._figures is not None  # noqa: S101  (made with the store)
         status["remotes"] = [
-            await self._figures.of_remote(
-                {
-                    "name": remote.config.name,
-                    "url": remote.peer.label,
-                    **_traffic(remote.peer),
-                    **{direction: await job_status(job) for direction, job in remote.jobs.items()},
-                }
-            )
-            for remote in self._remotes
+            await self._figures.of_remote(await remote_status(remote)) for remote in self._remotes
         ]
         status["pipeline"] = self._figures.pipeline()
         status["telemetry"] = [publisher.status() for publisher in self._publishers]
         return status
-
-
-def _traffic(peer: Peer) -> dict[str, int]:
-    """Bytes over the remote's link, where they are counted."""
-    if not isinstance(peer, Metered):
-        return {}
-    sent, received = peer.traffic
-    return {"bytes_sent": sent, "bytes_received": received}
 
 
 class Running(Protocol):

@@ -143,6 +143,11 @@ class CouchPeer:
         """As `identity`."""
         return self._label
 
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """As `Metered.traffic`: all that the TCP connections carry."""
+        return self._http.traffic.sent, self._http.traffic.received
+
     async def info(self) -> PeerInfo:
         """GET /{db}."""
         answer = await self._http.request("GET", self._db)

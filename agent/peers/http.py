@@ -32,6 +32,7 @@ from agent.errors import (
     TooLargeError,
 )
 from agent.peers.http_errors import connection_failures, error_body, not_couchdb, one_line, refusal
+from agent.peers.traffic import CountedSocket, Traffic
 from agent.peers.urls import AuthMode, Credentials, DatabaseUrl
 
 OK = frozenset({200, 201, 202})
@@ -121,6 +122,7 @@ class HttpClient:
         self.url = url
         self.where = str(url)
         self.timeout = timeout
+        self.traffic = Traffic()
         self._credentials = credentials
         self._auth = auth
         self._ca_file = ca_file
@@ -338,9 +340,9 @@ class HttpClient:
                 )
             return self._session
 
-    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+    def _socket(self, address: aiohttp.AddrInfoType) -> CountedSocket:
         family, kind, protocol, _, _ = address
-        sock = socket.socket(family, kind, protocol)
+        sock = CountedSocket(family, kind, protocol, self.traffic)
         # Otherwise a connection given up with data unsent would stay, with the data, for long: the
         # kernel goes on for 15 minutes, and for ever with a server that is there but does not read.
         sock.setsockopt(

@@ -351,6 +351,15 @@ class Store:
         """The same as `changes` of some documents; the options are those of `Reader.changes_of`."""
         return await self._read(self._reader.changes_of, ids, since, **options)
 
+    async def urgent(self, since: int, *, limit: int) -> list[StoredDocument]:
+        """Documents with `"urgent": true` that changed after `since`, at most `limit`, in the order
+        of their changes; none when there are no more."""
+        return await self._read(self._reader.urgent, since, limit=limit)
+
+    async def count_urgent(self, since: int) -> int:
+        """How many documents with `"urgent": true` changed after `since`."""
+        return await self._read(self._reader.count_urgent, since)
+
     async def pending(self, since: int) -> int:
         """How many changes there are after `since`; an upper bound from 2,000 on."""
         return await self._read(self._reader.pending, since)
