@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from agent.config_clock import ClockConfig
 from agent.config_conflicts import ConflictConfig
 from agent.config_hooks import HookConfig
 from agent.config_login import Login
@@ -190,6 +191,13 @@ class DeviceConfig(Struct, forbid_unknown_fields=True):
             examples=[{"version": "5"}],
         ),
     ] = {}
+    clock: Annotated[
+        bool,
+        Meta(
+            description="true: the agent takes the time from it, as of a GPS receiver",
+            examples=[True],
+        ),
+    ] = False
     sensor: list[SensorConfig] = []
 
 
@@ -304,6 +312,7 @@ class Config(Struct, forbid_unknown_fields=True):
     remote: list[RemoteConfig] = []
     telemetry: list[TelemetryConfig] = []
     conflict: list[ConflictConfig] = []
+    clock: ClockConfig = msgspec.field(default_factory=ClockConfig)
     hook: list[HookConfig] = []
 
 

@@ -24,7 +24,7 @@ from agent.errors import ConfigError
 _FileT = TypeVar("_FileT", Config, HubConfig)
 
 
-_OF_A_GATEWAY = frozenset({"agent", "device", "remote"})
+_OF_A_GATEWAY = frozenset({"agent", "clock", "device", "remote"})
 
 
 def load(path: Path) -> Config:
@@ -184,6 +184,11 @@ def _check(config: Config, path: Path) -> None:
             raise ConfigError(
                 f"{path}: device {device.name!r}: the port {device.port} is that of "
                 f"{other!r} already; each device needs its own"
+            )
+        if device.clock and config.clock.trust == "system":
+            raise ConfigError(
+                f'{path}: device {device.name!r}: clock is of no use with trust = "system" in '
+                "[clock]; keep one"
             )
         if device.rs485 and "://" in device.port:
             raise ConfigError(

@@ -40,8 +40,10 @@ from agent.remote import Remote
 from agent.replication.arrivals import Arrivals
 from agent.replication.conflicts import ConflictService
 from agent.replication.service import ReplicationService
+from agent.sensors.clock import AgentClock
 from agent.sensors.device_settings import DeviceSettings, follow_documents
 from agent.sensors.link import SerialLink
+from agent.sensors.machine import LinuxMachine, kernel_boot_id
 from agent.sensors.opening import LineFormat
 from agent.sensors.polling import Polling
 from agent.sensors.recorder import Recorder, finish_windows
@@ -70,8 +72,17 @@ _LAST_WRITE = 5.0
 class Device:
     """A configured device: its link, its adapter, its recorder and its settings."""
 
-    def __init__(self, config: DeviceConfig, store: Store, agent: AgentConfig) -> None:
-        """Raises ConfigError for an adapter that does not exist."""
+    def __init__(
+        self,
+        config: DeviceConfig,
+        store: Store,
+        agent: AgentConfig,
+        clock: AgentClock | None = None,
+    ) -> None:
+        """Without a `clock` the system's is taken.
+
+        Raises ConfigError for an adapter that does not exist.
+        """
         self.config = config
         line = LineFormat(config.data_bits, config.parity, config.stop_bits, config.rs485)
         self.link = SerialLink(config.port, config.baud, line=line)
@@ -84,6 +95,7 @@ class Device:
             self.link,
             allowed=config.commands,
             sent=self._stir,
+            clock=clock,
         )
         self.recorder = Recorder(
             store,
@@ -93,6 +105,8 @@ class Device:
             Rules(config.sensor),
             agent.commit_interval,
             self.settings.hear,
+            clock,
+            tells_time=config.clock,
         )
         self.polling: Polling | None = None
         if isinstance(adapter, PollingAdapter):
@@ -152,6 +166,7 @@ class Agent:
         self._hook_configs = hooks
         self._responder: Responder | None = None
         self._store: Store | None = None
+        self._clock: AgentClock | None = None
         self._devices: list[Device] = []
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
@@ -162,6 +177,7 @@ class Agent:
         self._publishing = Supervisor()
         self._processing = Supervisor()
         self._links = Supervisor()
+        self._timing = Supervisor()
         self._recorders = Supervisor()
         self._replications = Supervisor()
         self._replication = ReplicationService(self.databases, self._replications.start)
@@ -204,10 +220,14 @@ class Agent:
             self.databases.hold(self._config.agent.database)
             self._salvaged = await salvaged(self._store)
             await asyncio.to_thread(self._build, self._config, self._store)
+            assert self._clock is not None  # noqa: S101
             configured = {device.name for device in self._config.device}
             for name in await self._store.devices_with_parts():
-                if name not in configured:
-                    await finish_windows(self._store, name)
+                gone = name not in configured
+                await finish_windows(self._store, name, all=gone, boot_id=self._clock.boot_id)
+            await self._clock.open(self._store, self._config.agent.name, configured)
+            self._timing.start("clock", self._clock.run)
+            self._timing.start("clock correction", self._clock.correct)
         self._hooks = await asyncio.to_thread(self._build_hooks)
         app = make_app(
             self.databases,
@@ -246,11 +266,19 @@ class Agent:
 
     def _build(self, config: Config, store: Store) -> None:
         """Reads files: passwords, and what firmware adapters are installed."""
-        self._devices = [Device(entry, store, config.agent) for entry in config.device]
+        clock = self._clock = AgentClock(config.clock, LinuxMachine(kernel_boot_id()))
+        self._devices = [Device(entry, store, config.agent, clock) for entry in config.device]
         arrivals = Arrivals()
         announcing = first_on_brokers(config.remote)
         self._remotes = [
-            Remote(entry, store, config.agent, arrivals, announce=entry.name in announcing)
+            Remote(
+                entry,
+                store,
+                config.agent,
+                arrivals,
+                announce=entry.name in announcing,
+                on_date=partial(clock.date, entry.name, tls=entry.url.startswith("https:")),
+            )
             for entry in config.remote
         ]
         self._publishers = [publisher_for(entry, store, config) for entry in config.telemetry]
@@ -282,6 +310,7 @@ class Agent:
                 last_first.push_async_callback(remote.close)
             last_first.push_async_callback(self._replication.close)
             last_first.push_async_callback(self._replications.stop)
+            last_first.push_async_callback(self._timing.stop)
             last_first.push_async_callback(self._recorders.stop)
             last_first.push_async_callback(self._store_the_rest)
             last_first.push_async_callback(self._links.stop)
@@ -307,6 +336,7 @@ class Agent:
             **self._responding.restarts,
             **self._publishing.restarts,
             **self._processing.restarts,
+            **self._timing.restarts,
             **self._links.restarts,
             **self._recorders.restarts,
             **self._replications.restarts,
@@ -323,7 +353,7 @@ class Agent:
         if self._responder is not None:
             status |= responder_status(self._responder)
         status["hooks"] = [await hook_status(hook) for hook in self._hooks]
-        if self._store is None or self._config is None:
+        if self._store is None or self._config is None or self._clock is None:
             return status
         info = await self._store.info()
         status["name"] = self._config.agent.name
@@ -336,6 +366,7 @@ class Agent:
             "file_size": info.file_size,
             "salvaged": self._salvaged,
         }
+        status["clock"] = self._clock.status()
         status["devices"] = [
             device_status(device.config, device.link, device.recorder, device.settings)
             for device in self._devices

@@ -29,6 +29,7 @@ _COMMANDS = {
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
     "conflicts": "agent.cli.conflicts",
+    "flash": "agent.cli.flash",
     "device": "agent.cli.device",
     "config": "agent.cli.config",
     "user": "agent.cli.user",
