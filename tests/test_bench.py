@@ -51,6 +51,13 @@ def test_cbor_runs(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_conflicts_runs(tmp_path: Path) -> None:
+    _, revisions = run(tmp_path, "conflicts")["benches"]["conflicts"]
+    assert (revisions["ours"]["median"], revisions["peer"]["median"]) == (2, 1)
+    assert revisions["met"] is True
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("names", "peers"),
     [
