@@ -40,6 +40,9 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         ("HEAD", "/db/doc", None),
         ("GET", "/db/_changes", None),
         ("POST", "/db/_changes", {}),
+        ("GET", "/db/_conflicts", None),
+        ("GET", "/db/_resolutions", None),
+        ("GET", "/db/_sensors", None),
         ("POST", "/db/_find", {"selector": {}}),
         ("POST", "/db/_explain", {"selector": {}}),
         ("POST", "/db/_all_docs", {"keys": ["doc"]}),
@@ -69,6 +72,7 @@ async def test_a_reader_reads(api: Api, method: str, path: str, body: Any) -> No
         ("POST", "/db/_index", {"index": {"fields": ["n"]}}),
         ("POST", "/db/_purge", {}),
         ("PUT", "/db/_security", {}),
+        ("POST", "/db/_resolve", {"id": "doc", "leaves": [], "doc": None}),
         ("POST", "/db/_compact", {}),
     ],
 )
