@@ -14,7 +14,7 @@ from typing import Any
 
 from agent.documents.readings import readings_of
 from agent.errors import TransientError
-from agent.peers.peer import Announcing, Metered, Peer, PresenceFigures
+from agent.peers.peer import Announcing, Peer, PresenceFigures, traffic_of
 from agent.rates import Passages, Rates
 from agent.replication.job import Job, State
 from agent.sensors.recorder import Recorder
@@ -90,7 +90,7 @@ class Figures:
             "processed": self._processed(),
         }
         for name, (peer, by_direction) in self._remotes.items():
-            told[f"push bytes {name}"], told[f"pull bytes {name}"] = traffic(peer)
+            told[f"push bytes {name}"], told[f"pull bytes {name}"] = traffic_of(peer)
             for direction, job in by_direction.items():
                 told[f"{direction} {name}"] = job.progress.changes_confirmed
         return told
@@ -115,7 +115,7 @@ class Figures:
         told["detect"]["count"] -= self._first_seq
         told["detect"]["readings"] = round(counts["readings"])
         told["detect"]["readings_rate"] = round(rates["readings"], 3)
-        told["transfer"]["bytes"] = sum(sum(traffic(peer)) for peer, _ in self._remotes.values())
+        told["transfer"]["bytes"] = sum(sum(traffic_of(peer)) for peer, _ in self._remotes.values())
         moved = (rate for name, rate in rates.items() if " bytes " in name)
         told["transfer"]["bytes_rate"] = round(sum(moved), 1)
         return told
@@ -167,11 +167,6 @@ def _time_to_drain(pending: int | None, rate: float) -> float | None:
     if pending == 0:
         return 0.0
     return None if pending is None or rate <= 0 else round(pending / rate, 1)
-
-
-def traffic(peer: Peer) -> tuple[int, int]:
-    """Bytes sent and received over a remote's link, 0 where they are not counted."""
-    return peer.traffic if isinstance(peer, Metered) else (0, 0)
 
 
 def system(folder: Path | None) -> dict[str, Any]:

@@ -74,16 +74,23 @@ class AgentProcess:
     """A running `edge-agent run`, `hub` or `replicate --continuous`.
 
     What it logs is added to the file `log`. As a context manager it is killed at the end, if it
-    still runs.
+    still runs. `environment` is added to that of the tests.
     """
 
-    def __init__(self, *arguments: object, log: Path, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *arguments: object,
+        log: Path,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """`prefix`: the beginning of a command line that ends by running the agent in its place."""
         self._log = log
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 [*prefix, *command(*arguments)],
                 cwd=CHECKOUT,
+                env={**os.environ, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -143,11 +150,16 @@ def hub(data: Path, *options: object, port: int = 0, log: Path | None = None) ->
 
 
 def gateway(
-    config: Path, *options: str, log: Path | None = None, prefix: Sequence[str] = ()
+    config: Path,
+    *options: str,
+    log: Path | None = None,
+    prefix: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
 ) -> AgentProcess:
     """Start a gateway. `options` come before the command."""
+    run = ("run", "--config", config)
     log = log or config.with_suffix(".log")
-    return AgentProcess(*options, "run", "--config", config, log=log, prefix=prefix)
+    return AgentProcess(*options, *run, log=log, prefix=prefix, environment=environment)
 
 
 def gateway_config(path: Path, *tables: str, port: int = 0, name: str = "gateway-1") -> Path:

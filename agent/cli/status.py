@@ -58,6 +58,12 @@ def _show(status: dict[str, Any]) -> None:
                 f"the damaged file is {salvaged['aside']}",
                 style="yellow",
             )
+    if status.get("clock", {}).get("state") == "unsure":
+        console.print(
+            "clock: no source has told the time yet; what is recorded is marked, to be corrected "
+            "later (see docs/clock.md)",
+            style="yellow",
+        )
     if status.get("mqtt"):
         mqtt = status["mqtt"]
         state = mqtt["last_error"] or mqtt["state"]
@@ -77,6 +83,11 @@ def _show(status: dict[str, Any]) -> None:
                 if job:
                     table.add_row(remote["name"], direction, *_job_cells(job))
         console.print(table)
+        for remote in status["remotes"]:
+            console.print(_link(remote))
+            for direction in ("push", "pull"):
+                if lanes := _lanes(remote.get(direction)):
+                    console.print(f"{remote['name']} {direction}: {lanes}")
     if status.get("telemetry"):
         table = Table("telemetry", "broker", "state", "published", "skipped", "last error")
         for entry in status["telemetry"]:
@@ -119,6 +130,31 @@ def _job_cells(job: dict[str, Any]) -> tuple[str, ...]:
     lag = job["lag"]
     pending = "?" if job["pending"] is None else str(job["pending"])
     return (job["state"], pending, ago, "?" if lag is None else _duration(lag), error)
+
+
+def _link(remote: dict[str, Any]) -> str:
+    """What the link has carried, and how much of the day's bytes is used."""
+    text = f"{remote['name']}: {remote['bytes_sent']:,} bytes sent, "
+    text += f"{remote['bytes_received']:,} received"
+    for unit in ("reading", "document"):
+        if each := remote[f"bytes_per_{unit}"]:
+            text += f", {each:,.0f} for each {unit}"
+            break
+    if budget := remote["budget"]:
+        text += f"; {budget['used']:,} of today's {budget['bytes_per_day']:,} used"
+        text += f", more from {budget['until']}"
+    return text
+
+
+def _lanes(job: dict[str, Any] | None) -> str:
+    """What waits in which lane, if one is behind or has to wait."""
+    lanes = job["lanes"] if job else {}
+    shown = [
+        f"{lane['pending']} {name}{' (until there are bytes)' if lane['waits_for_budget'] else ''}"
+        for name, lane in lanes.items()
+    ]
+    behind = lanes and (lanes["backlog"]["pending"] or any("(" in text for text in shown))
+    return f"{', '.join(shown)} to go" if behind else ""
 
 
 def _sensor_cells(sensor: dict[str, Any]) -> tuple[str, str, str]:

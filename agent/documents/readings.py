@@ -52,7 +52,16 @@ class _Window(msgspec.Struct, tag_field="type", tag="readings"):
     clock: Any = None
 
 
+class _Values(msgspec.Struct):
+    value: list[msgspec.Raw]
+
+
+class _Packed(msgspec.Struct):
+    columns: _Values
+
+
 _decoder = msgspec.json.Decoder(_Single | _Window)
+_decode_columns = msgspec.json.Decoder(_Packed).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,18 @@ def readings_of(body: str) -> Readings | None:
     if found.clock is not None:
         flags |= CLOCK_CORRECTED if found.clock == "corrected" else CLOCK_UNSET
     return Readings(found.device, found.sensor, found.unit, quality, flags, times, values)
+
+
+def readings_in(body: str) -> int:
+    """How many readings a document's body has; cheaper than `readings_of`, and less strict."""
+    if '"type":"reading"' in body:
+        return 1
+    if '"type":"readings"' not in body:
+        return 0
+    try:
+        return len(_decode_columns(body).columns.value)
+    except msgspec.DecodeError:  # somebody else's type of that name
+        return 0
 
 
 def named_in(id: str) -> str | None:

@@ -191,7 +191,7 @@ class MqttPeer:
 
     @property
     def traffic(self) -> tuple[int, int]:
-        """As `Metered.traffic`."""
+        """As `Metered.traffic`: publications and their acknowledgements."""
         return self._connection.bytes_sent, self._connection.bytes_received
 
     async def announce(self, figures: PresenceFigures) -> None:

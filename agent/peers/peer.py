@@ -180,7 +180,31 @@ class Metered(Protocol):
 
     @property
     def traffic(self) -> tuple[int, int]:
-        """Bytes of payload sent and received since the start."""
+        """Bytes sent and received since the start, the protocol's own included."""
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """A peer whose sequences are integers, each change's higher than those before."""
+
+    def urgent_changes(
+        self,
+        since: int,
+        *,
+        limit: int,
+        selector: Mapping[str, Any] | None = None,
+        doc_ids: Sequence[str] | None = None,
+    ) -> AsyncGenerator[ChangeBatch, None]:
+        """Changes after `since` of documents with `"urgent": true`, and those to come.
+
+        As `changes`, which has them in between all others.
+        """
+
+    async def count_pending(self, since: int) -> int:
+        """How many changes there are after `since`; an upper bound where there are thousands."""
+
+    async def count_urgent(self, since: int) -> int:
+        """How many of them are of documents with `"urgent": true`."""
 
 
 @runtime_checkable
@@ -195,3 +219,8 @@ class Comparable(Protocol):
 
         If they are fewer, they are all; `ranges` has been answered before.
         """
+
+
+def traffic_of(peer: Peer) -> tuple[int, int]:
+    """Bytes sent and received over a peer's link since the start, 0 where they are not counted."""
+    return peer.traffic if isinstance(peer, Metered) else (0, 0)

@@ -4,6 +4,9 @@ Source: CouchDB documentation, "CouchDB Replication Protocol", sections "Generat
 and "Retrieve Replication Logs from Source and Target". A log is the document
 `_local/{replication id}`; only what both sides' logs vouch for is believed, so a side that was
 recreated, or restored from a backup, makes the replication start further back.
+
+A session whose lanes went ahead (`lanes.py`) has the ranges that they carried in its entry of the
+history, beside the checkpoint: so they are believed exactly where and when that is.
 """
 
 from __future__ import annotations
@@ -13,13 +16,14 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from agent.errors import ConflictError, TransientError
 from agent.peers.peer import START, Peer, Seq
+from agent.replication.lanes import Range, ranges_from_log
 from agent.replication.selection import EVERYTHING, Selection
 
 log = logging.getLogger(__name__)
@@ -27,7 +31,9 @@ log = logging.getLogger(__name__)
 PROCESS = secrets.token_hex(16)
 """Names this process in the checkpoints that it writes."""
 
-_MOST_SESSIONS = 50
+MOST_SESSIONS = 50
+"""In a log's history."""
+
 _LOG_VERSION = 1
 _MEETINGS = 2
 _LOOK_EVERY = 10
@@ -116,16 +122,20 @@ class Log:
         source_log: Mapping[str, Any] | None,
         target_log: Mapping[str, Any] | None,
         selection: Selection = EVERYTHING,
+        most_sessions: int = MOST_SESSIONS,
         others: Others | None = None,
     ) -> None:
         """Use `open`."""
         self.id = replication_id(source, target, selection)
-        self.start_seq: Seq
-        self.last_confirmed: str | None
-        self.start_seq, self.last_confirmed, self._older = common_sequence(source_log, target_log)
+        common = common_entry(source_log, target_log)
+        self.start_seq: Seq = START if common is None else common["recorded_seq"]
+        self.ranges = ranges_from_log((common or {}).get("ranges"), self.start_seq)
+        self.last_confirmed: str | None = (common or {}).get("end_time")
         self._peers = (source, target)
         self._others = others or Others()
         self._revs = [(log or {}).get("_rev") for log in (source_log, target_log)]
+        self._older = [] if common is None else _sessions_from(common, target_log)
+        self._most_sessions = most_sessions
         self._session = secrets.token_hex(16)
         self._written = 0
         self._start_time = _now()
@@ -138,12 +148,15 @@ class Log:
         source: Peer,
         target: Peer,
         selection: Selection = EVERYTHING,
+        *,
+        most_sessions: int = MOST_SESSIONS,
         others: Others | None = None,
     ) -> Log:
-        """Read the logs and find out where to go on from: `start_seq`.
+        """Read the logs and find out where to go on from: `start_seq`, and `ranges` after it that
+        the target has as well.
 
-        `last_confirmed` is the time (RFC 3339) at which the target confirmed up to there. `others`
-        gets to know who else writes these logs.
+        `last_confirmed` is the time (RFC 3339) at which the target confirmed up to there. The log
+        will have `most_sessions` at most. `others` gets to know who else writes these logs.
         """
         id = replication_id(source, target, selection)
         log = cls(
@@ -152,26 +165,27 @@ class Log:
             source_log=await source.get_local(id),
             target_log=await target.get_local(id),
             selection=selection,
+            most_sessions=most_sessions,
             others=others,
         )
         if source.identity == target.identity:
             # A store and its copy: both directions have one log, which says nothing about either.
-            log.start_seq, log.last_confirmed, log._older = START, None, []
+            log.start_seq, log.ranges, log.last_confirmed, log._older = START, (), None, []
         return log
 
-    async def write(self, seq: Seq, counts: Counts) -> None:
-        """Record that everything up to `seq` is durable in the target.
+    async def write(self, seq: Seq, counts: Counts, ranges: Sequence[Range] = ()) -> None:
+        """Record that everything up to `seq`, and in `ranges`, is durable in the target.
 
         The target's log goes first: a crash between the two leaves the older common session.
         """
-        log = self.note(seq, counts)
+        log = self.note(seq, counts, ranges)
         if self._written % _LOOK_EVERY == 0:
             for peer in self._peers:
                 self._look(peer, await peer.get_local(self.id))
         for side in (1, 0):
             self._revs[side] = await self._put(self._peers[side], log, self._revs[side])
 
-    def note(self, seq: Seq, counts: Counts) -> dict[str, Any]:
+    def note(self, seq: Seq, counts: Counts, ranges: Sequence[Range] = ()) -> dict[str, Any]:
         """What `write` writes, kept in `last` only."""
         self._written += 1
         entry = {
@@ -187,13 +201,14 @@ class Log:
             "docs_read": counts.docs_read,
             "docs_written": counts.docs_written,
             "doc_write_failures": counts.doc_write_failures,
+            **({"ranges": list(map(list, ranges))} if ranges else {}),
         }
         self.last = {
             "version": _LOG_VERSION,
             "session_id": self._session,
             "process": PROCESS,
             "source_last_seq": seq,
-            "history": [entry, *self._older][:_MOST_SESSIONS],
+            "history": [entry, *self._older][: self._most_sessions],
         }
         return self.last
 
@@ -218,25 +233,34 @@ class Log:
             self._others.met((present or {}).get("process"), peer.label)
 
 
-def common_sequence(
+def common_entry(
     source_log: Mapping[str, Any] | None, target_log: Mapping[str, Any] | None
-) -> tuple[Seq, str | None, list[dict[str, Any]]]:
-    """The newest sequence that both logs vouch for, when, and the target's sessions up to there.
+) -> dict[str, Any] | None:
+    """The entry of the newest session that both logs vouch for, None if there is none.
 
-    `(START, None, [])` if there is none. Logs that are not of the expected shape count as none.
-    Later sessions of the target are left out: they may be those of another source, which is a copy
-    of this one, and once they stood in both logs their sequences would be believed here, too.
+    Logs that are not of the expected shape count as none.
     """
-    theirs = _history(target_log)
-    places = {entry["session_id"]: place for place, entry in enumerate(theirs)}
+    theirs = {entry["session_id"]: entry for entry in _history(target_log)}
     for entry in _history(source_log):
-        place = places.get(entry["session_id"])
-        if place is not None:
+        match = theirs.get(entry["session_id"])
+        if match is not None:
             # The same session with two sequences: a crash between the two writes, or one side
             # was restored from a backup. Both have reached the older one.
-            older = min(entry, theirs[place], key=_checkpoint_number)
-            return older["recorded_seq"], older.get("end_time"), [older, *theirs[place + 1 :]]
-    return START, None, []
+            return min(entry, match, key=_checkpoint_number)
+    return None
+
+
+def _sessions_from(
+    common: dict[str, Any], target_log: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """The common entry, and the target's sessions before it.
+
+    Later ones are left out. They may be those of another source, which is a copy of this one or
+    what it was before it was restored; in both logs, their sequences would be believed here, too.
+    """
+    theirs = _history(target_log)
+    place = [entry["session_id"] for entry in theirs].index(common["session_id"])
+    return [common, *theirs[place + 1 :]]
 
 
 def _history(log: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -119,6 +119,12 @@ def test_json_by_remote(gateway: Gateway) -> None:
         assert job["doc_write_failures"] == 0
     assert datetime.fromisoformat(hub["push"]["last_confirmed"])
     assert hub["push"]["docs_written"] > 0
+    assert hub["push"]["lanes"].keys() == {"urgent", "news", "backlog"}
+    assert hub["pull"]["lanes"] == {}
+    assert min(hub["bytes_sent"], hub["bytes_received"]) > 1000
+    assert hub["bytes_per_document"] > 100
+    assert hub["budget"] is None
+    assert gone["bytes_per_document"] is None
 
     push = gone["push"]
     assert "pull" not in gone
