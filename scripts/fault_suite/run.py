@@ -67,6 +67,11 @@ class Run:
                 supervising = group.create_task(self._supervise())
                 await self._settle("all runs", self._all_answer)
                 await self._let_it_fail()
+                for name in self._damaged:
+                    # After an end without order the whole file is looked at, so what nobody has
+                    # happened to read by now is found, too.
+                    world.places[name].kill()
+                    world.places[name].start()
                 quiet = time.monotonic()
                 for gateway in world.gateways.values():
                     gateway.rest()
