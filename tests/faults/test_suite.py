@@ -1,0 +1,47 @@
+"""scripts/faults: a short run with a seed whose plan has one of nearly everything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from scripts.fault_suite.plan import plan
+from tests.agents import CHECKOUT
+
+SEED = 309
+MINUTES = 0.35
+
+
+def test_a_seed_brings_the_same_faults_again() -> None:
+    faults = plan(SEED, 60 * MINUTES)
+    assert faults == plan(SEED, 60 * MINUTES)
+    assert faults == plan(SEED, 600)[: len(faults)]
+    assert faults != plan(SEED + 1, 60 * MINUTES)
+    kinds = Counter(fault.kind for fault in faults)
+    assert {"kill", "cut", "damage", "edit"} <= kinds.keys()
+
+
+@pytest.mark.timeout(300)
+def test_what_is_promised_holds(tmp_path: Path) -> None:
+    options = ["--seed", str(SEED), "--minutes", str(MINUTES), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.fault_suite", *options],
+        cwd=CHECKOUT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = msgspec.json.decode(done.stdout)
+    assert sum(result["faults"].values()) > 10
+    assert result["readings_sent"] == result["readings_stored"] + result["dropped_by_devices"] > 100
+    assert result["duplicated"] == 0
+    assert result["converged"] is True
