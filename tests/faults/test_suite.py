@@ -14,7 +14,7 @@ import pytest
 from scripts.fault_suite.plan import plan
 from tests.agents import CHECKOUT
 
-SEED = 309
+SEED = 183
 MINUTES = 0.35
 
 
