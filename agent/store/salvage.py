@@ -15,7 +15,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ def set_aside(path: Path, reason: str) -> Salvage:
     fresh = path.with_name(f"{path.name}.salvaging")
     for suffix in _FILES:
         fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
-    with closing(open_writer(fresh, create=True)) as copy:
+    with _room_wanted(path), closing(open_writer(fresh, create=True)) as copy:
         documents, refused = _copy(path, copy) if size else (0, 0)
         done = Salvage(
             time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -108,6 +108,21 @@ def set_aside(path: Path, reason: str) -> Salvage:
         aside,
     )
     return done
+
+
+@contextmanager
+def _room_wanted(path: Path) -> Iterator[None]:
+    """A disk that others have filled while the copy was made is an error to be explained."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_FULL":
+            raise
+        raise StoreError(
+            f"{path}: the file is damaged, and the disk is full before what is readable could be "
+            "copied; free some space and start the agent again",
+            path=str(path),
+        ) from None
 
 
 async def salvaged(store: Store) -> Salvage | None:

@@ -231,3 +231,25 @@ async def test_a_conflict_of_which_one_side_is_lost(databases: Databases, path: 
     assert [str(rev) for rev in found.leaves()] == ["2-c"]
     assert await store.missing({"x": ["2-b", "2-c"]}) == {"x": ["2-b"]}
     await databases.close()
+
+
+async def test_a_disk_that_fills_while_the_copy_is_made_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "db.sqlite"
+    databases = Databases(tmp_path)
+    await make(path, count=2000)
+    marker(path).write_text("malformed")
+    opened = salvage.open_writer
+
+    def on_a_small_disk(path: Path, *, create: bool) -> sqlite3.Connection:
+        connection = opened(path, create=create)
+        connection.execute("PRAGMA max_page_count = 40")
+        return connection
+
+    monkeypatch.setattr(salvage, "open_writer", on_a_small_disk)
+    with pytest.raises(StoreError, match=r"the disk is full before .* free some space and start"):
+        await databases.get("db")
+    monkeypatch.undo()
+    assert (await (await databases.get("db")).info()).doc_count > 1000
+    await databases.close()
