@@ -11,6 +11,12 @@ _LOW_PART, _FULL_PART = 0.1, 0.02
 """Too little is less than both, the bytes and the part of the disk: small disks are nearly full
 all the time, and of large ones a small part is enough."""
 
+CLOCK_ADVICE = (
+    'If this machine\'s clock is right at any time, write trust = "system" below [clock] in the '
+    "configuration and restart; if not: sudo timedatectl set-ntp true."
+)
+"""In a container, or beside another time daemon, the kernel may not know that it is right."""
+
 Status = Mapping[str, Any]
 
 
@@ -140,9 +146,8 @@ def _clock(status: Status) -> Iterator[Finding]:
     if clock and clock["state"] != "sure":
         yield Finding(
             "warning",
-            "The time is not known for sure; readings are marked, to be corrected later.",
-            "Give the machine a network time server (timedatectl), or a GPS; see [clock] in the "
-            "configuration.",
+            "No source has told the time yet; readings are marked, to be corrected later.",
+            CLOCK_ADVICE,
         )
 
 

@@ -90,7 +90,7 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
             "Settings of device greenhouse: another's.",
         ),
         (device(sensors=ALARM), "warning", "Alarm hot: greenhouse t is 99"),
-        ({"clock": {"state": "unsure"}}, "warning", "time is not known"),
+        ({"clock": {"state": "unsure"}}, "warning", "No source has told the time"),
         ({"restarts": {"recorder x": 2}}, "warning", "recorder x, has failed 2 times"),
         ({"hooks": [{"name": "m", "dead": 3, "last_error": None}]}, "error", "3 documents"),
         ({"hooks": [{"name": "m", "dead": 0, "last_error": "no"}]}, "warning", "Hook m"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.attention import CLOCK_ADVICE
 from agent.cli.options import json_option, print_json
 from agent.cli.running import fetch_status, find_running, running_options
 from agent.cli.showing import ago as _ago
@@ -60,8 +61,8 @@ def _show(status: dict[str, Any]) -> None:
             )
     if status.get("clock", {}).get("state") == "unsure":
         console.print(
-            "clock: no source has told the time yet; what is recorded is marked, to be corrected "
-            "later (see docs/clock.md)",
+            "clock: no source has told the time yet; readings are marked, to be corrected later. "
+            f"{CLOCK_ADVICE} More: docs/clock.md",
             style="yellow",
         )
     if status.get("mqtt"):

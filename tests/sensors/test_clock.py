@@ -253,6 +253,26 @@ async def test_the_next_process_goes_on_correcting(
     assert store.update_seq == seq
 
 
+async def test_what_was_marked_before_the_clock_was_trusted(store: Store) -> None:
+    """Nobody says that the clock is right, though it is: then somebody configures that."""
+    machine = FakeMachine(system=TRUE)
+    async with running_clock(store, machine) as clock, recording(store, clock=clock) as recorder:
+        await recorder.feed(line(sensor="t", value=1))
+    marked = await documents(store, "reading")
+    assert [reading["clock"] for reading in marked] == ["unset"]
+    trusting = ClockConfig(trust="system")
+    async with running_clock(store, machine, trusting) as clock:
+        await until(lambda: settled(clock))
+        async with recording(store, clock=clock) as recorder:
+            await recorder.feed(line(sensor="t", value=2))
+    first, second = await documents(store, "reading")
+    assert [first] == marked
+    assert "clock" not in second
+    (account,) = await documents(store, "clock")
+    assert (account["clock"], account["source"]) == ("known", "system")
+    assert account["boot_id"] == first["boot_id"]
+
+
 def failing_after(store: Store, successes: int) -> Callable[..., Any]:
     """Like `store.write`, but so many calls go well, and no more."""
     write = store.write

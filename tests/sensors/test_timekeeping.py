@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -92,9 +93,12 @@ def test_whom_to_believe() -> None:
     assert (keeper.source, keeper.scale.offset) == ("remote cloud", TRUE + 3 * SECOND)
 
 
-def test_a_source_that_has_no_idea_is_not_believed() -> None:
+@pytest.mark.parametrize(
+    "at", ["1970-01-01T00:00:30Z", "2025-12-31T23:59:58Z", "9999-12-31T23:59:59Z"]
+)
+def test_a_source_that_has_no_idea_is_not_believed(at: str) -> None:
     keeper = Timekeeper("b", 0)
-    keeper.hear(date(30 * SECOND, 0), 0)
+    keeper.hear(date(microseconds(at), 0), 0)
     assert keeper.scale == Scale("b", 0, 0, unset=True)
 
 
