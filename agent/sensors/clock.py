@@ -93,7 +93,8 @@ class AgentClock:
         """Documents corrected since the start."""
         self.waiting: int | None = 0
         """Documents whose time is not known yet, or has still to be compared with what it was; None
-        until those are counted that a process before has left."""
+        while there may be some that a process before has left: on a machine where nobody ever tells
+        the time they are all readings since it started, too many to be counted at each start."""
 
     @classmethod
     def of_system(cls) -> AgentClock:
@@ -235,10 +236,6 @@ class AgentClock:
         """Do what can be done about what was marked in a boot."""
         present = boot.boot_id == self._machine.boot_id
         if present and not self._keeper.sure:
-            if self.waiting is None:
-                self.waiting = 0
-                async for ids in self._marked(boot, self._store.update_seq):
-                    self.waiting += len(ids)
             return
         if boot.offset is None:
             found = self._found_out(boot) if present else boot
