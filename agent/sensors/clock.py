@@ -203,11 +203,11 @@ class AgentClock:
             self._keeper = Timekeeper(present.boot_id, self._machine.offset(), known=present.offset)
             self._keeper.source = present.source
         self._look()
-        if present is None and not self._keeper.sure:
-            await self._save(Boot(self._machine.boot_id, store.update_seq))
         if self._boots:
             self.waiting = None
             self._work.set()
+        if present is None and not self._keeper.sure:
+            await self._save(Boot(self._machine.boot_id, store.update_seq))
 
     async def run(self) -> None:
         """Look at the machine's clock now and then. Never returns."""
