@@ -23,6 +23,8 @@ from agent.documents.attachment import inline
 from agent.peers.local import LocalPeer
 from agent.peers.mqtt_calls import Info
 from agent.peers.mqtt_wire import Message, Want, encode_packet, pack
+from agent.server.mqtt_served import ServedDatabases
+from agent.store.databases import Databases
 from agent.store.store import Store
 from tests.mqtt.mosquitto import Mosquitto
 from tests.mqtt.site import (
@@ -35,6 +37,7 @@ from tests.mqtt.site import (
     opened,
     readings,
     replicate,
+    responding,
     site,
     until,
 )
@@ -267,3 +270,35 @@ async def test_a_slow_reader_holds_up_nobody_else(tmp_path: Path) -> None:
         assert not reading.done()
         await reading
         assert bytes(read) == large
+
+
+async def test_many_slow_gateways_hold_up_nobody_else(tmp_path: Path) -> None:
+    """Of more calls than are worked on at once the rest does not come; others are answered."""
+    databases = Databases(tmp_path / "hub")
+    await databases.create("edge")
+    broker = Mosquitto(tmp_path / "broker")
+    async with (
+        broker,
+        responding(broker, ServedDatabases(databases), patience=60) as responder,
+        aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as slow,
+        gateway(f"{broker.url}/edge", timeout=10) as peer,
+    ):
+        begun: set[str] = set()
+        await slow.subscribe("edge-sync/edge/+/rep", qos=1)
+        for node in range(8):
+            for call in range(8):
+                properties = Properties(PacketTypes.PUBLISH)
+                properties.CorrelationData = f"{node}-{call}".encode()
+                properties.ResponseTopic = f"edge-sync/edge/slow-{node}/rep"
+                half = encode_packet(Message("", 5000, b"x" * 32, b"y"))
+                topic = f"edge-sync/edge/slow-{node}/req"
+                await slow.publish(topic, half, 1, properties=properties)
+        async with asyncio.timeout(30):
+            async for message in slow.messages:  # it asks for the rest
+                assert message.properties is not None
+                begun.add(message.properties.CorrelationData.decode())
+                if len(begun) == 64:
+                    break
+        assert (await peer.info()).doc_count == 0
+        assert responder.status()["refused"] == 0
+    await databases.close()
