@@ -393,7 +393,7 @@ class MqttPeer:
             async with asyncio.timeout(_LOOK_AGAIN):
                 await news.wait()
         if not self._connection.connected:
-            raise ConnectError(f"the connection to {self._label} broke; try again")
+            raise self._connection.broken()
 
     # --- the connection ----------------------------------------------------------------
 

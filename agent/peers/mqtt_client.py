@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import aiomqtt
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -37,7 +38,7 @@ from agent.errors import (
     TooLargeError,
 )
 from agent.peers.http_errors import one_line
-from agent.peers.mqtt_errors import NOBODY_LISTENS, REFUSED, refusal
+from agent.peers.mqtt_errors import NOBODY_LISTENS, REFUSED, TAKEN_OVER, refusal
 from agent.peers.mqtt_topics import WEBSOCKET_PATH, BrokerUrl
 from agent.peers.urls import Credentials
 
@@ -158,6 +159,8 @@ class Connection:
         self._client: aiomqtt.Client | None = None
         self._gone: asyncio.Future[None]
         """Set when the library lets go of the socket."""
+        self._hung_up: int | None = None
+        """The broker's reason code, where it has ended the connection and said why."""
         self._acknowledged: dict[int, asyncio.Future[int]] = {}
         self._slots = asyncio.Semaphore(_IN_FLIGHT)
         self._closing = False
@@ -200,6 +203,16 @@ class Connection:
             self._session.cancel()
             await asyncio.wait({self._session}, timeout=1)
         self._closing = False
+
+    def broken(self) -> ConnectError:
+        """Why there is no connection any more."""
+        if self._hung_up == TAKEN_OVER:
+            return ConnectError(
+                f"{self.broker}: another client has connected as {self.client_id!r} and taken this "
+                "one's place; give each gateway a name of its own"
+            )
+        said = "" if self._hung_up is None else f" (the broker's reason code {self._hung_up})"
+        return ConnectError(f"the connection to {self.broker} broke{said}; try again")
 
     def room(self, topic: str) -> int:
         """Bytes of payload that fit into one publication on `topic` with the properties of a
@@ -251,17 +264,19 @@ class Connection:
     ) -> int:
         """Returns the reason code of the acknowledgement."""
         if self._client is None:
-            raise self._broken()
+            raise self.broken()
         paho = self._client._client
         sent = paho.publish(topic, payload, qos, retain, properties)
         if sent.rc != 0:
-            raise self._broken()
+            raise self.broken()
         acknowledged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._acknowledged[sent.mid] = acknowledged
         try:
             async with asyncio.timeout(_ACKNOWLEDGE_LIMIT):
                 return await acknowledged
         except TimeoutError:
+            # The library would keep what was not acknowledged, and take ever more.
+            paho._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
             raise ConnectError(
                 f"{self.broker} does not acknowledge what is published; it is tried again"
             ) from None
@@ -272,14 +287,14 @@ class Connection:
 
     async def _run(self, opened: asyncio.Future[None]) -> None:
         """One connection, from its beginning to its end."""
-        error: EdgeAgentError = self._broken()
+        error: EdgeAgentError = self.broken()
         try:
             client = await self._make_client()
             await self._stay(client, opened)
         except EdgeAgentError as failure:
             error = failure
         except aiomqtt.MqttError as failure:
-            error = self._broken() if opened.done() else self._failure(failure)
+            error = self.broken() if opened.done() else self._failure(failure)
         finally:
             self._client = None
             if opened.done():
@@ -290,6 +305,7 @@ class Connection:
 
     async def _make_client(self) -> aiomqtt.Client:
         self._gone = asyncio.get_running_loop().create_future()
+        self._hung_up = None
         if self.broker.encrypted and self._context is None:
             self._context = await asyncio.to_thread(self._tls.context)
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -329,10 +345,12 @@ class Connection:
             self._take_limits(properties)
             tell(paho, data, flags, reason, properties)
 
-        def on_disconnect(*arguments: Any) -> None:
+        def on_disconnect(paho: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+            if flags.is_disconnect_packet_from_server:
+                self._hung_up = reason.value
             # aiomqtt would go on waiting to be let in, or for an answer.
             self._let_go()
-            tell_gone(*arguments)
+            tell_gone(paho, data, flags, reason, properties)
 
         def on_socket_register_write(_: Any, __: Any, connected: Any) -> None:
             # aiomqtt does this a little later, when the socket may be closed, or another's; and it
@@ -416,7 +434,7 @@ class Connection:
             self._gone.set_result(None)
         for waiting in self._acknowledged.values():
             if not waiting.done():
-                waiting.set_exception(self._broken())
+                waiting.set_exception(self.broken())
 
     async def _subscribe(self, client: aiomqtt.Client) -> None:
         for topic in self._subscriptions:
@@ -452,9 +470,6 @@ class Connection:
         )
 
     # --- what goes wrong ---------------------------------------------------------------
-
-    def _broken(self) -> ConnectError:
-        return ConnectError(f"the connection to {self.broker} broke; try again")
 
     def _refused(self, code: int, what: str) -> EdgeAgentError:
         user = None if self._credentials is None else self._credentials.user

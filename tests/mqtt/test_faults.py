@@ -15,13 +15,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiomqtt
+import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.documents.attachment import inline
+from agent.errors import ConnectError, EdgeAgentError
+from agent.peers import mqtt_client
 from agent.peers.local import LocalPeer
 from agent.peers.mqtt_calls import Info
+from agent.peers.mqtt_client import Connection, Received
+from agent.peers.mqtt_topics import parse_broker_url
 from agent.peers.mqtt_wire import Message, Want, encode_packet, pack
 from agent.server.mqtt_served import ServedDatabases
 from agent.store.databases import Databases
@@ -302,3 +307,54 @@ async def test_many_slow_gateways_hold_up_nobody_else(tmp_path: Path) -> None:
         assert (await peer.info()).doc_count == 0
         assert responder.status()["refused"] == 0
     await databases.close()
+
+
+async def test_a_broker_that_acknowledges_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left, and what the library keeps for it is gone; the next call connects again."""
+    monkeypatch.setattr(mqtt_client, "_ACKNOWLEDGE_LIMIT", 0.3)
+    lost: list[EdgeAgentError] = []
+    async with Mosquitto(tmp_path / "broker") as broker:
+        url, _ = parse_broker_url(broker.url)
+        connection = Connection(url, None, client_id="c", received=_ignore, lost=lost.append)
+        await connection.publish("a", b"1")
+        broker.send(signal.SIGSTOP)
+        both = [connection.publish("a", b"2"), connection.publish("a", b"3")]
+        for error in await asyncio.gather(*both, return_exceptions=True):
+            assert isinstance(error, ConnectError)
+        await until(lambda: lost)
+        assert not connection.connected
+        broker.send(signal.SIGCONT)
+        await connection.publish("a", b"4")
+        await connection.close()
+
+
+def _ignore(_: Received) -> None:
+    pass
+
+
+async def test_a_broker_that_says_why_it_hangs_up() -> None:
+    """As EMQX does where two gateways have one name; Mosquitto 2.0 says nothing.
+
+    The bytes are those of MQTT 5, sections 3.2 and 3.14.
+    """
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"\x20\x03\x00\x00\x00")  # CONNACK
+        await said.wait()
+        writer.write(b"\xe0\x02\x8e\x00")  # DISCONNECT, session taken over
+        await writer.drain()
+        writer.close()
+
+    said, lost = asyncio.Event(), []
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        connection = Connection(url, None, client_id="a/b", received=_ignore, lost=lost.append)
+        await connection.open()
+        said.set()
+        await until(lambda: lost)
+        assert "another client has connected as 'a/b'" in str(lost[0])
+        assert "a name of its own" in str(connection.broken())
+        await connection.close()
