@@ -67,6 +67,11 @@ class Present:
         if known is None or known[0] != presence:
             self._nodes[node] = (presence, time.time())
 
+    def forget(self) -> None:
+        """The connection is lost: who goes meanwhile is not heard of, and who is there is told
+        again with the next one."""
+        self._nodes.clear()
+
     def gateways(self) -> list[dict[str, Any]]:
         """By name. `since` is in seconds since the epoch: when this was first heard here."""
         return [

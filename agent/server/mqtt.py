@@ -298,6 +298,7 @@ class Responder:
 
     def _lose(self, error: EdgeAgentError) -> None:
         self.last_error = str(error)
+        self.present.forget()
         for exchange in self._exchanges.values():
             exchange.fail(error)
 

@@ -248,6 +248,20 @@ def _gateways(hub: Site) -> list[dict[str, object]]:
     return hub.responder.present.gateways()
 
 
+async def test_who_goes_while_the_broker_is_away_is_not_there(tmp_path: Path) -> None:
+    async with Mosquitto(tmp_path / "broker") as broker, site(tmp_path, broker) as hub:
+        async with gateway(hub.url, announce=True) as peer:
+            await peer.info()
+            await until(lambda: _gateways(hub))
+            await broker.kill()
+        await broker.start()
+        await until(lambda: hub.responder.status()["state"] == "connected")
+        async with gateway(hub.url, node="gateway-2", announce=True) as peer:
+            await peer.info()
+            await until(lambda: "gateway-2" in [item["name"] for item in _gateways(hub)])
+            assert [item["name"] for item in _gateways(hub)] == ["gateway-2"]
+
+
 async def test_a_slow_reader_holds_up_nobody_else(tmp_path: Path) -> None:
     """It gets its content in the end, even after it fell silent for longer than is waited for."""
     large = secrets.token_bytes(400_000)
