@@ -91,10 +91,8 @@ class Listener:
 def options(broker: Mosquitto, **more: Any) -> Options:
     url, _ = parse_broker_url(broker.url, READINGS_PREFIX)
     devices = more.pop("devices", ["greenhouse"])
-    more = {"credentials": None, "heartbeat": 2.0, **more}
-    return Options(
-        broker=url, tls=TlsFiles(), gateway="gateway-1", devices=frozenset(devices), **more
-    )
+    more = {"gateway": "gateway-1", "credentials": None, "heartbeat": 2.0, **more}
+    return Options(broker=url, tls=TlsFiles(), devices=frozenset(devices), **more)
 
 
 @asynccontextmanager
@@ -430,10 +428,11 @@ async def test_the_documented_access_rules(store: Store, tmp_path: Path) -> None
     folder.mkdir()
     passwords, rules = folder / "passwords", folder / "rules"
     passwords.touch(mode=0o600)
-    for user in ("gateway-1", "gateway-2", "reader"):
+    for user in ("gateway-1", "gateway-2", "gateway_1", "reader"):
         command = ("mosquitto_passwd", "-b", passwords, user, "secret")
         await asyncio.to_thread(subprocess.run, command, check=True)
-    rules.write_text(documented("mosquitto-acl", "edge-readings") + "\nuser reader\ntopic read #\n")
+    blocks = [documented("mosquitto-acl", part) for part in ("edge-readings", "_5f")]
+    rules.write_text("\n".join([*blocks, "user reader\ntopic read #\n"]))
     rules.chmod(0o600)
     more = f"password_file {passwords}\nacl_file {rules}\n"
     async with Mosquitto(folder, more=more, anonymous=False) as broker:
@@ -448,6 +447,13 @@ async def test_the_documented_access_rules(store: Store, tmp_path: Path) -> None
             await until(lambda: publisher.last_error)
             assert "does not allow user 'gateway-2'" in str(publisher.last_error)
             assert "secret" not in str(publisher.status())
+        named = {"gateway": "gateway_1", "credentials": Credentials("gateway_1", "secret")}
+        async with publishing(
+            store, broker, qos=1, discovery="homeassistant", **named
+        ) as publisher:
+            await store.graft(numbers(3, 5))
+            await until(lambda: publisher.published == 2)
+            assert publisher.last_error is None
 
 
 BROKER = "mqtt://broker.example.org"
