@@ -23,6 +23,7 @@ from agent.documents.revision import Revision, first_revision
 from agent.peers.mqtt_client import TlsFiles
 from agent.peers.mqtt_topics import READINGS_PREFIX, parse_broker_url
 from agent.peers.urls import Credentials
+from agent.sensors.packing import Row, Shared, Window
 from agent.store.store import Store
 from agent.telemetry.options import Options
 from agent.telemetry.publisher import Publisher
@@ -196,6 +197,39 @@ async def test_only_readings_of_the_gateways_devices(
         await store.graft([reading(2)])
         await until(lambda: seen.values() != [])
         assert len(seen.lines) == 2
+        assert publisher.last_error is None
+
+
+async def test_the_latest_reading_of_a_packed_window(
+    store: Store, broker: Mosquitto, seen: Listener
+) -> None:
+    """As the gateway packs them, and what only looks like that."""
+    common = Shared("greenhouse", "vibration", "m/s2", None, 7, ())
+    rows = tuple(Row(1_772_352_930_250_000 + 10_000 * n, 0.5 * n, 2**32 - 2 + n) for n in range(4))
+    document = Window("w", common, rows).document()
+    body = json.loads(document.body)
+    odd: list[dict[str, Any]] = [
+        {"columns": {"time": [], "value": []}},
+        {"columns": {"time": [0], "value": []}},
+        {"columns": {"time": [2**62], "value": [1]}},
+        {"columns": {"time": ["x"], "value": [1]}},
+        {"columns": None},
+        {"time": "yesterday"},
+        {"sensor": ""},
+    ]
+    windows = [first_revision(str(number), body | change) for number, change in enumerate(odd)]
+    async with publishing(store, broker) as publisher:
+        await store.graft([*windows, document])
+        await until(lambda: publisher.published == 1)
+        topic = "edge-readings/gateway-1/greenhouse/vibration"
+        await until(lambda: seen.on(topic))
+        [payload] = seen.on(topic)
+        assert json.loads(payload) == {
+            "value": 1.5,
+            "unit": "m/s2",
+            "time": "2026-03-01T08:15:30.280000Z",
+            "sequence": 1,
+        }
         assert publisher.last_error is None
 
 
