@@ -44,7 +44,7 @@ class NotMeasuredError(click.ClickException):
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)), metavar="[NAME]...")
+@click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)))
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
@@ -72,10 +72,7 @@ def main(
     couchdb: str | None,
     folder: Path | None,
 ) -> None:
-    """Measure the agent, beside its peers where there are any; without a NAME, all of it.
-
-    The names: ingest, writes, replication, gateway, bulk, single, followers, attachments, find,
-    large.
+    """Measure the agent, beside its peers where there are any; without a name, all of it.
 
     Peers take turns within each round. A figure is the median over the rounds, with the least and
     the greatest; a ratio is the median of the rounds' ratios. The exit status is 1 when a target
