@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from agent.config_clock import ClockConfig
+from agent.config_hooks import HookConfig
 from agent.config_login import Login
 from agent.config_sensors import SensorConfig
+from agent.config_types import DatabaseName, Name, Seconds
 from agent.errors import ConfigError
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 DEFAULT_LISTEN = "127.0.0.1:5984"
 
 _PORT = (
@@ -25,16 +27,7 @@ _PORT = (
     r"|^usb:([0-9a-fA-F]{4}:[0-9a-fA-F]{4}|\d+-\d+(\.\d+)*(:\d+\.\d+)?)\Z"
     r"|^(socket://[^/\s@]+:\d{1,5}|rfc2217://[^/\s@]+:\d{1,5}/?(\?\S+)?)\Z"
 )
-_DATABASE = r"^[a-z][a-z0-9_$()+/-]*$"
 
-Name = Annotated[
-    str,
-    Meta(
-        pattern=_NAME,
-        description="letters, digits, '_', '.' and '-', at most 64",
-        examples=["greenhouse-1"],
-    ),
-]
 Selector = Annotated[
     dict[str, Any],
     Meta(
@@ -49,15 +42,6 @@ DocIds = Annotated[
         examples=[["setpoints", "schedule"]],
     ),
 ]
-Seconds = Annotated[
-    float,
-    Meta(
-        gt=0,
-        le=86_400,
-        description="a number of seconds above 0 and at most 86400, a day",
-        examples=[30],
-    ),
-]
 
 
 class AgentConfig(Struct, forbid_unknown_fields=True):
@@ -67,15 +51,7 @@ class AgentConfig(Struct, forbid_unknown_fields=True):
         str, Meta(min_length=1, description="a folder", examples=["/var/lib/edge-agent"])
     ]
     name: Name = msgspec.field(default_factory=lambda: host_name())
-    database: Annotated[
-        str,
-        Meta(
-            pattern=_DATABASE,
-            max_length=60,
-            description="a database name: lower-case letters, digits and _$()+/-, at most 60",
-            examples=["edge"],
-        ),
-    ] = "edge"
+    database: DatabaseName = "edge"
     commit_interval: Annotated[
         float,
         Meta(
@@ -214,6 +190,13 @@ class DeviceConfig(Struct, forbid_unknown_fields=True):
             examples=[{"version": "5"}],
         ),
     ] = {}
+    clock: Annotated[
+        bool,
+        Meta(
+            description="true: the agent takes the time from it, as of a GPS receiver",
+            examples=[True],
+        ),
+    ] = False
     sensor: list[SensorConfig] = []
 
 
@@ -257,6 +240,18 @@ class RemoteConfig(Login, forbid_unknown_fields=True):
     heartbeat: Seconds = 30.0
     checkpoint_interval: Seconds = 10.0
     retry_cap: Seconds = 60.0
+    bytes_per_day: (
+        Annotated[
+            int,
+            Meta(
+                ge=100_000,
+                le=10**15,
+                description="bytes over the link in a day, both directions together, from 100000",
+                examples=[5_000_000],
+            ),
+        ]
+        | None
+    ) = None
 
     @property
     def label(self) -> str:
@@ -315,6 +310,8 @@ class Config(Struct, forbid_unknown_fields=True):
     device: list[DeviceConfig] = []
     remote: list[RemoteConfig] = []
     telemetry: list[TelemetryConfig] = []
+    clock: ClockConfig = msgspec.field(default_factory=ClockConfig)
+    hook: list[HookConfig] = []
 
 
 class HubConfig(Struct, forbid_unknown_fields=True):
@@ -322,6 +319,7 @@ class HubConfig(Struct, forbid_unknown_fields=True):
 
     server: ServerConfig = msgspec.field(default_factory=ServerConfig)
     user: list[UserConfig] = []
+    hook: list[HookConfig] = []
 
 
 def parse_listen(text: str) -> tuple[str, int]:

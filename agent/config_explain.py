@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-_SECRETS = frozenset({"password", "password_hash"})
+_SECRETS = frozenset({"password", "password_hash", "signing_key"})
 
 
 def explain(message: str, raw: dict[str, Any], root: type[Struct], within: str = "") -> str:

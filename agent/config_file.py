@@ -15,13 +15,14 @@ import msgspec
 
 from agent.config import Config, HubConfig, RemoteConfig, ServerConfig, UserConfig, parse_listen
 from agent.config_explain import explain, hint
+from agent.config_hooks import check_hook
 from agent.config_login import Login
 from agent.errors import ConfigError
 
 _FileT = TypeVar("_FileT", Config, HubConfig)
 
 
-_OF_A_GATEWAY = frozenset({"agent", "device", "remote"})
+_OF_A_GATEWAY = frozenset({"agent", "clock", "device", "remote"})
 
 
 def load(path: Path) -> Config:
@@ -32,7 +33,7 @@ def load(path: Path) -> Config:
     config = _load(path, Config)
     _check(config, path)
     config.agent.data = str(path.parent / config.agent.data)
-    for entry in (*config.remote, *config.telemetry):
+    for entry in (*config.remote, *config.telemetry, *config.hook):
         entry.take_files_from(path.parent)
     return config
 
@@ -43,8 +44,11 @@ def load_either(path: Path) -> Config | HubConfig:
 
 
 def load_hub(path: Path) -> HubConfig:
-    """As `load`, the file of a hub: `[server]` and `[[user]]`."""
-    return _load(path, HubConfig)
+    """As `load`, the file of a hub: `[server]`, `[[user]]` and `[[hook]]`."""
+    config = _load(path, HubConfig)
+    for hook in config.hook:
+        hook.take_files_from(path.parent)
+    return config
 
 
 @contextmanager
@@ -89,6 +93,10 @@ def _converted(raw: dict[str, Any], path: Path, kind: type[_FileT]) -> _FileT:
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {explain(str(error), raw, kind)}") from error
     _check_access(config.server, config.user, path)
+    _check_names(config, "hook", path)
+    with naming(path):
+        for hook in config.hook:
+            check_hook(hook, of_hub=kind is HubConfig)
     return config
 
 
@@ -144,16 +152,7 @@ def _check_access(server: ServerConfig, users: list[UserConfig], path: Path) -> 
 def _check(config: Config, path: Path) -> None:
     """What the types cannot say."""
     for table in ("device", "remote", "telemetry"):
-        entries = getattr(config, table)
-        seen: set[str] = set()
-        for entry in entries:
-            if entry.name in seen:
-                raise ConfigError(
-                    f"{path}: {table}: the name {entry.name!r} is used twice; "
-                    "each needs its own, for example "
-                    f'name = "{entry.name}-2"'
-                )
-            seen.add(entry.name)
+        _check_names(config, table, path)
     ports: dict[str, str] = {}
     for device in config.device:
         other = ports.setdefault(device.port, device.name)
@@ -161,6 +160,11 @@ def _check(config: Config, path: Path) -> None:
             raise ConfigError(
                 f"{path}: device {device.name!r}: the port {device.port} is that of "
                 f"{other!r} already; each device needs its own"
+            )
+        if device.clock and config.clock.trust == "system":
+            raise ConfigError(
+                f'{path}: device {device.name!r}: clock is of no use with trust = "system" in '
+                "[clock]; keep one"
             )
         if device.rs485 and "://" in device.port:
             raise ConfigError(
@@ -178,6 +182,18 @@ def _check(config: Config, path: Path) -> None:
                 f"{path}: {telemetry.label}: interval and backlog exclude each other, as a backlog "
                 "is all readings; keep one"
             )
+
+
+def _check_names(config: Config | HubConfig, table: str, path: Path) -> None:
+    seen: set[str] = set()
+    for entry in getattr(config, table):
+        if entry.name in seen:
+            raise ConfigError(
+                f"{path}: {table}: the name {entry.name!r} is used twice; "
+                "each needs its own, for example "
+                f'name = "{entry.name}-2"'
+            )
+        seen.add(entry.name)
 
 
 def _check_selections(remote: RemoteConfig, path: Path) -> None:

@@ -71,24 +71,31 @@ class Login(Struct, kw_only=True):
 
     def secret(self) -> str | None:
         """The password, from wherever it is kept. Raises ConfigError."""
-        if self.password_file is not None:
+        return self.kept("password")
+
+    def kept(self, key: str) -> str | None:
+        """A secret that stands at `key`, in the file of `key`_file or in the environment variable
+        of `key`_env. Raises ConfigError."""
+        file, variable = getattr(self, f"{key}_file"), getattr(self, f"{key}_env")
+        if file is not None:
             try:
-                return Path(self.password_file).read_text(encoding="utf-8").strip()
+                return Path(file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 reason = getattr(error, "strerror", None) or "not UTF-8 text"
                 raise ConfigError(
-                    f"{self.label}: password_file {self.password_file} cannot be read "
+                    f"{self.label}: {key}_file {file} cannot be read "
                     f"({reason}); make it, readable by this user"
                 ) from error
-        if self.password_env is not None:
+        if variable is not None:
             try:
-                return os.environ[self.password_env]
+                return os.environ[variable]
             except KeyError:
                 raise ConfigError(
-                    f"{self.label}: the environment variable {self.password_env} "
-                    "(password_env) is not set; set it, or use password_file"
+                    f"{self.label}: the environment variable {variable} "
+                    f"({key}_env) is not set; set it, or use {key}_file"
                 ) from None
-        return self.password
+        value: str | None = getattr(self, key)
+        return value
 
     def check_files(self) -> None:
         """Raises ConfigError when one cannot be read."""

@@ -116,6 +116,10 @@ class RemoteBusyError(TransientError):
     """The remote answered 429 or 5xx."""
 
 
+class BudgetSpentError(TransientError):
+    """The bytes that a remote's link may carry today are used up."""
+
+
 class RemoteError(PermanentError):
     """The remote refused. `status` is the HTTP status code, if there was one."""
 
@@ -161,3 +165,14 @@ class RequestError(PermanentError):
 
 class PortError(TransientError):
     """A serial port cannot be opened or has vanished; it is tried again."""
+
+
+# --- processing ------------------------------------------------------------------------
+
+
+class AttemptError(TransientError):
+    """What a hook calls has failed on a change; after some attempts it counts as refused."""
+
+
+class RefusedChangeError(PermanentError):
+    """What a hook calls will never take this change, whereas it may take others."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.config import (
     Config,
@@ -18,9 +18,11 @@ from agent.config import (
     parse_listen,
 )
 from agent.config_explain import explain
-from agent.documents.selector import SelectorError, parse_selector
+from agent.config_hooks import HookConfig
+from agent.documents.selector import Selector, SelectorError, parse_selector
 from agent.errors import ConfigError
 from agent.peers.couchdb import CouchPeer
+from agent.peers.http import OnDate
 from agent.peers.mqtt_topics import is_mqtt, parse_mqtt_url
 from agent.peers.peer import Peer
 from agent.replication.selection import Selection
@@ -32,6 +34,8 @@ from firmware_adapters import Adapter, SettingsError
 from firmware_adapters import create as create_adapter
 
 if TYPE_CHECKING:
+    from agent.processing.change import Target
+    from agent.processing.hook import Hook
     from agent.server.mqtt import Broker, Responder
     from agent.telemetry.publisher import Publisher
 
@@ -79,11 +83,15 @@ def selection_for(config: RemoteConfig, direction: str) -> Selection:
     selector = getattr(config, f"{direction}_selector")
     doc_ids = getattr(config, f"{direction}_doc_ids")
     if selector is not None:
-        try:
-            parse_selector(selector)
-        except SelectorError as error:
-            raise ConfigError(f"remote {config.name!r}: {direction}_selector: {error}") from None
+        _parsed(selector, f"{config.label}: {direction}_selector")
     return Selection(selector, None if doc_ids is None else tuple(doc_ids))
+
+
+def _parsed(selector: Mapping[str, Any], where: str) -> Selector:
+    try:
+        return parse_selector(selector)
+    except SelectorError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def first_on_brokers(remotes: Iterable[RemoteConfig]) -> set[str]:
@@ -96,17 +104,27 @@ def first_on_brokers(remotes: Iterable[RemoteConfig]) -> set[str]:
     return set(first.values())
 
 
-def peer_for(config: RemoteConfig, name: str, *, announce: bool = True) -> Peer:
+def peer_for(
+    config: RemoteConfig,
+    name: str,
+    *,
+    announce: bool = True,
+    beside: bool = False,
+    on_date: OnDate | None = None,
+) -> Peer:
     """The other side of a remote of the agent of that name; it does not connect yet.
 
     On an MQTT broker one connection is to `announce` the agent's presence: the end of any other
-    must not say that the agent is gone. Raises ConfigError.
+    must not say that the agent is gone; and one that is made `beside` the agent's, while that
+    runs, must not take its place. A server is heard for the time with `on_date`.
+    Raises ConfigError.
     """
     password = config.secret()
     config.check_files()
     try:
         if is_mqtt(config.url):
-            return _mqtt_peer(config, name, password, announce=announce)
+            client_id = None if beside else f"{name}/{config.name}"
+            return _mqtt_peer(config, name, password, client_id, announce=announce)
         return CouchPeer.from_url(
             config.url,
             user=config.user,
@@ -115,12 +133,15 @@ def peer_for(config: RemoteConfig, name: str, *, announce: bool = True) -> Peer:
             ca_file=config.ca_file,
             feed=config.feed,
             heartbeat=config.heartbeat,
+            on_date=on_date,
         )
     except ConfigError as error:
         raise ConfigError(f"{config.label}: {error}") from None
 
 
-def _mqtt_peer(config: RemoteConfig, name: str, password: str | None, *, announce: bool) -> Peer:
+def _mqtt_peer(
+    config: RemoteConfig, name: str, password: str | None, client_id: str | None, *, announce: bool
+) -> Peer:
     # Only here: an agent that does without MQTT does without the library.
     from agent.peers.mqtt import MqttPeer
     from agent.peers.mqtt_client import TlsFiles
@@ -130,7 +151,7 @@ def _mqtt_peer(config: RemoteConfig, name: str, password: str | None, *, announc
         user=config.user,
         password=password,
         node=name,
-        client_id=f"{name}/{config.name}",
+        client_id=client_id,
         tls=TlsFiles(config.ca_file, config.client_certificate, config.client_key),
         announce=announce,
         keepalive=config.heartbeat,
@@ -154,3 +175,58 @@ def publisher_for(entry: TelemetryConfig, store: Store, config: Config) -> Publi
     from agent.telemetry.publisher import Publisher
 
     return Publisher(entry.name, store, telemetry_options(entry, config))
+
+
+def hook_for(entry: HookConfig, databases: Databases, database: str | None) -> Hook:
+    """A hook, by default on that `database`; it does not follow it yet. Raises ConfigError."""
+    from agent.processing.hook import Hook, Options
+
+    selector = None
+    if entry.selector is not None:
+        selector = _parsed(entry.selector, f"{entry.label}: selector")
+    followed = entry.database or database
+    assert followed is not None  # noqa: S101 - the file was checked
+    options = Options(
+        entry.name,
+        followed,
+        selector,
+        batch=entry.batch,
+        attempts=entry.attempts,
+        retry_cap=entry.retry_cap,
+        start=entry.start,
+    )
+    return Hook(databases, options, _target_for(entry))
+
+
+def _target_for(entry: HookConfig) -> Target:
+    """What a hook calls. Reads files. Raises ConfigError."""
+    password, signing_key = entry.secret(), entry.kept("signing_key")
+    entry.check_files()
+    try:
+        if entry.command is not None:
+            from agent.processing.command import Command
+
+            return Command(entry.command, entry.timeout)
+        if entry.entry_point is not None:
+            from agent.processing.entry_point import EntryPoint
+
+            return EntryPoint(entry.entry_point, entry.timeout, together=entry.batch > 1)
+        from agent.processing.webhook import Webhook, WebhookOptions
+
+        assert entry.url is not None  # noqa: S101 - the file was checked
+        bearer = entry.auth == "bearer"
+        options = WebhookOptions(
+            entry.url,
+            entry.timeout,
+            together=entry.batch > 1,
+            user=entry.user,
+            password=None if bearer else password,
+            token=password if bearer else None,
+            signing_key=signing_key,
+            ca_file=entry.ca_file,
+            client_certificate=entry.client_certificate,
+            client_key=entry.client_key,
+        )
+        return Webhook(options)
+    except ConfigError as error:
+        raise ConfigError(f"{entry.label}: {error}") from None

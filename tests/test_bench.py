@@ -47,7 +47,7 @@ def test_writes_runs(tmp_path: Path) -> None:
     ("names", "peers"),
     [
         (["bulk", "single"], True),
-        (["find", "large"], True),
+        (["find", "large", "series"], True),
         (["followers", "attachments"], False),
     ],
 )

@@ -9,9 +9,10 @@ import click
 from agent.cli.options import config_option, json_option, print_json
 from agent.config import Config, parse_listen
 from agent.config_file import load_either, naming
-from agent.parts import adapter_for, peer_for, selection_for, tls_for
+from agent.parts import adapter_for, hook_for, peer_for, selection_for, tls_for
 from agent.server.http import check_host
 from agent.server.passwords import PasswordHash
+from agent.store.databases import Databases
 from agent.telemetry.options import telemetry_options
 
 
@@ -31,7 +32,11 @@ def check(config_path: Path, as_json: bool) -> None:
             PasswordHash.parse(user.password_hash)
         tls_for(config.server)
         check_host(parse_listen(config.server.listen)[0], has_users=bool(config.user))
+        own = config.agent.database if isinstance(config, Config) else None
+        for hook in config.hook:
+            hook_for(hook, Databases(Path()), own)
         names = _check_gateway(config) if isinstance(config, Config) else {}
+    names["hooks"] = [hook.name for hook in config.hook]
     names["users"] = [user.name for user in config.user]
     if as_json:
         print_json({"ok": True, "file": str(config_path), **names})

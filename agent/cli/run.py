@@ -45,7 +45,7 @@ def run_command(config_path: Path) -> None:
     "config_path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A file with [[user]] tables (edge-agent user add makes them) and a [server] table.",
+    help="A file with a [server] table, [[user]] (edge-agent user add makes them) and [[hook]].",
 )
 @broker_options(required=False)
 def hub_command(
@@ -62,7 +62,7 @@ def hub_command(
     if broker is None and any(options[key] for key in options if key.startswith("broker_")):
         raise click.UsageError("the options for a broker need --broker URL")
     on_broker = None if broker is None else broker_from(broker=broker, **options)
-    _serve(Agent(data, config.server, config.user, broker=on_broker))
+    _serve(Agent(data, config.server, config.user, broker=on_broker, hooks=config.hook))
 
 
 def _serve(agent: Agent) -> None:

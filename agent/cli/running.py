@@ -1,4 +1,5 @@
-"""Finds a running agent and asks it, for the commands `status`, `sensors watch` and `device`."""
+"""Finds a running agent and asks it, for the commands `status`, `sensors watch`, `device`, `hooks`
+and `doctor`."""
 
 from __future__ import annotations
 
@@ -208,6 +209,8 @@ async def follow_readings(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The documents of these devices' readings, from now on. Ends when the agent does.
 
+    One whose time is corrected was there before.
+
     Raises ConnectError, RemoteError.
     """
     where = f"{running.url.rstrip('/')}/{quote(database, safe='')}"
@@ -232,7 +235,7 @@ async def follow_readings(
             async for line in response.content:
                 if line.strip():
                     document = msgspec.json.decode(line).get("doc")
-                    if document is not None:
+                    if document is not None and document.get("clock") != "corrected":
                         yield document
 
 

@@ -37,6 +37,7 @@ from agent.server import (
     indexes,
     local,
     ranges,
+    readings,
     replication,
     security,
     server,
@@ -46,6 +47,7 @@ from agent.server.access import Access, needed
 from agent.server.answers import error_answer
 from agent.server.attachments import AttachmentCall
 from agent.server.call import Call, DatabaseCall, DocumentCall, Service, Status
+from agent.server.hooks import Hook, hook_methods
 from agent.server.replication import Replications
 from agent.store.databases import Databases
 from agent.store.store import Store
@@ -67,6 +69,7 @@ _SERVER: Mapping[str, _Methods[Call]] = {
     "_active_tasks": {"GET": replication.active_tasks},
     "_all_dbs": {"GET": databases.all_dbs},
     "_dbs_info": {"GET": databases.dbs_info, "POST": databases.dbs_info_of},
+    "_metrics": {"GET": server.metrics},
     "_replicate": {"POST": replication.replicate},
     "_session": {"GET": session.get, "POST": session.login, "DELETE": session.logout},
     "_status": {"GET": server.status},
@@ -96,6 +99,8 @@ _DATABASE: Mapping[str, _Methods[DatabaseCall]] = {
     "_revs_diff": {"POST": bulk.revs_diff},
     "_revs_limit": {"GET": databases.revs_limit, "PUT": databases.set_revs_limit},
     "_security": {"GET": security.get, "PUT": security.put},
+    "_sensors": {"GET": readings.sensors},
+    "_series": {"GET": readings.series},
     "_view_cleanup": {"POST": databases.view_cleanup},
 }
 _QUERIES: Mapping[str, _Methods[DatabaseCall]] = {
@@ -123,6 +128,7 @@ def make_app(
     access: Access | None = None,
     status: Status | None = None,
     replications: Replications | None = None,
+    hooks: Mapping[str, Hook] | None = None,
     uuid: str | None = None,
     max_body: int = MAX_BODY,
     max_attachment: int = MAX_ATTACHMENT,
@@ -131,12 +137,19 @@ def make_app(
 
     `access` says who may do what; without it everybody is an administrator.
     `status` answers `GET /_status`, the agent's own account of itself; `replications` does what
-    `_replicate` asks for. `uuid` names the server in
+    `_replicate` asks for; `hooks`, by name, are those of `_hooks`. `uuid` names the server in
     `GET /`; clients that see one use it, not the URL, to recognise their checkpoints, so it must
     stay the same across restarts. `max_body` and `max_attachment` are in bytes.
     """
     service = Service(
-        databases, status, uuid, asyncio.Event(), access or Access(), max_attachment, replications
+        databases,
+        status,
+        uuid,
+        asyncio.Event(),
+        access or Access(),
+        max_attachment,
+        replications,
+        hooks or {},
     )
     app = web.Application(client_max_size=max_body, middlewares=[_errors])
 
@@ -200,6 +213,8 @@ async def _dispatch(call: Call) -> web.StreamResponse:
         return await _run(_SERVER[segments[0] if segments else ""], call)
     if segments[0] == "_scheduler":
         return await _run({"GET": partial(replication.scheduler, path=segments[1:])}, call)
+    if segments[0] == "_hooks":
+        return await _run(hook_methods(segments[1:]), call)
     name, rest = segments[0], segments[1:]
     if not rest and call.request.method in ("PUT", "DELETE"):
         handler = databases.create if call.request.method == "PUT" else databases.delete

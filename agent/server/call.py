@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -19,6 +19,7 @@ from agent.store.store import Store
 
 if TYPE_CHECKING:
     from agent.server.access import Access
+    from agent.server.hooks import Hook
     from agent.server.replication import Replications
 
 Status = Callable[[], Awaitable[dict[str, Any]]]
@@ -45,6 +46,7 @@ class Service:
     access: Access
     max_attachment: int
     replications: Replications | None = None
+    hooks: Mapping[str, Hook] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

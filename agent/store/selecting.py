@@ -28,24 +28,29 @@ async def matching_leaves(
 
     Raises StoreError, and DocumentError when `$regex` takes too long on one of them.
     """
-    winners = await _matching(store, selector, [document.revision() for document in documents])
+    winners = await matching(store, selector, [document.revision() for document in documents])
     leaves: list[list[Rev]] = []
     for document, matches in zip(documents, winners, strict=True):
         found = [document.rev] if matches else []
         for rev in document.leaves()[1:]:  # one by one: together they may be large
             [[(_, leaf)]] = await store.revisions([(document.id, [str(rev)])])
-            if leaf is not None and await _matching(store, selector, [leaf]) == [True]:
+            if leaf is not None and await matching(store, selector, [leaf]) == [True]:
                 found.append(rev)
         leaves.append(found)
     return leaves
 
 
-async def _matching(store: Store, selector: Selector, revisions: Sequence[Revision]) -> list[bool]:
-    def matching() -> list[bool]:
+async def matching(store: Store, selector: Selector, revisions: Sequence[Revision]) -> list[bool]:
+    """Whether each of these revisions matches.
+
+    Raises StoreError, and DocumentError when `$regex` takes too long on one of them.
+    """
+
+    def found() -> list[bool]:
         return [selector.matches(_as_json(revision)) for revision in revisions]
 
     try:
-        return await store.examine(matching)
+        return await store.examine(found)
     except SelectorError as error:
         raise DocumentError(str(error)) from None
 

@@ -344,6 +344,15 @@ class Store:
         """The same as `changes` of some documents; the options are those of `Reader.changes_of`."""
         return await self._read(self._reader.changes_of, ids, since, **options)
 
+    async def urgent(self, since: int, *, limit: int) -> list[StoredDocument]:
+        """Documents with `"urgent": true` that changed after `since`, at most `limit`, in the order
+        of their changes; none when there are no more."""
+        return await self._read(self._reader.urgent, since, limit=limit)
+
+    async def count_urgent(self, since: int) -> int:
+        """How many documents with `"urgent": true` changed after `since`."""
+        return await self._read(self._reader.count_urgent, since)
+
     async def pending(self, since: int) -> int:
         """How many changes there are after `since`; an upper bound from 2,000 on."""
         return await self._read(self._reader.pending, since)
@@ -374,7 +383,7 @@ class Store:
             page = find_page(db, plan, after=after, limit=limit, conflicts=conflicts, time=time)
             return page, read(page)
 
-        return await self.examine(self._reader.query, found)
+        return await self.query(found)
 
     async def examine(self, function: Callable[..., _T], *args: Any) -> _T:
         """What a function returns that may take long, called in one of a few threads for such.

@@ -7,15 +7,19 @@ documents that exist already, or that come with a history, take the slow path ov
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
 
 from agent.documents.attachment import (
     Absent,
     Attachment,
+    attachments_from_store,
     stored_text,
 )
-from agent.documents.revision import Rev, Revision, new_hash
+from agent.documents.revision import Rev, Revision, canonical, new_hash
 from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.store.blobs import Blobs, settled
 from agent.store.document_rows import Document, DocumentRows, marked
@@ -127,6 +131,24 @@ class Transaction:
     def winner(self, id: str) -> Document | None:
         """A document as it stands in this transaction; its `winner` may be a tombstone."""
         return self._rows.load({id}).get(id)
+
+    def rewrite(self, id: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> bool:
+        """Edit a document as it stands; what is attached to it stays.
+
+        `change` makes the new body of the present one, or None to leave it. Returns whether there
+        is a new revision: of a document that is missing or deleted there is none.
+        """
+        found = self.winner(id)
+        body = None
+        if found is not None and not found.deleted:
+            body = change(msgspec.json.decode(found.body.text))
+        if found is None or body is None:
+            return False
+        text = canonical(body)
+        attached = attachments_from_store(found.body.attachments)
+        stubs = tuple(replace(item, content=Absent.STUB) for item in attached)
+        self.edit([Edit(id, found.winner, False, text.decode(), text, stubs)])
+        return True
 
     def edit(self, edits: Sequence[Edit]) -> list[Rev | None]:
         """Apply edits in order; the new revision of each, None for a conflict.

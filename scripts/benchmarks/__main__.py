@@ -31,6 +31,7 @@ BENCHES = {
     "followers": "scripts.benchmarks.followers",
     "attachments": "scripts.benchmarks.attachments",
     "find": "scripts.benchmarks.find",
+    "series": "scripts.benchmarks.series",
     "large": "scripts.benchmarks.large",
     "verify": "scripts.benchmarks.verify",
 }

@@ -103,6 +103,7 @@ def test_config_check(tmp_path: Path) -> None:
         "devices": ["greenhouse"],
         "remotes": ["cloud"],
         "telemetry": [],
+        "hooks": [],
         "users": [],
     }
     assert [path.name for path in tmp_path.iterdir()] == ["gateway.toml"]

@@ -51,6 +51,7 @@ IN_PATHS: Mapping[str, list[str | None]] = {
     "name": ["by-n", "by-n", "missing", None],
     "index": ["by-n", "by-n", "missing", None],
     "jobid": [None],
+    "hook": ["missing", None],
 }
 """Values for the parameters of paths; None stands for whatever the fuzzer comes up with."""
 

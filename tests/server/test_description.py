@@ -16,7 +16,7 @@ _PLACES = {"db": "db", "docid": "a", "ddoc": "a", "localid": "a", "attname": "a"
 
 @pytest.mark.parametrize("path", [path for path in _ROUTES if "{function}" not in path])
 async def test_a_path_has_the_methods_that_are_described(api: Api, path: str) -> None:
-    answer = await api.request("PATCH", path.format(**_PLACES, jobid="a"))
+    answer = await api.request("PATCH", path.format(**_PLACES, jobid="a", hook="a"))
     if path == "/{db}/_temp_view":  # refused whatever is asked
         assert answer.status == 501
         return
@@ -26,7 +26,7 @@ async def test_a_path_has_the_methods_that_are_described(api: Api, path: str) ->
 
 def test_the_paths_of_the_server_are_described() -> None:
     first = {path.split("/")[1] for path in _ROUTES if not path.startswith("/{db}")}
-    assert first == {*app._SERVER, "_scheduler"}
+    assert first == {*app._SERVER, "_scheduler", "_hooks"}
     second = {path.split("/")[2] for path in _ROUTES if path.count("/") == 2 and "{db}" in path}
     assert second == {*app._DATABASE, "_temp_view", "{docid}"} - {""}
     queries = {path.split("/")[2] for path in _ROUTES if path.endswith("/queries")}

@@ -1,0 +1,71 @@
+"""`edge-agent doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.options import DEFAULT_CONFIG, json_option, print_json
+from agent.cli.running import fetch_status, find_running, running_options
+from agent.config_file import load_either
+from agent.doctor.checks import checks_for
+from agent.doctor.finding import Finding, Level, examine
+from agent.errors import AuthError, EdgeAgentError
+
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
+
+
+@click.command()
+@running_options
+@json_option
+def doctor_command(
+    config_path: Path | None, url: str | None, password_file: Path | None, as_json: bool
+) -> None:
+    """Look for what commonly goes wrong, and say how to mend it.
+
+    Ports and groups, the clock, the disk and the card, names, certificates, log-ins, brokers and
+    remotes; whether the agent runs or not. Nothing is changed anywhere. The status is 1 if there
+    is an error.
+    """
+    path = config_path or DEFAULT_CONFIG
+    config = load_either(path)
+
+    async def findings() -> list[Finding]:
+        told: Any = None
+        unknown = []
+        try:
+            told = await fetch_status(
+                await asyncio.to_thread(
+                    find_running, path if url is None else None, url, password_file
+                )
+            )
+        except AuthError as error:
+            unknown = [Finding("agent", "status", Level.WARNING, str(error))]
+        except EdgeAgentError:
+            if url is not None:  # somebody expects one there
+                raise
+        checks = await asyncio.to_thread(lambda: [*checks_for(path, config, told)])
+        return unknown + await examine(checks)
+
+    found = asyncio.run(findings())
+    errors = sum(finding.level is Level.ERROR for finding in found)
+    if as_json:
+        print_json({"ok": not errors, "findings": found})
+    else:
+        _show(found)
+    click.get_current_context().exit(1 if errors else 0)
+
+
+def _show(found: Sequence[Finding]) -> None:
+    for finding in found:
+        level = click.style(f"{finding.level:<8}", fg=_COLOURS[finding.level])
+        click.echo(f"{level} {finding.check:<11} {finding.subject}: {finding.text}")
+        if finding.mend is not None and finding.level is not Level.OK:
+            click.echo(f"{'':<20} mend: {finding.mend}")
+    errors = sum(finding.level is Level.ERROR for finding in found)
+    warnings = sum(finding.level is Level.WARNING for finding in found)
+    click.echo(f"{errors} errors, {warnings} warnings, {len(found) - errors - warnings} in order")

@@ -1,0 +1,71 @@
+"""What a check has found, and how checks are made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agent.errors import EdgeAgentError
+
+LIMIT = 20.0
+"""Seconds that a check may take."""
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    """It works, but may not for long, or could not be found out."""
+    ERROR = "error"
+    """Something does not work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A sentence on one thing. `mend` is the command, or the line of the configuration, that mends
+    it or shows more."""
+
+    check: str
+    subject: str
+    level: Level
+    text: str
+    mend: str | None = None
+
+
+def failed(findings: Sequence[Finding]) -> bool:
+    """Whether the last of them is an error, after which the next step tells nothing new."""
+    return findings[-1].level is Level.ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One of the checks, of a device, a remote or the machine; `run` never waits for others."""
+
+    name: str
+    subject: str
+    run: Callable[[], Awaitable[Sequence[Finding]]]
+
+    @classmethod
+    def blocking(cls, name: str, subject: str, run: Callable[[], Sequence[Finding]]) -> Check:
+        """One that reads files."""
+        return cls(name, subject, lambda: asyncio.to_thread(run))
+
+
+async def examine(checks: Iterable[Check], limit: float = LIMIT) -> list[Finding]:
+    """Make all checks at the same time; the findings are in the order of the checks."""
+
+    async def findings_of(check: Check) -> Sequence[Finding]:
+        try:
+            async with asyncio.timeout(limit):
+                return await check.run()
+        except TimeoutError:
+            text = f"could not be found out within {limit:g} s"
+            return [Finding(check.name, check.subject, Level.WARNING, text)]
+        except EdgeAgentError as error:
+            return [Finding(check.name, check.subject, Level.ERROR, str(error))]
+
+    found = await asyncio.gather(*map(findings_of, checks))
+    return [finding for findings in found for finding in findings]

@@ -1,0 +1,64 @@
+"""What a running agent says of itself, where that is not well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from agent.doctor.finding import Finding, Level
+from agent.peers.http_errors import one_line
+
+
+def status(told: Mapping[str, Any]) -> Sequence[Finding]:
+    """From the agent's status."""
+    text = f"runs (process {told.get('pid')}, version {told.get('version')})"
+    return [Finding("agent", "status", Level.OK, text), *_unwell(told)]
+
+
+def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
+    journal = "journalctl -u edge-agent -n 200"
+    for name, count in told.get("restarts", {}).items():
+        text = f"the task {name!r} failed and was started again {count} times"
+        yield Finding("agent", name, Level.WARNING, text, journal)
+    for device in told.get("devices", ()):
+        if device["state"] != "open":
+            text = f"{device['state']}: {one_line(device['last_error'] or 'no error yet')}"
+            subject = f"device {device['name']!r}"
+            yield Finding("agent", subject, Level.ERROR, text, "edge-agent ports")
+    for remote in told.get("remotes", ()):
+        for direction in ("push", "pull"):
+            job = remote.get(direction)
+            if job is None:
+                continue
+            subject = f"remote {remote['name']!r} {direction}"
+            if job["state"] in ("waiting", "failed"):
+                text = f"{job['state']}: {one_line(job['last_error'])}"
+                yield Finding("agent", subject, Level.ERROR, text, "edge-agent status")
+            if job["doc_write_failures"]:
+                text = f"{job['doc_write_failures']} documents were refused there"
+                yield Finding("agent", subject, Level.WARNING, text, "edge-agent status --json")
+    for publisher in told.get("telemetry", ()):
+        if publisher["last_error"]:
+            subject, text = f"telemetry {publisher['name']!r}", one_line(publisher["last_error"])
+            yield Finding("agent", subject, Level.ERROR, text, "edge-agent status")
+    for hook in told.get("hooks", ()):
+        subject, mend = f"hook {hook['name']!r}", f"edge-agent hooks dead {hook['name']}"
+        if hook["state"] in ("waiting", "failed"):
+            text = f"{hook['state']}: {one_line(hook['last_error'])}"
+            yield Finding("agent", subject, Level.ERROR, text, "edge-agent hooks list")
+        if hook["dead"]:
+            text = f"{hook['dead']} documents could not be processed"
+            yield Finding("agent", subject, Level.WARNING, text, mend)
+    salvaged = told.get("database", {}).get("salvaged")
+    if salvaged:
+        text = (
+            f"the database was damaged on {salvaged['time']}; {salvaged['documents']} documents "
+            f"were copied, and {salvaged['aside']} is what it was"
+        )
+        mend = "edge-agent verify DATABASE REMOTE; then remove that file"
+        yield Finding("agent", "database", Level.WARNING, text, mend)
+    conflicts = told.get("database", {}).get("conflicts", 0)
+    if conflicts:
+        text = f"{conflicts} documents are in conflict"
+        mend = "sqlite-utils DATABASE 'SELECT id, winner, conflict FROM conflicts'"
+        yield Finding("agent", "conflicts", Level.WARNING, text, mend)

@@ -1,0 +1,125 @@
+"""Changes as the argument of a Python function that another package publishes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+import msgspec
+
+from agent.errors import AttemptError, ConfigError, RefusedChangeError, TransientError
+from agent.peers.http_errors import one_line
+from agent.processing.change import Change
+
+ENTRY_POINT_GROUP = "edge_sync_agent.hooks"
+
+log = logging.getLogger(__name__)
+
+
+class EntryPoint:
+    """A function that is called with a change: a dict with the members of `Change`.
+
+    A coroutine function runs in the event loop; any other one in a thread of its own. One that is
+    not done after `timeout` seconds has failed; a thread cannot be ended, so nothing more is called
+    until it has.
+    """
+
+    def __init__(self, name: str, timeout: float, *, together: bool):
+        """`together`: changes are given as a list, a single one, too. Raises ConfigError."""
+        self.label = name
+        function = self._function = _loaded(name)
+        self._timeout = timeout
+        self._together = together
+        self._is_async = any(
+            inspect.iscoroutinefunction(each)
+            for each in (function, getattr(function, "__call__", None))  # noqa: B004
+        )
+        self._in_use = False
+        """A thread has not come back, whether or not somebody still waits for it."""
+
+    async def call(self, changes: Sequence[Change]) -> None:
+        """As `Target.call`: what the function raises says it, any other exception counts as
+        AttemptError."""
+        told = [_as_dict(change) for change in changes]
+        argument = told if self._together else told[0]
+        try:
+            async with asyncio.timeout(self._timeout) as limit:
+                if self._is_async:
+                    await self._function(argument)
+                else:
+                    await self._in_thread(argument)
+        except (TransientError, RefusedChangeError):
+            raise
+        except (Exception, SystemExit) as error:  # whatever others' code may raise: it has failed
+            if limit.expired():
+                text = f"was not done within {self._timeout:g} s"
+            else:
+                log.debug("hook %s has failed", changes[0].hook, exc_info=error)
+                text = "raised " + one_line(f"{type(error).__name__}: {error}".rstrip(": "))
+            raise AttemptError(f"{self.label} {text}") from error
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+    async def _in_thread(self, argument: Any) -> None:
+        """As asyncio.to_thread, but one that hangs takes no other's thread, and may be left
+        behind when the process ends."""
+        if self._in_use:
+            raise TransientError(
+                f"{self.label} still runs, from the call before; see why it takes so long"
+            )
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[BaseException | None] = loop.create_future()
+
+        def finish(raised: BaseException | None) -> None:
+            self._in_use = False
+            if not done.done():
+                done.set_result(raised)
+
+        def run() -> None:
+            raised: BaseException | None = None
+            try:
+                self._function(argument)
+            except BaseException as error:  # noqa: BLE001 - whoever waits is told
+                raised = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(finish, raised)
+
+        self._in_use = True
+        threading.Thread(target=run, name=f"hook {self.label}", daemon=True).start()
+        raised = await done
+        if isinstance(raised, Exception | SystemExit):
+            raise raised
+        if raised is not None:
+            raise AttemptError(f"{self.label} raised {type(raised).__name__}")
+
+
+def _loaded(name: str) -> Callable[[Any], Any]:
+    """The function that is published under a name. Raises ConfigError."""
+    published = {found.name: found for found in entry_points(group=ENTRY_POINT_GROUP)}
+    if name not in published:
+        known = ", ".join(sorted(published)) or "none; install the package that publishes it"
+        raise ConfigError(f"entry_point: no hook is called {name!r}; known are: {known}")
+    try:
+        function = published[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"entry_point {name!r} ({published[name].value}) cannot be loaded: {error}"
+        ) from error
+    if not callable(function):
+        raise ConfigError(
+            f"entry_point {name!r} ({published[name].value}) is not a function; publish one that "
+            "takes a change"
+        )
+    loaded: Callable[[Any], Any] = function
+    return loaded
+
+
+def _as_dict(change: Change) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(change), "doc": msgspec.json.decode(change.doc)}
