@@ -260,7 +260,6 @@ class Connection:
             )
         async with self._slots:
             code = await self._publish(topic, payload, retain, properties, qos)
-        self.bytes_sent += _on_the_wire(topic, payload, correlation, response_topic)
         if code == NOBODY_LISTENS and response_topic:
             raise ConnectError(
                 f"{self.broker}: nobody answers on {topic}; check that a hub or a bridge serves "
@@ -279,6 +278,8 @@ class Connection:
         sent = paho.publish(topic, payload, qos, retain, properties)
         if sent.rc != 0:
             raise self.broken()
+        # Acknowledged or not: over a bad line what is sent in vain counts most.
+        self.bytes_sent += _on_the_wire(topic, payload, properties)
         acknowledged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._acknowledged[sent.mid] = acknowledged
         try:
@@ -468,11 +469,17 @@ class Connection:
 
     def _take(self, message: aiomqtt.Message) -> None:
         payload = message.payload if isinstance(message.payload, bytes) else b""
-        correlation = getattr(message.properties, "CorrelationData", b"")
-        response_topic = getattr(message.properties, "ResponseTopic", "")
-        topic = message.topic.value
-        self.bytes_received += _on_the_wire(topic, payload, correlation, response_topic)
-        self._received(Received(topic, payload, correlation, response_topic, message.retain))
+        topic, properties = message.topic.value, message.properties
+        self.bytes_received += _on_the_wire(topic, payload, properties)
+        self._received(
+            Received(
+                topic,
+                payload,
+                getattr(properties, "CorrelationData", b""),
+                getattr(properties, "ResponseTopic", ""),
+                message.retain,
+            )
+        )
 
     # --- what goes wrong ---------------------------------------------------------------
 
@@ -510,6 +517,8 @@ def _send_at_once(client: aiomqtt.Client) -> None:
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _on_the_wire(topic: str, payload: bytes, correlation: bytes, response_topic: str) -> int:
+def _on_the_wire(topic: str, payload: bytes, properties: Properties | None) -> int:
     """About the bytes of a publication and its acknowledgement (MQTT 5.0, sections 3.3 and 3.4)."""
+    correlation = getattr(properties, "CorrelationData", b"")
+    response_topic = getattr(properties, "ResponseTopic", "")
     return _HEADS + len(topic) + len(payload) + len(correlation) + len(response_topic)

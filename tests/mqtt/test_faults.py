@@ -333,12 +333,14 @@ async def test_a_broker_that_acknowledges_nothing(
         url, _ = parse_broker_url(broker.url)
         connection = Connection(url, None, client_id="c", received=_ignore, lost=lost.append)
         await connection.publish("a", b"1")
+        sent = connection.bytes_sent
         broker.send(signal.SIGSTOP)
-        both = [connection.publish("a", b"2"), connection.publish("a", b"3")]
+        both = [connection.publish("a", b"2" * 1000), connection.publish("a", b"3" * 1000)]
         for error in await asyncio.gather(*both, return_exceptions=True):
             assert isinstance(error, ConnectError)
         await until(lambda: lost)
         assert not connection.connected
+        assert connection.bytes_sent > sent + 2000  # they count against a budget
         broker.send(signal.SIGCONT)
         await connection.publish("a", b"4")
         await connection.close()
