@@ -19,7 +19,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -152,7 +152,7 @@ class Connection:
         self._credentials = credentials
         self._tls = tls or TlsFiles()
         self._keepalive = max(2, round(keepalive))
-        self._subscriptions = subscriptions
+        self._subscriptions = list(subscriptions)
         self._announcement = announcement
         self._received = received
         self._lost = lost
@@ -267,6 +267,21 @@ class Connection:
             )
         if code >= REFUSED:
             raise self._refused(code, f"to publish on {topic}")
+
+    async def subscribe(self, topic: str) -> None:
+        """Also after each reconnection, until `unsubscribe`. Raises ConnectError, AuthError."""
+        if topic not in self._subscriptions:
+            self._subscriptions.append(topic)
+        if self._client is not None:  # or else the next connection begins with it
+            try:
+                await self._subscribe(self._client, [topic])
+            except aiomqtt.MqttError:
+                raise self.broken() from None
+
+    def unsubscribe(self, topic: str) -> None:
+        self._subscriptions.remove(topic)
+        if self._client is not None:
+            self._client._client.unsubscribe(topic)
 
     async def _publish(
         self, topic: str, payload: bytes, retain: bool, properties: Properties, qos: int = 1
@@ -403,7 +418,7 @@ class Connection:
                     f"{_SMALLEST_PACKET}"
                 )
             _send_at_once(client)
-            await self._subscribe(client)
+            await self._subscribe(client, self._subscriptions)
             self._client = client
             if self._announcement is not None:
                 await self._announce(self._announcement, self._announcement.here)
@@ -447,8 +462,8 @@ class Connection:
             if not waiting.done():
                 waiting.set_exception(self.broken())
 
-    async def _subscribe(self, client: aiomqtt.Client) -> None:
-        for topic in self._subscriptions:
+    async def _subscribe(self, client: aiomqtt.Client, topics: Iterable[str]) -> None:
+        for topic in topics:
             subscribing = asyncio.ensure_future(client.subscribe(topic, qos=1))
             for code in await self._unless_gone(subscribing):
                 value = code if isinstance(code, int) else code.value

@@ -149,6 +149,40 @@ async def test_changes_arrive_at_once_and_without_polling(
         assert hub.responder.status()["calls"] - before <= 2
 
 
+async def test_notices_come_to_who_follows_and_to_nobody_else(hub: Site, peer: MqttPeer) -> None:
+    """They cost the link: a gateway that only pushes, or has used its budget, gets none."""
+    async with gateway(hub.url, node="gateway-2") as other:
+        ids: list[str] = []
+
+        async def follow() -> None:
+            async for batch in other.changes(0, follow=True, limit=100):
+                ids.extend(change.id for change in batch.changes)
+
+        async def noticed(*changed: str) -> None:
+            for id in changed:
+                await edit(hub.hub, id, None, n=1)
+                await until(lambda: id in ids)  # noqa: B023
+
+        following = asyncio.create_task(follow())
+        await peer.info()
+        before = peer.traffic
+        await noticed("a", "b")
+        assert peer.traffic == before
+        feed = peer.changes(0, follow=True, limit=100)
+        assert len((await anext(feed)).changes) == 2
+        before = peer.traffic
+        await noticed("c")
+        await until(lambda: peer.traffic > before)
+        assert [change.id for change in (await anext(feed)).changes] == ["c"]
+        await feed.aclose()
+        await peer.info()
+        before = peer.traffic
+        await noticed("d", "e")
+        assert peer.traffic == before
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
 async def test_what_the_selection_leaves_out_stays(hub: Site, peer: MqttPeer, store: Store) -> None:
     await hub.hub.graft(readings(50))
     await edit(hub.hub, "setpoint", None, type="setpoint")
