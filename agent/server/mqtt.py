@@ -169,6 +169,7 @@ class Responder:
                         self.last_error = str(error)
                     await asyncio.sleep(backoff.next_delay())
         finally:
+            self._served.changing(None)
             self._watched.clear()
             await self._connection.close()
 
@@ -232,8 +233,9 @@ class Responder:
 
         async def serve() -> None:
             try:
-                async with place:
-                    await self._serve(key, exchange, first, place)
+                with self._served.using(key.database):
+                    async with place:
+                        await self._serve(key, exchange, first, place)
             except EdgeAgentError as error:  # the gateway is gone, and asks again if it returns
                 log.debug("%s", error)
             finally:
@@ -309,7 +311,7 @@ class Responder:
         for database, seq in list(self._watched.items()):
             if seq is not None:
                 await self._notify(database, seq)
-        for database in await self._served.names():
+        for database in self._served.changing(self._follow):
             self._follow(database)
 
     def _follow(self, database: str) -> None:
@@ -325,10 +327,11 @@ class Responder:
         try:
             while True:
                 try:
-                    peer = await self._served.peer(database)
-                    if since is None:
-                        since = (await peer.info()).update_seq
-                        await self._notify(database, since)
+                    with self._served.using(database):
+                        peer = await self._served.peer(database)
+                        if since is None:
+                            since = (await peer.info()).update_seq
+                            await self._notify(database, since)
                     changes = peer.changes(since, follow=True, limit=MOST_CHANGES)
                     async with aclosing(changes) as batches:
                         async for batch in batches:
@@ -340,12 +343,15 @@ class Responder:
                 except TransientError as error:
                     log.info("%s: %s", database, error)
                     await asyncio.sleep(backoff.next_delay())
-                else:
-                    return  # the store was closed
+                else:  # the store was closed, and maybe it is open again
+                    since = None
+                    if database not in self._served.changing(self._follow):
+                        return
+                    await asyncio.sleep(backoff.next_delay())
         except PermanentError as error:
             log.warning("%s is not followed any more: %s", database, error)
         finally:
-            # The next call starts it again.
+            # The next call starts it again, or the next time that it is opened.
             self._watched.pop(database, None)
 
     async def _notify(self, database: str, seq: Seq) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -32,6 +32,10 @@ BAD_NAME = (
 )
 
 
+def _nothing(_: str) -> None:
+    """Nobody wants to know."""
+
+
 class Databases:
     """Opens, creates and deletes databases by name (CouchDB's rules for names).
 
@@ -54,6 +58,8 @@ class Databases:
         self._created = asyncio.Event()
         self._closed = False
         self._held: set[str] = set()
+        self.opened: Callable[[str], None] = _nothing
+        """Called with the name of each database that is opened: only those that are open change."""
 
     def path(self, name: str) -> Path:
         """The file of a database. Raises DocumentError for a name that is not allowed."""
@@ -61,6 +67,11 @@ class Databases:
         if not allowed or len(quote(name, safe="")) > _LONGEST_NAME:
             raise DocumentError(BAD_NAME.format(name))
         return self.folder / (quote(name, safe="") + _SUFFIX)
+
+    @property
+    def open_names(self) -> list[str]:
+        """Of those that are open at the moment."""
+        return list(self._open)
 
     async def names(self) -> list[str]:
         return await asyncio.to_thread(self._names)
@@ -83,6 +94,7 @@ class Databases:
                 self._open[name] = await Store.open(
                     self.path(name), create=False, revs_limit=self._revs_limit, salvage=True
                 )
+                self.opened(name)
             return self._open[name]
 
     @contextmanager
@@ -115,6 +127,7 @@ class Databases:
             )
             self._created.set()
             self._created = asyncio.Event()
+            self.opened(name)
             return store
 
     async def ensure(self, name: str) -> Store:

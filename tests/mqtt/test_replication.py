@@ -296,6 +296,33 @@ async def test_a_repeated_put_of_a_local_document_counts(tmp_path: Path) -> None
     await databases.close()
 
 
+async def test_databases_are_not_kept_open_and_notices_come_all_the_same(tmp_path: Path) -> None:
+    """Whatever is changed is opened for that, and followed from then on."""
+    databases = Databases(tmp_path / "hub", most_open=4)
+    names = [f"db{number}" for number in range(12)]
+    for name in names:
+        await databases.create(name)
+    async with Mosquitto(tmp_path / "broker") as broker:
+        served = ServedDatabases(databases)
+        async with responding(broker, served), gateway(f"{broker.url}/db0", timeout=10) as peer:
+            feed = peer.changes(0, follow=True, limit=10)
+            await anext(feed)
+            for name in names[1:]:
+                async with gateway(f"{broker.url}/{name}", timeout=10, client_id=name) as other:
+                    assert (await other.info()).doc_count == 0
+            await until(lambda: len(databases.open_names) <= 4)
+            assert "db0" not in databases.open_names
+            with databases.using("db0"):
+                await edit(await databases.get("db0"), "late", None, n=1)
+            found: list[str] = []
+            async with asyncio.timeout(20):
+                while not found:
+                    found += [change.id for change in (await anext(feed)).changes]
+            assert found == ["late"]
+            await feed.aclose()
+    await databases.close()
+
+
 async def test_a_responder_that_is_started_again(tmp_path: Path) -> None:
     """A supervisor does that, after an error in the program."""
     databases = Databases(tmp_path / "hub")
