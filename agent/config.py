@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from agent.config_clock import ClockConfig
+from agent.config_conflicts import ConflictConfig
 from agent.config_hooks import HookConfig
 from agent.config_login import Login
 from agent.config_sensors import SensorConfig
@@ -130,8 +131,8 @@ class UserConfig(Struct, forbid_unknown_fields=True):
         Annotated[
             str,
             Meta(
-                pattern=r"^(_admin|[^_\s\ud800-\udfff][^\x00-\x1f\x7f\ud800-\udfff]{0,127})$",
-                description="role names; '_admin' administers the server",
+                pattern=r"^(_admin|_reader|[^_\s\ud800-\udfff][^\x00-\x1f\x7f\ud800-\udfff]{0,127})$",
+                description="role names; '_admin' administers the server, '_reader' only reads",
                 examples=[["_admin"]],
             ),
         ]
@@ -310,6 +311,7 @@ class Config(Struct, forbid_unknown_fields=True):
     device: list[DeviceConfig] = []
     remote: list[RemoteConfig] = []
     telemetry: list[TelemetryConfig] = []
+    conflict: list[ConflictConfig] = []
     clock: ClockConfig = msgspec.field(default_factory=ClockConfig)
     hook: list[HookConfig] = []
 
@@ -319,6 +321,7 @@ class HubConfig(Struct, forbid_unknown_fields=True):
 
     server: ServerConfig = msgspec.field(default_factory=ServerConfig)
     user: list[UserConfig] = []
+    conflict: list[ConflictConfig] = []
     hook: list[HookConfig] = []
 
 

@@ -23,7 +23,9 @@ from agent.config import (
     UserConfig,
     parse_listen,
 )
+from agent.config_conflicts import ConflictConfig
 from agent.config_hooks import HookConfig
+from agent.conflict_policies import policies_for
 from agent.errors import StoreWriteError
 from agent.figures import Figures, system
 from agent.parts import (
@@ -36,6 +38,7 @@ from agent.parts import (
 )
 from agent.remote import Remote
 from agent.replication.arrivals import Arrivals
+from agent.replication.conflicts import ConflictService
 from agent.replication.service import ReplicationService
 from agent.sensors.clock import AgentClock
 from agent.sensors.device_settings import DeviceSettings, follow_documents
@@ -149,6 +152,7 @@ class Agent:
         users: Sequence[UserConfig] = (),
         config: Config | None = None,
         broker: Broker | None = None,
+        conflicts: Sequence[ConflictConfig] = (),
         hooks: Sequence[HookConfig] = (),
     ) -> None:
         self.databases = Databases(data)
@@ -157,6 +161,8 @@ class Agent:
         self._users = users
         self._config = config
         self._broker = broker
+        self._policies = conflicts
+        self._conflicts = ConflictService(self.databases, {})
         self._hook_configs = hooks
         self._responder: Responder | None = None
         self._store: Store | None = None
@@ -164,6 +170,7 @@ class Agent:
         self._devices: list[Device] = []
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
+        self._resolving = Supervisor()
         self._figures: Figures | None = None
         self._hooks: list[Hook] = []
         self._responding = Supervisor()
@@ -179,7 +186,14 @@ class Agent:
 
     @classmethod
     def from_config(cls, config: Config) -> Agent:
-        return cls(Path(config.agent.data), config.server, config.user, config, hooks=config.hook)
+        return cls(
+            Path(config.agent.data),
+            config.server,
+            config.user,
+            config,
+            hooks=config.hook,
+            conflicts=config.conflict,
+        )
 
     async def run(self, stop: asyncio.Event, ready: Callable[[Agent], None]) -> None:
         """Run until `stop` is set. Raises EdgeAgentError when it cannot start."""
@@ -196,6 +210,11 @@ class Agent:
             access_for, self.databases.folder, self._server_config, self._users
         )
         host, port = parse_listen(self._server_config.listen)
+        own = None if self._config is None else self._config.agent.database
+        policies = await asyncio.to_thread(policies_for, self._policies, own)
+        if own is not None:
+            policies.setdefault(own, [])  # what is left to people there is logged
+        self._conflicts = ConflictService(self.databases, policies)
         if self._config is not None:
             self._store = await self.databases.ensure(self._config.agent.database)
             self.databases.hold(self._config.agent.database)
@@ -215,9 +234,11 @@ class Agent:
             access=access,
             status=self.status,
             replications=self._replication,
+            outlooks=self._conflicts,
             hooks={hook.name: hook for hook in self._hooks},
         )
         self.server = await serve(app, host, port, has_users=bool(access.accounts), tls=tls)
+        self._conflicts.start(self._resolving.start)
         if self._broker is not None:
             self._responder = responder_for(self._broker, self.databases)
             self._responding.start("MQTT responder", self._responder.run)
@@ -279,6 +300,7 @@ class Agent:
             last_first.push_async_callback(self.databases.close)
             if self.server is not None:
                 last_first.push_async_callback(self.server.close)
+            last_first.push_async_callback(self._resolving.stop)
             last_first.push_async_callback(self._responding.stop)
             last_first.push_async_callback(self._publishing.stop)
             for hook in self._hooks:
@@ -310,6 +332,7 @@ class Agent:
 
     async def _status(self) -> dict[str, Any]:
         restarts = {
+            **self._resolving.restarts,
             **self._responding.restarts,
             **self._publishing.restarts,
             **self._processing.restarts,
@@ -325,6 +348,7 @@ class Agent:
             "uptime": round(time.time() - self._started, 3),
             "data": str(self.databases.folder),
             "restarts": {name: count for name, count in restarts.items() if count},
+            "conflicts": await self._conflicts.status(),
         }
         if self._responder is not None:
             status |= responder_status(self._responder)

@@ -49,7 +49,7 @@ class ServedDatabases:
             if begun is not None and not name.startswith("_"):
                 begun(name)
 
-        self._databases.opened = opened
+        self._databases.on_open = opened
         return [name for name in self._databases.open_names if not name.startswith("_")]
 
     def using(self, name: str) -> AbstractContextManager[None]:

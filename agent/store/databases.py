@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 from weakref import WeakValueDictionary
 
@@ -58,7 +59,7 @@ class Databases:
         self._created = asyncio.Event()
         self._closed = False
         self._held: set[str] = set()
-        self.opened: Callable[[str], None] = _nothing
+        self.on_open: Callable[[str], None] = _nothing
         """Called with the name of each database that is opened: only those that are open change."""
 
     def path(self, name: str) -> Path:
@@ -76,13 +77,17 @@ class Databases:
     async def names(self) -> list[str]:
         return await asyncio.to_thread(self._names)
 
+    def opened(self) -> list[Store]:
+        """The databases that are open at the moment."""
+        return list(self._open.values())
+
     async def get(self, name: str) -> Store:
         """The database, opened. Raises NotFoundError, StoreError, DocumentError."""
         store = self._open.pop(name, None)
         if store is not None:
             self._open[name] = store  # the last in the order
             return store
-        return await asyncio.shield(self._get(name))
+        return await _to_the_end(self._get(name))
 
     async def _get(self, name: str) -> Store:
         # In a task of its own, as is `_create`: the thread that opens a file cannot be cancelled,
@@ -94,7 +99,7 @@ class Databases:
                 self._open[name] = await Store.open(
                     self.path(name), create=False, revs_limit=self._revs_limit, salvage=True
                 )
-                self.opened(name)
+                self.on_open(name)
             return self._open[name]
 
     @contextmanager
@@ -110,7 +115,7 @@ class Databases:
 
     async def create(self, name: str) -> Store:
         """A new database. Raises StoreExistsError, StoreError, DocumentError."""
-        return await asyncio.shield(self._create(name))
+        return await _to_the_end(self._create(name))
 
     async def _create(self, name: str) -> Store:
         path = self.path(name)
@@ -127,7 +132,7 @@ class Databases:
             )
             self._created.set()
             self._created = asyncio.Event()
-            self.opened(name)
+            self.on_open(name)
             return store
 
     async def ensure(self, name: str) -> Store:
@@ -230,6 +235,13 @@ class Databases:
                 "make it, or name another one",
                 path=str(self.folder),
             ) from error
+
+
+async def _to_the_end(opening: Coroutine[Any, Any, Store]) -> Store:
+    """Shielded; who was cancelled while waiting does not want to hear of what went wrong either."""
+    task = asyncio.ensure_future(opening)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(task)
 
 
 def _unlink(path: Path) -> None:

@@ -23,6 +23,8 @@ BENCHES = {
     "writes": "scripts.benchmarks.writes",
     "replication": "scripts.benchmarks.replication",
     "gateway": "scripts.benchmarks.gateway",
+    "cbor": "scripts.benchmarks.cbor",
+    "field": "scripts.benchmarks.field",
     "mqtt": "scripts.benchmarks.mqtt",
     "live": "scripts.benchmarks.live",
     "fleet": "scripts.benchmarks.fleet",
@@ -33,6 +35,8 @@ BENCHES = {
     "find": "scripts.benchmarks.find",
     "series": "scripts.benchmarks.series",
     "large": "scripts.benchmarks.large",
+    "dashboard": "scripts.benchmarks.dashboard",
+    "conflicts": "scripts.benchmarks.conflicts",
     "verify": "scripts.benchmarks.verify",
 }
 ROUNDS = 5
@@ -45,7 +49,7 @@ class NotMeasuredError(click.ClickException):
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)))
+@click.argument("names", nargs=-1, type=click.Choice(list(BENCHES)), metavar="[NAME]...")
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
@@ -73,7 +77,10 @@ def main(
     couchdb: str | None,
     folder: Path | None,
 ) -> None:
-    """Measure the agent, beside its peers where there are any; without a name, all of it.
+    """Measure the agent, beside its peers where there are any; without a NAME, all of it.
+
+    The names: ingest, writes, replication, gateway, cbor, field, mqtt, live, fleet, bulk, single,
+    followers, attachments, find, series, large, dashboard, conflicts, verify.
 
     Peers take turns within each round. A figure is the median over the rounds, with the least and
     the greatest; a ratio is the median of the rounds' ratios. The exit status is 1 when a target
