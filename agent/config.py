@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 
 from agent.config_hooks import HookConfig
 from agent.config_login import Login
+from agent.config_retention import RetentionConfig
 from agent.config_sensors import SensorConfig
 from agent.config_types import DatabaseName, Name, Seconds
 from agent.errors import ConfigError
@@ -225,6 +226,13 @@ class RemoteConfig(Login, forbid_unknown_fields=True):
             examples=["longpoll"],
         ),
     ] = "continuous"
+    required: Annotated[
+        bool,
+        Meta(
+            description="false: retention need not wait until this remote has what it deletes",
+            examples=[False],
+        ),
+    ] = True
     push_selector: Selector | None = None
     pull_selector: Selector | None = None
     push_doc_ids: DocIds | None = None
@@ -291,6 +299,7 @@ class Config(Struct, forbid_unknown_fields=True):
     remote: list[RemoteConfig] = []
     telemetry: list[TelemetryConfig] = []
     hook: list[HookConfig] = []
+    retention: RetentionConfig | None = None
 
 
 class HubConfig(Struct, forbid_unknown_fields=True):

@@ -33,10 +33,12 @@ from agent.parts import (
     peer_for,
     publisher_for,
     responder_for,
+    retention_for,
     selection_for,
 )
 from agent.peers.local import LocalPeer
 from agent.peers.peer import Metered, Peer
+from agent.peers.retained import RetainedPeer
 from agent.replication.arrivals import Arrivals
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
@@ -59,6 +61,7 @@ from firmware_adapters import PollingAdapter
 
 if TYPE_CHECKING:
     from agent.processing.hook import Hook
+    from agent.replication.retention import Confirmation, Retention
     from agent.server.mqtt import Broker, Responder
     from agent.telemetry.publisher import Publisher
 
@@ -139,9 +142,10 @@ class Remote:
         arrivals: Arrivals,
         *,
         announce: bool,
+        unwanted: Callable[[str], bool] | None = None,
     ) -> None:
         """`store` is the agent's database, `arrivals` what comes to it, `announce` as `peer_for`
-        has it. Raises ConfigError.
+        has it, `unwanted` says by ids what is not pulled. Raises ConfigError.
         """
         self.config = config
         self.database = agent.database
@@ -152,7 +156,8 @@ class Remote:
         if config.direction != "pull":
             self._add("push", local, self.peer, count_pending=store.pending)
         if config.direction != "push":
-            self._add("pull", self.peer, local, count_pending=None)
+            target = local if unwanted is None else RetainedPeer(store, unwanted)
+            self._add("pull", self.peer, target, count_pending=None)
 
     def _add(
         self,
@@ -209,12 +214,14 @@ class Agent:
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
         self._hooks: list[Hook] = []
+        self._retention: Retention | None = None
         self._responding = Supervisor()
         self._publishing = Supervisor()
         self._processing = Supervisor()
         self._links = Supervisor()
         self._recorders = Supervisor()
         self._replications = Supervisor()
+        self._retaining = Supervisor()
         self._replication = ReplicationService(self.databases, self._replications.start)
         self._started = time.time()
         self._salvaged: Salvage | None = None
@@ -248,6 +255,10 @@ class Agent:
                 if name not in configured:
                     await finish_windows(self._store, name)
         self._hooks = await asyncio.to_thread(self._build_hooks)
+        if self._retention is not None:
+            await self._retention.load()
+            self._retention.confirmations += self._confirmations()
+            self._retaining.start("retention", self._retention.run)
         app = make_app(
             self.databases,
             access=access,
@@ -281,13 +292,47 @@ class Agent:
     def _build(self, config: Config, store: Store) -> None:
         """Reads files: passwords, and what firmware adapters are installed."""
         self._devices = [Device(entry, store, config.agent) for entry in config.device]
+        if config.retention is not None:
+            self._retention = retention_for(config.retention, store)
         arrivals = Arrivals()
         announcing = first_on_brokers(config.remote)
         self._remotes = [
-            Remote(entry, store, config.agent, arrivals, announce=entry.name in announcing)
+            Remote(
+                entry,
+                store,
+                config.agent,
+                arrivals,
+                announce=entry.name in announcing,
+                unwanted=self._unwanted(entry, config),
+            )
             for entry in config.remote
         ]
         self._publishers = [publisher_for(entry, store, config) for entry in config.telemetry]
+
+    def _unwanted(self, remote: RemoteConfig, config: Config) -> Callable[[str], bool] | None:
+        """What is not to be pulled from a remote, as retention has deleted it. Readings of other
+        gateways may be late and new to another remote; so they pass unless there is none."""
+        if self._retention is None:
+            return None
+        others = [entry for entry in config.remote if entry.required and entry.direction != "pull"]
+        devices = {device.name for device in config.device}
+        only = all(entry.name == remote.name for entry in others)
+        return partial(self._retention.unwanted, devices=None if only else devices)
+
+    def _confirmations(self) -> list[Confirmation]:
+        """All that have to have what retention deletes."""
+        from agent.replication.retention import Followed, Pushed
+
+        own = self._config and self._config.agent.database
+        return [
+            *(
+                Pushed(f"remote {remote.config.name!r}", remote.jobs["push"].replicator)
+                for remote in self._remotes
+                if remote.config.required and "push" in remote.jobs
+            ),
+            *(Followed("hook", hook) for hook in self._hooks if hook.database == own),
+            *(Followed("telemetry", entry) for entry in self._publishers if entry.backlog),
+        ]
 
     def _build_hooks(self) -> list[Hook]:
         """Reads files, as `_build` does."""
@@ -300,6 +345,7 @@ class Agent:
             last_first.push_async_callback(self.databases.close)
             if self.server is not None:
                 last_first.push_async_callback(self.server.close)
+            last_first.push_async_callback(self._retaining.stop)
             last_first.push_async_callback(self._responding.stop)
             last_first.push_async_callback(self._publishing.stop)
             for hook in self._hooks:
@@ -330,6 +376,7 @@ class Agent:
             **self._links.restarts,
             **self._recorders.restarts,
             **self._replications.restarts,
+            **self._retaining.restarts,
         }
         status: dict[str, Any] = {
             "version": __version__,
@@ -368,6 +415,7 @@ class Agent:
             }
             for remote in self._remotes
         ]
+        status["retention"] = None if self._retention is None else self._retention.status()
         status["telemetry"] = [publisher.status() for publisher in self._publishers]
         return status
 
