@@ -276,10 +276,13 @@ class Retention:
                 await self._make_room(low)
             await self._store.give_back(keep=unused)
             await self._look()
-        full = self._space.used > high
-        if full and self._store.refusal is None:
-            log.warning("retention: the database is full; waiting for %s", self._waits_for)
-        self._store.refusal = self._full(most) if full else None
+        # What may drop more the next time has the room that is left until then.
+        full = self._space.data > (high if self._options.when_full == "stop" else most)
+        before, self._store.refusal = self._store.refusal, self._full(most) if full else None
+        if full and before is None:
+            log.warning("retention: nothing is recorded any more: %s", self._store.refusal)
+        elif before is not None and not full:
+            log.info("retention: there is room again")
 
     async def _make_room(self, low: int) -> None:
         until = await self._confirmed()
@@ -375,10 +378,14 @@ class Retention:
             await self._store.give_back(keep=keep)
 
     def _full(self, most: int) -> str:
+        budget = f"the database has used up its {most} bytes (retention.max_size)"
+        if self._options.when_full != "stop":
+            return f"{budget} with what retention does not delete; give it more room"
+        if self._waits_for is None:
+            return f"{budget}, and nobody takes its readings; give it more room, or add a remote"
         return (
-            f"the database has used up its budget of {most} bytes (retention.max_size), and "
-            f"{self._waits_for or 'no remote'} has not confirmed what would have to be deleted; "
-            "see to the remotes, or give it more room"
+            f"{budget}, and {self._waits_for} has not confirmed what would have to go; see to it "
+            "that it does, or give the database more room"
         )
 
 
