@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -100,9 +101,6 @@ def _quantity(value: float | str, units: dict[str, int]) -> float | None:
     """A number, or one with a unit behind it; None for anything else."""
     if not isinstance(value, str):
         return value
-    number, _, unit = value.strip().partition(" ")
-    factor = units.get(unit.strip()) or units.get(unit.strip().removesuffix("s"))
-    try:
-        return None if factor is None else float(number) * factor
-    except ValueError:
-        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([A-Za-z]+?)s?", value.strip())
+    factor = None if found is None else units.get(found[2])
+    return None if found is None or factor is None else float(found[1]) * factor
