@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__
+from agent.attention import attention
 from agent.errors import ConfigError
+from agent.figures import system
 from agent.peers.couchdb import CouchPeer
 from agent.peers.peer import Peer
 from agent.peers.urls import parse_database_url
@@ -59,7 +61,7 @@ class Bridge:
 
     async def status(self) -> dict[str, Any]:
         """As `Agent.status`, as far as a bridge has it."""
-        return {
+        status = {
             "name": "bridge",
             "version": __version__,
             "pid": os.getpid(),
@@ -69,8 +71,10 @@ class Bridge:
             "upstreams": [
                 {"name": name, "url": peer.label} for name, peer in self._upstreams.items()
             ],
+            "system": await asyncio.to_thread(system, None),
             **responder_status(self._responder),
         }
+        return {**status, "attention": attention(status)}
 
 
 def bridge_for(

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from agent.config_clock import ClockConfig
+from agent.config_conflicts import ConflictConfig
 from agent.config_hooks import HookConfig
 from agent.config_login import Login
 from agent.config_retention import RetentionConfig
@@ -190,6 +192,13 @@ class DeviceConfig(Struct, forbid_unknown_fields=True):
             examples=[{"version": "5"}],
         ),
     ] = {}
+    clock: Annotated[
+        bool,
+        Meta(
+            description="true: the agent takes the time from it, as of a GPS receiver",
+            examples=[True],
+        ),
+    ] = False
     sensor: list[SensorConfig] = []
 
 
@@ -240,6 +249,18 @@ class RemoteConfig(Login, forbid_unknown_fields=True):
     heartbeat: Seconds = 30.0
     checkpoint_interval: Seconds = 10.0
     retry_cap: Seconds = 60.0
+    bytes_per_day: (
+        Annotated[
+            int,
+            Meta(
+                ge=100_000,
+                le=10**15,
+                description="bytes over the link in a day, both directions together, from 100000",
+                examples=[5_000_000],
+            ),
+        ]
+        | None
+    ) = None
 
     @property
     def label(self) -> str:
@@ -298,6 +319,8 @@ class Config(Struct, forbid_unknown_fields=True):
     device: list[DeviceConfig] = []
     remote: list[RemoteConfig] = []
     telemetry: list[TelemetryConfig] = []
+    conflict: list[ConflictConfig] = []
+    clock: ClockConfig = msgspec.field(default_factory=ClockConfig)
     hook: list[HookConfig] = []
     retention: RetentionConfig | None = None
 
@@ -307,6 +330,7 @@ class HubConfig(Struct, forbid_unknown_fields=True):
 
     server: ServerConfig = msgspec.field(default_factory=ServerConfig)
     user: list[UserConfig] = []
+    conflict: list[ConflictConfig] = []
     hook: list[HookConfig] = []
 
 

@@ -116,6 +116,10 @@ class RemoteBusyError(TransientError):
     """The remote answered 429 or 5xx."""
 
 
+class BudgetSpentError(TransientError):
+    """The bytes that a remote's link may carry today are used up."""
+
+
 class RemoteError(PermanentError):
     """The remote refused. `status` is the HTTP status code, if there was one."""
 
@@ -161,6 +165,10 @@ class RequestError(PermanentError):
 
 class PortError(TransientError):
     """A serial port cannot be opened or has vanished; it is tried again."""
+
+
+class FlashError(PermanentError):
+    """A board cannot be flashed: it was not found, a program for it is missing or refused."""
 
 
 # --- processing ------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from agent.config_hooks import HookConfig
 from agent.documents.selector import Selector, SelectorError, parse_selector
 from agent.errors import ConfigError
 from agent.peers.couchdb import CouchPeer
+from agent.peers.http import OnDate
 from agent.peers.mqtt_topics import is_mqtt, parse_mqtt_url
 from agent.peers.peer import Peer
 from agent.replication.selection import Selection
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from agent.processing.change import Target
     from agent.processing.hook import Hook
     from agent.replication.retention import Retention
+    from agent.sensors.clock import AgentClock
     from agent.server.mqtt import Broker, Responder
     from agent.telemetry.publisher import Publisher
 
@@ -106,13 +108,19 @@ def first_on_brokers(remotes: Iterable[RemoteConfig]) -> set[str]:
 
 
 def peer_for(
-    config: RemoteConfig, name: str, *, announce: bool = True, beside: bool = False
+    config: RemoteConfig,
+    name: str,
+    *,
+    announce: bool = True,
+    beside: bool = False,
+    on_date: OnDate | None = None,
 ) -> Peer:
     """The other side of a remote of the agent of that name; it does not connect yet.
 
     On an MQTT broker one connection is to `announce` the agent's presence: the end of any other
     must not say that the agent is gone; and one that is made `beside` the agent's, while that
-    runs, must not take its place. Raises ConfigError.
+    runs, must not take its place. A server is heard for the time with `on_date`.
+    Raises ConfigError.
     """
     password = config.secret()
     config.check_files()
@@ -128,6 +136,7 @@ def peer_for(
             ca_file=config.ca_file,
             feed=config.feed,
             heartbeat=config.heartbeat,
+            on_date=on_date,
         )
     except ConfigError as error:
         raise ConfigError(f"{config.label}: {error}") from None
@@ -171,12 +180,18 @@ def publisher_for(entry: TelemetryConfig, store: Store, config: Config) -> Publi
     return Publisher(entry.name, store, telemetry_options(entry, config))
 
 
-def retention_for(entry: RetentionConfig, store: Store) -> Retention:
+def retention_for(entry: RetentionConfig, store: Store, clock: AgentClock) -> Retention:
     """What keeps a store within its budget. Nobody has to confirm anything yet."""
     from agent.replication.retention import Options, Retention, Rule
 
     rules = [Rule(rule.device, rule.sensor, rule.seconds) for rule in entry.rule]
-    return Retention(store, Options(entry.bytes, entry.when_full, rules), [])
+    return Retention(
+        store,
+        Options(entry.bytes, entry.when_full, rules),
+        [],
+        clock=clock.seconds,
+        correcting=lambda: clock.waiting != 0,
+    )
 
 
 def hook_for(entry: HookConfig, databases: Databases, database: str | None) -> Hook:

@@ -8,12 +8,13 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from agent import __version__
+from agent.attention import attention
 from agent.config import (
     AgentConfig,
     Config,
@@ -23,35 +24,35 @@ from agent.config import (
     UserConfig,
     parse_listen,
 )
+from agent.config_conflicts import ConflictConfig
 from agent.config_hooks import HookConfig
+from agent.conflict_policies import policies_for
 from agent.errors import StoreWriteError
+from agent.figures import Figures, system
 from agent.parts import (
     access_for,
     adapter_for,
     first_on_brokers,
     hook_for,
-    peer_for,
     publisher_for,
     responder_for,
     retention_for,
-    selection_for,
 )
-from agent.peers.local import LocalPeer
-from agent.peers.peer import Metered, Peer
-from agent.peers.retained import RetainedPeer
+from agent.remote import Remote
 from agent.replication.arrivals import Arrivals
-from agent.replication.job import Job
-from agent.replication.replicator import Replicator
+from agent.replication.conflicts import ConflictService
 from agent.replication.service import ReplicationService
+from agent.sensors.clock import AgentClock
 from agent.sensors.device_settings import DeviceSettings, follow_documents
 from agent.sensors.link import SerialLink
+from agent.sensors.machine import LinuxMachine, kernel_boot_id
 from agent.sensors.opening import LineFormat
 from agent.sensors.polling import Polling
 from agent.sensors.recorder import Recorder, finish_windows
 from agent.sensors.rules import Rules
 from agent.server.app import make_app
 from agent.server.http import Server, serve
-from agent.status import device_status, hook_status, job_status, responder_status, timestamp
+from agent.status import device_status, hook_status, remote_status, responder_status, timestamp
 from agent.store.databases import Databases
 from agent.store.salvage import Salvage, salvaged
 from agent.store.store import Store
@@ -74,8 +75,17 @@ _LAST_WRITE = 5.0
 class Device:
     """A configured device: its link, its adapter, its recorder and its settings."""
 
-    def __init__(self, config: DeviceConfig, store: Store, agent: AgentConfig) -> None:
-        """Raises ConfigError for an adapter that does not exist."""
+    def __init__(
+        self,
+        config: DeviceConfig,
+        store: Store,
+        agent: AgentConfig,
+        clock: AgentClock | None = None,
+    ) -> None:
+        """Without a `clock` the system's is taken.
+
+        Raises ConfigError for an adapter that does not exist.
+        """
         self.config = config
         line = LineFormat(config.data_bits, config.parity, config.stop_bits, config.rs485)
         self.link = SerialLink(config.port, config.baud, line=line)
@@ -88,6 +98,7 @@ class Device:
             self.link,
             allowed=config.commands,
             sent=self._stir,
+            clock=clock,
         )
         self.recorder = Recorder(
             store,
@@ -97,6 +108,8 @@ class Device:
             Rules(config.sensor),
             agent.commit_interval,
             self.settings.hear,
+            clock,
+            tells_time=config.clock,
         )
         self.polling: Polling | None = None
         if isinstance(adapter, PollingAdapter):
@@ -131,63 +144,6 @@ class Device:
             )
 
 
-class Remote:
-    """A configured remote and the replications with it."""
-
-    def __init__(
-        self,
-        config: RemoteConfig,
-        store: Store,
-        agent: AgentConfig,
-        arrivals: Arrivals,
-        *,
-        announce: bool,
-        unwanted: Callable[[str], bool] | None = None,
-    ) -> None:
-        """`store` is the agent's database, `arrivals` what comes to it, `announce` as `peer_for`
-        has it, `unwanted` says by ids what is not pulled. Raises ConfigError.
-        """
-        self.config = config
-        self.database = agent.database
-        self._arrivals = arrivals
-        self.peer = peer_for(config, agent.name, announce=announce)
-        local = LocalPeer(store)
-        self.jobs: dict[str, Job] = {}
-        if config.direction != "pull":
-            self._add("push", local, self.peer, count_pending=store.pending)
-        if config.direction != "push":
-            target = local if unwanted is None else RetainedPeer(store, unwanted)
-            self._add("pull", self.peer, target, count_pending=None)
-
-    def _add(
-        self,
-        direction: str,
-        source: Peer,
-        target: Peer,
-        *,
-        count_pending: Callable[[Any], Awaitable[int]] | None,
-    ) -> None:
-        config = self.config
-        replicator = Replicator(
-            source,
-            target,
-            continuous=True,
-            create_source=config.create and direction == "pull",
-            create_target=config.create and direction == "push",
-            selection=selection_for(config, direction),
-            checkpoint_interval=config.checkpoint_interval,
-            brought=self._arrivals if direction == "pull" else None,
-            unasked=self._arrivals if direction == "push" else None,
-        )
-        self.jobs[direction] = Job(
-            f"{config.name} {direction}",
-            replicator,
-            patient=True,
-            retry_cap=config.retry_cap,
-            count_pending=count_pending,
-        )
-
-
 class Agent:
     """A running agent. A hub is one without devices and remotes, and without a database of its
     own; with a `broker` it serves its databases there, too."""
@@ -199,6 +155,7 @@ class Agent:
         users: Sequence[UserConfig] = (),
         config: Config | None = None,
         broker: Broker | None = None,
+        conflicts: Sequence[ConflictConfig] = (),
         hooks: Sequence[HookConfig] = (),
     ) -> None:
         self.databases = Databases(data)
@@ -207,18 +164,24 @@ class Agent:
         self._users = users
         self._config = config
         self._broker = broker
+        self._policies = conflicts
+        self._conflicts = ConflictService(self.databases, {})
         self._hook_configs = hooks
         self._responder: Responder | None = None
         self._store: Store | None = None
+        self._clock: AgentClock | None = None
         self._devices: list[Device] = []
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
+        self._resolving = Supervisor()
+        self._figures: Figures | None = None
         self._hooks: list[Hook] = []
         self._retention: Retention | None = None
         self._responding = Supervisor()
         self._publishing = Supervisor()
         self._processing = Supervisor()
         self._links = Supervisor()
+        self._timing = Supervisor()
         self._recorders = Supervisor()
         self._replications = Supervisor()
         self._retaining = Supervisor()
@@ -228,7 +191,14 @@ class Agent:
 
     @classmethod
     def from_config(cls, config: Config) -> Agent:
-        return cls(Path(config.agent.data), config.server, config.user, config, hooks=config.hook)
+        return cls(
+            Path(config.agent.data),
+            config.server,
+            config.user,
+            config,
+            hooks=config.hook,
+            conflicts=config.conflict,
+        )
 
     async def run(self, stop: asyncio.Event, ready: Callable[[Agent], None]) -> None:
         """Run until `stop` is set. Raises EdgeAgentError when it cannot start."""
@@ -245,15 +215,24 @@ class Agent:
             access_for, self.databases.folder, self._server_config, self._users
         )
         host, port = parse_listen(self._server_config.listen)
+        own = None if self._config is None else self._config.agent.database
+        policies = await asyncio.to_thread(policies_for, self._policies, own)
+        if own is not None:
+            policies.setdefault(own, [])  # what is left to people there is logged
+        self._conflicts = ConflictService(self.databases, policies)
         if self._config is not None:
             self._store = await self.databases.ensure(self._config.agent.database)
             self.databases.hold(self._config.agent.database)
             self._salvaged = await salvaged(self._store)
             await asyncio.to_thread(self._build, self._config, self._store)
+            assert self._clock is not None  # noqa: S101
             configured = {device.name for device in self._config.device}
             for name in await self._store.devices_with_parts():
-                if name not in configured:
-                    await finish_windows(self._store, name)
+                gone = name not in configured
+                await finish_windows(self._store, name, all=gone, boot_id=self._clock.boot_id)
+            await self._clock.open(self._store, self._config.agent.name, configured)
+            self._timing.start("clock", self._clock.run)
+            self._timing.start("clock correction", self._clock.correct)
         self._hooks = await asyncio.to_thread(self._build_hooks)
         if self._retention is not None:
             await self._retention.load()
@@ -264,12 +243,17 @@ class Agent:
             access=access,
             status=self.status,
             replications=self._replication,
+            outlooks=self._conflicts,
             hooks={hook.name: hook for hook in self._hooks},
         )
         self.server = await serve(app, host, port, has_users=bool(access.accounts), tls=tls)
+        self._conflicts.start(self._resolving.start)
         if self._broker is not None:
             self._responder = responder_for(self._broker, self.databases)
             self._responding.start("MQTT responder", self._responder.run)
+        if self._figures is not None:
+            self._publishing.start("figures", self._figures.run)
+            self._publishing.start("presence", self._figures.announce)
         for publisher in self._publishers:
             self._publishing.start(f"telemetry {publisher.name}", publisher.run)
         for hook in self._hooks:
@@ -291,9 +275,10 @@ class Agent:
 
     def _build(self, config: Config, store: Store) -> None:
         """Reads files: passwords, and what firmware adapters are installed."""
-        self._devices = [Device(entry, store, config.agent) for entry in config.device]
+        clock = self._clock = AgentClock(config.clock, LinuxMachine(kernel_boot_id()))
+        self._devices = [Device(entry, store, config.agent, clock) for entry in config.device]
         if config.retention is not None:
-            self._retention = retention_for(config.retention, store)
+            self._retention = retention_for(config.retention, store, clock)
         arrivals = Arrivals()
         announcing = first_on_brokers(config.remote)
         self._remotes = [
@@ -304,10 +289,17 @@ class Agent:
                 arrivals,
                 announce=entry.name in announcing,
                 unwanted=self._unwanted(entry, config),
+                on_date=partial(clock.date, entry.name, tls=entry.url.startswith("https:")),
             )
             for entry in config.remote
         ]
         self._publishers = [publisher_for(entry, store, config) for entry in config.telemetry]
+        self._figures = Figures(
+            store,
+            [device.recorder for device in self._devices],
+            {remote.config.name: (remote.peer, remote.jobs) for remote in self._remotes},
+            lambda: sum(hook.processed for hook in self._hooks),
+        )
 
     def _unwanted(self, remote: RemoteConfig, config: Config) -> Callable[[str], bool] | None:
         """What is not to be pulled from a remote, as retention has deleted it. Readings of other
@@ -346,15 +338,17 @@ class Agent:
             if self.server is not None:
                 last_first.push_async_callback(self.server.close)
             last_first.push_async_callback(self._retaining.stop)
+            last_first.push_async_callback(self._resolving.stop)
             last_first.push_async_callback(self._responding.stop)
             last_first.push_async_callback(self._publishing.stop)
             for hook in self._hooks:
                 last_first.push_async_callback(hook.close)
             last_first.push_async_callback(self._processing.stop)
             for remote in self._remotes:
-                last_first.push_async_callback(remote.peer.close)
+                last_first.push_async_callback(remote.close)
             last_first.push_async_callback(self._replication.close)
             last_first.push_async_callback(self._replications.stop)
+            last_first.push_async_callback(self._timing.stop)
             last_first.push_async_callback(self._recorders.stop)
             last_first.push_async_callback(self._store_the_rest)
             last_first.push_async_callback(self._links.stop)
@@ -369,10 +363,18 @@ class Agent:
 
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""
+        status = await self._status()
+        status["system"] = await asyncio.to_thread(system, self.databases.folder)
+        status["attention"] = attention(status)
+        return status
+
+    async def _status(self) -> dict[str, Any]:
         restarts = {
+            **self._resolving.restarts,
             **self._responding.restarts,
             **self._publishing.restarts,
             **self._processing.restarts,
+            **self._timing.restarts,
             **self._links.restarts,
             **self._recorders.restarts,
             **self._replications.restarts,
@@ -385,11 +387,12 @@ class Agent:
             "uptime": round(time.time() - self._started, 3),
             "data": str(self.databases.folder),
             "restarts": {name: count for name, count in restarts.items() if count},
+            "conflicts": await self._conflicts.status(),
         }
         if self._responder is not None:
             status |= responder_status(self._responder)
         status["hooks"] = [await hook_status(hook) for hook in self._hooks]
-        if self._store is None or self._config is None:
+        if self._store is None or self._config is None or self._clock is None:
             return status
         info = await self._store.info()
         status["name"] = self._config.agent.name
@@ -402,30 +405,19 @@ class Agent:
             "file_size": info.file_size,
             "salvaged": self._salvaged,
         }
+        status["clock"] = self._clock.status()
         status["devices"] = [
             device_status(device.config, device.link, device.recorder, device.settings)
             for device in self._devices
         ]
+        assert self._figures is not None  # noqa: S101  (made with the store)
         status["remotes"] = [
-            {
-                "name": remote.config.name,
-                "url": remote.peer.label,
-                **_traffic(remote.peer),
-                **{direction: await job_status(job) for direction, job in remote.jobs.items()},
-            }
-            for remote in self._remotes
+            await self._figures.of_remote(await remote_status(remote)) for remote in self._remotes
         ]
         status["retention"] = None if self._retention is None else self._retention.status()
+        status["pipeline"] = self._figures.pipeline()
         status["telemetry"] = [publisher.status() for publisher in self._publishers]
         return status
-
-
-def _traffic(peer: Peer) -> dict[str, int]:
-    """Bytes over the remote's link, where they are counted."""
-    if not isinstance(peer, Metered):
-        return {}
-    sent, received = peer.traffic
-    return {"bytes_sent": sent, "bytes_received": received}
 
 
 class Running(Protocol):

@@ -1,4 +1,4 @@
-"""What devices and replications look like in the status; plain JSON values."""
+"""What devices and remotes look like in the status; plain JSON values."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from agent.sensors.recorder import Recorder
 
 if TYPE_CHECKING:
     from agent.processing.hook import Hook
+    from agent.remote import Remote
     from agent.server.mqtt import Responder
 
 _HARMLESS = frozenset(("log", "heartbeat", "no-value", "settings"))
@@ -31,8 +32,9 @@ def device_status(
 ) -> dict[str, Any]:
     """`errors` counts damage on the wire since the start; `gaps`, `missing`, `dropped` (frames
     that the device says it had no room to keep), `repeated` and `restarts` count for as long as
-    the store lasts. Of a sensor's `readings` (since the start) `suppressed` told nothing new and
-    were not stored; `rate` is in readings per second; `alarms` are those that are raised."""
+    the store lasts, `missing_since_start` does not. Of a sensor's `readings` (since the start)
+    `suppressed` told nothing new and were not stored; `rate` is in readings per second; `alarms`
+    are those that are raised."""
     state = recorder.state
     errors = sum(count for kind, count in recorder.events.items() if kind not in _HARMLESS)
     return {
@@ -46,6 +48,7 @@ def device_status(
         "events": dict(recorder.events),
         "gaps": state.gaps,
         "missing": state.lost,
+        "missing_since_start": recorder.lost_since_start,
         "dropped": state.dropped,
         "repeated": state.repeated,
         "restarts": state.restarts,
@@ -67,8 +70,42 @@ def device_status(
     }
 
 
+async def remote_status(remote: Remote) -> dict[str, Any]:
+    """`bytes_sent` and `bytes_received` over the link since the start; `bytes_per_document` and
+    `bytes_per_reading` are all of these by what was carried in either direction, None as long as
+    that is nothing. `budget` is there where one is set: `used` of today's `bytes_per_day`, and new
+    ones at `until`."""
+    sent, received = remote.traffic()
+    done = [job.progress for job in remote.jobs.values()]
+    budget = remote.budget
+    return {
+        "name": remote.config.name,
+        "url": remote.peer.label,
+        "bytes_sent": sent,
+        "bytes_received": received,
+        "bytes_per_document": _each(sent + received, sum(each.docs_written for each in done)),
+        "bytes_per_reading": _each(sent + received, sum(each.readings for each in done)),
+        "budget": None
+        if budget is None
+        else {
+            "bytes_per_day": budget.bytes_per_day,
+            "used": budget.used,
+            "until": timestamp(budget.until),
+        },
+        **{direction: await job_status(job) for direction, job in remote.jobs.items()},
+    }
+
+
+def _each(size: int, count: int) -> float | None:
+    return round(size / count, 1) if count else None
+
+
 async def job_status(job: Job) -> dict[str, Any]:
-    """`pending` in changes, `lag` in seconds since the target last had everything."""
+    """`pending` in changes, `lag` in seconds since the target last had everything.
+
+    `lanes` are those that there are, by name: the changes that each has before it, and whether it
+    waits for another day's budget.
+    """
     progress = job.progress
     lag = job.lag()
     return {
@@ -76,6 +113,10 @@ async def job_status(job: Job) -> dict[str, Any]:
         "last_error": job.last_error,
         "retry_at": timestamp(job.retry_at),
         "pending": await job.pending(),
+        "lanes": {
+            str(lane): {"pending": pending, "waits_for_budget": lane in job.replicator.held}
+            for lane, pending in (await job.lanes()).items()
+        },
         "last_confirmed": timestamp(progress.last_confirmed),
         "lag": None if lag is None else round(lag, 3),
         "confirmed_seq": progress.confirmed_seq,

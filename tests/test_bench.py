@@ -43,11 +43,26 @@ def test_writes_runs(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_cbor_runs(tmp_path: Path) -> None:
+    decoded, _, processor, lost, doubled, _ = run(tmp_path, "cbor")["benches"]["cbor"]
+    assert decoded["ours"]["median"] < decoded["peer"]["median"]
+    assert processor["ours"]["median"] > 0
+    assert (lost["ours"]["max"], doubled["ours"]["max"]) == (0, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_conflicts_runs(tmp_path: Path) -> None:
+    _, revisions = run(tmp_path, "conflicts")["benches"]["conflicts"]
+    assert (revisions["ours"]["median"], revisions["peer"]["median"]) == (2, 1)
+    assert revisions["met"] is True
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("names", "peers"),
     [
         (["bulk", "single"], True),
-        (["find", "large"], True),
+        (["find", "large", "series"], True),
         (["followers", "attachments"], False),
     ],
 )

@@ -26,12 +26,12 @@ from agent.cli.running import (
     follow_readings,
     running_options,
 )
+from agent.cli.showing import sparkline
 from agent.errors import ConfigError, ConnectError
 from agent.peers.http_errors import one_line
 
 _WIDTH = 32  # values in a sparkline
 _REFRESH = 0.5
-_LEVELS = "▁▂▃▄▅▆▇█"
 
 
 @click.group()
@@ -162,13 +162,3 @@ def _table(devices: Sequence[dict[str, Any]], courses: Courses) -> Any:
         if not device["sensors"]:
             table.add_row(name, "-", "-", "", error or "nothing so far")
     return table
-
-
-def sparkline(numbers: Sequence[float]) -> str:
-    """A character for each number, from the lowest to the highest of them."""
-    low, high = min(numbers, default=0.0), max(numbers, default=0.0)
-    span = high / 2 - low / 2  # halves, since a difference may be too large for a float
-    if not span:
-        return _LEVELS[0] * len(numbers)
-    top = len(_LEVELS) - 1
-    return "".join(_LEVELS[round((n / 2 - low / 2) / span * top)] for n in numbers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,8 @@ import click
 
 from agent.cli.options import json_option, print_json
 from agent.cli.running import fetch_status, find_running, running_options
+from agent.cli.showing import ago as _ago
+from agent.cli.showing import duration as _duration
 from agent.peers.http_errors import one_line
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ def _show(status: dict[str, Any]) -> None:
             )
     if status.get("retention"):
         _show_retention(console, status["retention"])
+    if status.get("clock", {}).get("state") == "unsure":
+        console.print(
+            "clock: no source has told the time yet; what is recorded is marked, to be corrected "
+            "later (see docs/clock.md)",
+            style="yellow",
+        )
     if status.get("mqtt"):
         mqtt = status["mqtt"]
         state = mqtt["last_error"] or mqtt["state"]
@@ -79,6 +86,11 @@ def _show(status: dict[str, Any]) -> None:
                 if job:
                     table.add_row(remote["name"], direction, *_job_cells(job))
         console.print(table)
+        for remote in status["remotes"]:
+            console.print(_link(remote))
+            for direction in ("push", "pull"):
+                if lanes := _lanes(remote.get(direction)):
+                    console.print(f"{remote['name']} {direction}: {lanes}")
     if status.get("telemetry"):
         table = Table("telemetry", "broker", "state", "published", "skipped", "last error")
         for entry in status["telemetry"]:
@@ -140,9 +152,29 @@ def _job_cells(job: dict[str, Any]) -> tuple[str, ...]:
     return (job["state"], pending, ago, "?" if lag is None else _duration(lag), error)
 
 
-def _ago(timestamp: str) -> str:
-    passed = datetime.now(UTC) - datetime.fromisoformat(timestamp)
-    return f"{_duration(max(0.0, passed.total_seconds()))} ago"
+def _link(remote: dict[str, Any]) -> str:
+    """What the link has carried, and how much of the day's bytes is used."""
+    text = f"{remote['name']}: {remote['bytes_sent']:,} bytes sent, "
+    text += f"{remote['bytes_received']:,} received"
+    for unit in ("reading", "document"):
+        if each := remote[f"bytes_per_{unit}"]:
+            text += f", {each:,.0f} for each {unit}"
+            break
+    if budget := remote["budget"]:
+        text += f"; {budget['used']:,} of today's {budget['bytes_per_day']:,} used"
+        text += f", more from {budget['until']}"
+    return text
+
+
+def _lanes(job: dict[str, Any] | None) -> str:
+    """What waits in which lane, if one is behind or has to wait."""
+    lanes = job["lanes"] if job else {}
+    shown = [
+        f"{lane['pending']} {name}{' (until there are bytes)' if lane['waits_for_budget'] else ''}"
+        for name, lane in lanes.items()
+    ]
+    behind = lanes and (lanes["backlog"]["pending"] or any("(" in text for text in shown))
+    return f"{', '.join(shown)} to go" if behind else ""
 
 
 def _sensor_cells(sensor: dict[str, Any]) -> tuple[str, str, str]:
@@ -153,11 +185,3 @@ def _sensor_cells(sensor: dict[str, Any]) -> tuple[str, str, str]:
     shown = f"{sensor['last_value']}{unit}" + (f" ({', '.join(marks)})" if marks else "")
     value = one_line(shown)
     return one_line(sensor["name"]), value, f"{sensor['rate']:g}/s"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -18,11 +19,15 @@ from agent.peers.arrivals import store_with_attachments
 from agent.peers.peer import Change, ChangeBatch, Contents, PeerInfo, Seq, WriteResult
 from agent.store import range_digests
 from agent.store.databases import Databases
+from agent.store.reader import StoredDocument
 from agent.store.selecting import matching_leaves
 from agent.store.sequences import number_of
 from agent.store.store import Store
 
 _json = msgspec.json.Encoder()
+
+_GATHER = 0.2
+"""Seconds before what is urgent is looked for again, while much is written."""
 
 
 class LocalPeer:
@@ -60,16 +65,7 @@ class LocalPeer:
         while True:
             page = await self._store.changes(since, limit=limit, bodies=wanted is not None)
             since = page.last_seq
-            documents = [doc for doc in page.documents if ids is None or doc.id in ids]
-            if wanted is None:
-                leaves = [doc.leaves() for doc in documents]
-            else:
-                leaves = await matching_leaves(self._store, documents, wanted)
-            changes = tuple(
-                Change(doc.seq, doc.id, tuple(map(str, revs)), doc.deleted)
-                for doc, revs in zip(documents, leaves, strict=True)
-                if revs
-            )
+            changes = await self._told(page.documents, wanted, ids)
             yield ChangeBatch(changes, last_seq=since, pending=page.pending)
             if page.pending == 0:
                 if not follow:
@@ -77,6 +73,51 @@ class LocalPeer:
                 await self._store.wait(since)
                 if self._store.closed:
                     return
+
+    async def urgent_changes(
+        self,
+        since: int,
+        *,
+        limit: int,
+        selector: Mapping[str, Any] | None = None,
+        doc_ids: Sequence[str] | None = None,
+    ) -> AsyncGenerator[ChangeBatch, None]:
+        ids = None if doc_ids is None else frozenset(doc_ids)
+        wanted = None if selector is None else self._parsed(selector)
+        while True:
+            now = self._store.update_seq
+            while documents := await self._store.urgent(since, limit=limit):
+                since = documents[-1].seq
+                yield ChangeBatch(await self._told(documents, wanted, ids), last_seq=since)
+            since = max(since, now)
+            await self._store.wait(since)
+            if self._store.closed:
+                return
+            await asyncio.sleep(_GATHER)
+
+    async def count_pending(self, since: int) -> int:
+        return await self._store.pending(since)
+
+    async def count_urgent(self, since: int) -> int:
+        return await self._store.count_urgent(since)
+
+    async def _told(
+        self,
+        documents: Sequence[StoredDocument],
+        wanted: Selector | None,
+        ids: frozenset[str] | None,
+    ) -> tuple[Change, ...]:
+        """The documents' changes as a selection lets them be told."""
+        documents = [doc for doc in documents if ids is None or doc.id in ids]
+        if wanted is None:
+            leaves = [doc.leaves() for doc in documents]
+        else:
+            leaves = await matching_leaves(self._store, documents, wanted)
+        return tuple(
+            Change(doc.seq, doc.id, tuple(map(str, revs)), doc.deleted)
+            for doc, revs in zip(documents, leaves, strict=True)
+            if revs
+        )
 
     def _number(self, since: Seq) -> int:
         """Clients know the store's sequences from the HTTP API, as strings."""

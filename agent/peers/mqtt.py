@@ -67,7 +67,14 @@ from agent.peers.mqtt_wire import (
     decode_packet,
     encode_packet,
 )
-from agent.peers.peer import ChangeBatch, Contents, PeerInfo, Seq, WriteResult
+from agent.peers.peer import (
+    ChangeBatch,
+    Contents,
+    PeerInfo,
+    PresenceFigures,
+    Seq,
+    WriteResult,
+)
 from agent.peers.urls import Credentials
 
 _TRIES: Final = 3
@@ -111,6 +118,7 @@ class MqttPeer:
         topics = Topics(broker.prefix)
         self._label = f"{broker}/{quote(database, safe='')}"
         self._topics = topics
+        self._announces = announce
         self._database = database
         self._node = node
         self._timeout = timeout
@@ -181,8 +189,13 @@ class MqttPeer:
 
     @property
     def traffic(self) -> tuple[int, int]:
-        """As `Metered.traffic`."""
+        """As `Metered.traffic`: publications and their acknowledgements."""
         return self._connection.bytes_sent, self._connection.bytes_received
+
+    async def announce(self, figures: PresenceFigures) -> None:
+        """As `Announcing.announce`."""
+        if self._announces:
+            await self._connection.announce(gateway_announcement(self._topics, self._node, figures))
 
     async def info(self) -> PeerInfo:
         return await self._call(Info(), info_from_wire)

@@ -57,6 +57,9 @@ _LAST_WORDS: Final = 0.1
 _HEADER: Final = 64
 """Bytes of a packet besides topics, correlation data and payload."""
 
+_HEADS: Final = 24
+"""About what a publication and its acknowledgement have besides those: lengths, ids, the expiry."""
+
 
 class _TlsSocket(ssl.SSLSocket):
     """Closed when the handshake fails, which paho forgets."""
@@ -143,7 +146,7 @@ class Connection:
         self.max_packet = MAX_PACKET
         """Bytes of a packet, as the broker of the latest connection takes them."""
         self.bytes_sent = 0
-        """Bytes of payloads, as all counters here since the start."""
+        """Bytes of publications and their acknowledgements since the start."""
         self.bytes_received = 0
         self._credentials = credentials
         self._tls = tls or TlsFiles()
@@ -184,6 +187,13 @@ class Connection:
             await asyncio.wait({session})
             if not session.cancelled():
                 session.result()
+
+    async def announce(self, announcement: Announcement) -> None:
+        """Say something else about this client from now on; at once where it is connected. The last
+        will stays what it was until the next connection. Raises as `publish`."""
+        self._announcement = announcement
+        if self._client is not None:
+            await self._announce(announcement, announcement.here)
 
     async def close(self) -> None:
         """Say goodbye to the broker; a last will is not published, so `gone` is published here."""
@@ -237,7 +247,7 @@ class Connection:
             )
         async with self._slots:
             code = await self._publish(topic, payload, retain, properties, qos)
-        self.bytes_sent += len(payload)
+        self.bytes_sent += _on_the_wire(topic, payload, correlation, response_topic)
         if code == NOBODY_LISTENS and response_topic:
             raise ConnectError(
                 f"{self.broker}: nobody answers on {topic}; check that a hub or a bridge serves "
@@ -440,16 +450,11 @@ class Connection:
 
     def _take(self, message: aiomqtt.Message) -> None:
         payload = message.payload if isinstance(message.payload, bytes) else b""
-        self.bytes_received += len(payload)
-        self._received(
-            Received(
-                message.topic.value,
-                payload,
-                getattr(message.properties, "CorrelationData", b""),
-                getattr(message.properties, "ResponseTopic", ""),
-                message.retain,
-            )
-        )
+        correlation = getattr(message.properties, "CorrelationData", b"")
+        response_topic = getattr(message.properties, "ResponseTopic", "")
+        topic = message.topic.value
+        self.bytes_received += _on_the_wire(topic, payload, correlation, response_topic)
+        self._received(Received(topic, payload, correlation, response_topic, message.retain))
 
     # --- what goes wrong ---------------------------------------------------------------
 
@@ -488,3 +493,8 @@ def _send_at_once(client: aiomqtt.Client) -> None:
     found = getattr(connected, "_socket", connected)
     if isinstance(found, socket.socket):
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _on_the_wire(topic: str, payload: bytes, correlation: bytes, response_topic: str) -> int:
+    """About the bytes of a publication and its acknowledgement (MQTT 5.0, sections 3.3 and 3.4)."""
+    return _HEADS + len(topic) + len(payload) + len(correlation) + len(response_topic)

@@ -15,6 +15,7 @@ from msgspec import Meta
 from agent import __version__
 from agent.peers.mqtt_client import Announcement
 from agent.peers.mqtt_topics import Topics
+from agent.peers.peer import PresenceFigures
 
 Role = Literal["gateway", "hub", "bridge"]
 
@@ -24,18 +25,31 @@ _MOST: Final = 10_000
 _Text = Annotated[str, Meta(max_length=200)]
 
 
+_Count = Annotated[int, Meta(ge=0)]
+
+
 class Presence(msgspec.Struct, omit_defaults=True):
-    """What is published. `version` is that of the program."""
+    """What is published. `version` is that of the program; of a gateway that is online there may be
+    its `lag` in seconds, its `backlog` in changes, and documents in conflict."""
 
     status: Literal["online", "offline"]
     role: Role
     version: _Text = ""
+    lag: Annotated[float, Meta(ge=0)] | None = None
+    backlog: _Count | None = None
+    conflicts: _Count | None = None
 
 
-def gateway_announcement(topics: Topics, node: str) -> Announcement:
+def gateway_announcement(
+    topics: Topics, node: str, figures: PresenceFigures | None = None
+) -> Announcement:
+    here = Presence("online", "gateway", __version__)
+    if figures is not None:
+        here.lag, here.backlog = figures.lag, figures.backlog
+        here.conflicts = figures.conflicts
     return Announcement(
         topics.status(node),
-        msgspec.json.encode(Presence("online", "gateway", __version__)),
+        msgspec.json.encode(here),
         msgspec.json.encode(Presence("offline", "gateway")),
     )
 
@@ -64,18 +78,29 @@ class Present:
         known = self._nodes.get(node)
         if known is None and len(self._nodes) >= _MOST:
             return
-        if known is None or known[0] != presence:
-            self._nodes[node] = (presence, time.time())
+        since = time.time()
+        if known is not None and _same_state(known[0], presence):
+            since = known[1]
+        self._nodes[node] = (presence, since)
 
     def gateways(self) -> list[dict[str, Any]]:
-        """By name. `since` is in seconds since the epoch: when this was first heard here."""
+        """By name. `since` is in seconds since the epoch: when the status was first heard here.
+        `lag` (seconds), `backlog` (changes) and `conflicts` are None where they are not told."""
         return [
             {
                 "name": node,
                 "status": presence.status,
                 "version": presence.version or None,
                 "since": since,
+                "lag": presence.lag,
+                "backlog": presence.backlog,
+                "conflicts": presence.conflicts,
             }
             for node, (presence, since) in sorted(self._nodes.items())
             if presence.role == "gateway"
         ]
+
+
+def _same_state(one: Presence, other: Presence) -> bool:
+    """Whether they differ in figures only."""
+    return (one.status, one.role, one.version) == (other.status, other.role, other.version)

@@ -154,13 +154,57 @@ class Peer(Protocol):
         """Release connections."""
 
 
+@dataclass(frozen=True, slots=True)
+class PresenceFigures:
+    """How a gateway is, for those who see its presence: the `lag` in seconds of the remote that is
+    farthest behind, None if it never had everything; changes that remotes have not confirmed; and
+    documents in conflict."""
+
+    lag: float | None
+    backlog: int
+    conflicts: int
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """A peer whose connection is, or may be, the gateway's presence."""
+
+    async def announce(self, figures: PresenceFigures) -> None:
+        """Tell these figures from now on, if this is the gateway's presence. Raises
+        TransientError."""
+
+
 @runtime_checkable
 class Metered(Protocol):
     """A peer that counts what crosses its link."""
 
     @property
     def traffic(self) -> tuple[int, int]:
-        """Bytes of payload sent and received since the start."""
+        """Bytes sent and received since the start, the protocol's own included."""
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """A peer whose sequences are integers, each change's higher than those before."""
+
+    def urgent_changes(
+        self,
+        since: int,
+        *,
+        limit: int,
+        selector: Mapping[str, Any] | None = None,
+        doc_ids: Sequence[str] | None = None,
+    ) -> AsyncGenerator[ChangeBatch, None]:
+        """Changes after `since` of documents with `"urgent": true`, and those to come.
+
+        As `changes`, which has them in between all others.
+        """
+
+    async def count_pending(self, since: int) -> int:
+        """How many changes there are after `since`; an upper bound where there are thousands."""
+
+    async def count_urgent(self, since: int) -> int:
+        """How many of them are of documents with `"urgent": true`."""
 
 
 @runtime_checkable
@@ -175,3 +219,8 @@ class Comparable(Protocol):
 
         If they are fewer, they are all; `ranges` has been answered before.
         """
+
+
+def traffic_of(peer: Peer) -> tuple[int, int]:
+    """Bytes sent and received over a peer's link since the start, 0 where they are not counted."""
+    return peer.traffic if isinstance(peer, Metered) else (0, 0)

@@ -4,22 +4,28 @@ Source: CouchDB documentation, "CouchDB Replication Protocol", sections "Generat
 and "Retrieve Replication Logs from Source and Target". A log is the document
 `_local/{replication id}`; only what both sides' logs vouch for is believed, so a side that was
 recreated, or restored from a backup, makes the replication start further back.
+
+A session whose lanes went ahead (`lanes.py`) has the ranges that they carried in its entry of the
+history, beside the checkpoint: so they are believed exactly where and when that is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from agent.errors import ConflictError, TransientError
 from agent.peers.peer import START, Peer, Seq
+from agent.replication.lanes import Range, ranges_from_log
 from agent.replication.selection import EVERYTHING, Selection
 
-_MOST_SESSIONS = 50
+MOST_SESSIONS = 50
+"""In a log's history."""
+
 _LOG_VERSION = 1
 
 
@@ -69,15 +75,18 @@ class Log:
         source_log: Mapping[str, Any] | None,
         target_log: Mapping[str, Any] | None,
         selection: Selection = EVERYTHING,
+        most_sessions: int = MOST_SESSIONS,
     ) -> None:
         """Use `open`."""
         self.id = replication_id(source, target, selection)
-        self.start_seq: Seq
-        self.last_confirmed: str | None
-        self.start_seq, self.last_confirmed = common_sequence(source_log, target_log)
+        common = common_entry(source_log, target_log)
+        self.start_seq: Seq = START if common is None else common["recorded_seq"]
+        self.ranges = ranges_from_log((common or {}).get("ranges"), self.start_seq)
+        self.last_confirmed: str | None = (common or {}).get("end_time")
         self._peers = (source, target)
         self._revs = [(log or {}).get("_rev") for log in (source_log, target_log)]
         self._older = _history(target_log) if self.start_seq != START else []
+        self._most_sessions = most_sessions
         self._session = secrets.token_hex(16)
         self._written = 0
         self._start_time = _now()
@@ -85,10 +94,19 @@ class Log:
         """The log as this session has written it: `session_id`, `source_last_seq`, `history`."""
 
     @classmethod
-    async def open(cls, source: Peer, target: Peer, selection: Selection = EVERYTHING) -> Log:
-        """Read the logs and find out where to go on from: `start_seq`.
+    async def open(
+        cls,
+        source: Peer,
+        target: Peer,
+        selection: Selection = EVERYTHING,
+        *,
+        most_sessions: int = MOST_SESSIONS,
+    ) -> Log:
+        """Read the logs and find out where to go on from: `start_seq`, and `ranges` after it that
+        the target has as well.
 
-        `last_confirmed` is the time (RFC 3339) at which the target confirmed up to there.
+        `last_confirmed` is the time (RFC 3339) at which the target confirmed up to there. The log
+        will have `most_sessions` at most.
         """
         id = replication_id(source, target, selection)
         log = cls(
@@ -97,22 +115,23 @@ class Log:
             source_log=await source.get_local(id),
             target_log=await target.get_local(id),
             selection=selection,
+            most_sessions=most_sessions,
         )
         if source.identity == target.identity:
             # A store and its copy: both directions have one log, which says nothing about either.
-            log.start_seq, log.last_confirmed = START, None
+            log.start_seq, log.ranges, log.last_confirmed = START, (), None
         return log
 
-    async def write(self, seq: Seq, counts: Counts) -> None:
-        """Record that everything up to `seq` is durable in the target.
+    async def write(self, seq: Seq, counts: Counts, ranges: Sequence[Range] = ()) -> None:
+        """Record that everything up to `seq`, and in `ranges`, is durable in the target.
 
         The target's log goes first: a crash between the two leaves the older common session.
         """
-        log = self.note(seq, counts)
+        log = self.note(seq, counts, ranges)
         for side in (1, 0):
             self._revs[side] = await self._put(self._peers[side], log, self._revs[side])
 
-    def note(self, seq: Seq, counts: Counts) -> dict[str, Any]:
+    def note(self, seq: Seq, counts: Counts, ranges: Sequence[Range] = ()) -> dict[str, Any]:
         """What `write` writes, kept in `last` only."""
         self._written += 1
         entry = {
@@ -128,12 +147,13 @@ class Log:
             "docs_read": counts.docs_read,
             "docs_written": counts.docs_written,
             "doc_write_failures": counts.doc_write_failures,
+            **({"ranges": list(map(list, ranges))} if ranges else {}),
         }
         self.last = {
             "version": _LOG_VERSION,
             "session_id": self._session,
             "source_last_seq": seq,
-            "history": [entry, *self._older][:_MOST_SESSIONS],
+            "history": [entry, *self._older][: self._most_sessions],
         }
         return self.last
 
@@ -152,10 +172,10 @@ class Log:
             return await peer.put_local(self.id, _with_rev(log, (present or {}).get("_rev")))
 
 
-def common_sequence(
+def common_entry(
     source_log: Mapping[str, Any] | None, target_log: Mapping[str, Any] | None
-) -> tuple[Seq, str | None]:
-    """The newest sequence that both logs vouch for, and when; `(START, None)` if there is none.
+) -> dict[str, Any] | None:
+    """The entry of the newest session that both logs vouch for, None if there is none.
 
     Logs that are not of the expected shape count as none.
     """
@@ -166,9 +186,8 @@ def common_sequence(
         if match is not None:
             # The same session with two sequences: a crash between the two writes, or one side
             # was restored from a backup. Both have reached the older one.
-            older = min(entry, match, key=_checkpoint_number)
-            return older["recorded_seq"], older.get("end_time")
-    return START, None
+            return min(entry, match, key=_checkpoint_number)
+    return None
 
 
 def _history(log: Mapping[str, Any] | None) -> list[dict[str, Any]]:

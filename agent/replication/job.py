@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import NamedTuple
 
 from agent.backoff import Backoff
-from agent.errors import EdgeAgentError, PermanentError, TransientError
+from agent.errors import BudgetSpentError, EdgeAgentError, PermanentError, TransientError
+from agent.peers.peer import Ordered
+from agent.replication.lanes import Lane
 from agent.replication.progress import Progress
 from agent.replication.replicator import Replicator
 
@@ -41,6 +42,8 @@ class State(StrEnum):
     """After a transient error; it is tried again soon."""
     FAILED = "failed"
     """Somebody has to change something; it is tried again now and then in case they did."""
+    HELD = "waiting for its budget"
+    """Today's bytes are used up; only what is urgent may still be passed on."""
     STOPPED = "stopped"
 
 
@@ -70,11 +73,9 @@ class Job:
         patient: bool,
         retry_cap: float = RETRY_CAP,
         permanent_base: float = _PERMANENT_BASE,
-        count_pending: Callable[[object], Awaitable[int]] | None = None,
     ) -> None:
         """`retry_cap` and `permanent_base`, the first wait after a permanent error, are in
-        seconds. `count_pending` tells the changes after a sequence where the
-        source can be asked without a network."""
+        seconds."""
         self.name = name
         self.replicator = replicator
         self.last_error: str | None = None
@@ -82,12 +83,13 @@ class Job:
         """When it is tried again, in seconds since the epoch."""
         self.error_count = 0
         """Failures since it last got on."""
+        self.errors = 0
+        """Failures since the start."""
         self.events = deque([Event(time.time(), "added")], maxlen=_KEPT_EVENTS)
         """The latest ones, the newest last."""
         self._patient = patient
         self._transient = Backoff(min(RETRY_BASE, retry_cap), retry_cap)
         self._permanent = Backoff(min(permanent_base, retry_cap), max(retry_cap, _PERMANENT_CAP))
-        self._count_pending = count_pending
         self._running = False
         self._ever_connected = False
         self._failed = False
@@ -107,6 +109,8 @@ class Job:
             return State.STOPPED
         if self.retry_at is not None:
             return State.FAILED if self._failed else State.WAITING
+        if Lane.NEWS in self.replicator.held or Lane.URGENT in self.replicator.held:
+            return State.HELD
         if not self._running:
             return State.STARTING
         lag = self.lag()
@@ -114,9 +118,24 @@ class Job:
 
     async def pending(self) -> int | None:
         """Changes that the target has not confirmed; None where nobody here can tell."""
-        if self._count_pending is not None:
-            return await self._count_pending(self.progress.confirmed_seq)
-        return self.progress.pending
+        source, progress = self.replicator.source, self.progress
+        if isinstance(source, Ordered):  # can be asked without a network
+            return await source.count_pending(progress.newest_seq) + (progress.backlog or 0)
+        return progress.unconfirmed
+
+    async def lanes(self) -> dict[Lane, int]:
+        """The lanes and the changes that each has before it, at most; none where there is one lane
+        for everything."""
+        source, progress = self.replicator.source, self.progress
+        if progress.backlog is None or not isinstance(source, Ordered):
+            return {}
+        return {
+            Lane.URGENT: await source.count_urgent(
+                max(progress.urgent_seq, progress.confirmed_seq)
+            ),
+            Lane.NEWS: await source.count_pending(progress.newest_seq),
+            Lane.BACKLOG: progress.backlog,
+        }
 
     def lag(self) -> float | None:
         """Seconds since the target last had everything; 0 while it has, None if it never had."""
@@ -135,9 +154,13 @@ class Job:
                 self._before = self._reached()
                 try:
                     await self.replicator.run(self._connected, self._confirmed)
+                except BudgetSpentError as error:
+                    self._running = False
+                    self._note("stopped", str(error))
                 except EdgeAgentError as error:
                     self._running = False
                     self.error_count += 1
+                    self.errors += 1
                     self._note("crashed", str(error))
                     tries = 0 if self._got_on else tries + 1
                     if not self._patient and self._gives_up(error, tries):
@@ -162,6 +185,7 @@ class Job:
             else f"unexpected {type(error).__name__}; the log has more"
         )
         self.error_count += 1
+        self.errors += 1
         self._note("crashed", self.last_error)
         self._broken = True
 

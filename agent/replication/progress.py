@@ -23,14 +23,22 @@ class Progress:
     docs_read: int = 0
     docs_written: int = 0
     doc_write_failures: int = 0
+    readings: int = 0
+    """In the documents that were written; a packed one has many."""
     confirmed_seq: Seq = START
     """Everything up to here is durable in the target."""
+    newest_seq: Seq = START
+    """Nothing after this was confirmed; beyond `confirmed_seq` where lanes go ahead."""
+    urgent_seq: Seq = START
+    """The urgent lane has come to here."""
+    backlog: int | None = None
+    """Changes up to `newest_seq` that are not confirmed, at most; None without a lane for them."""
     source_seq: Seq = START
     """The newest sequence of the source when the run began."""
     through_seq: Seq = START
     """Changes were read up to here."""
     pending: int | None = None
-    """Changes that the source has after `confirmed_seq`, where it tells."""
+    """Changes that the source has after `newest_seq`, where it tells."""
     in_flight: int = 0
     """Batches of changes that were read and are not confirmed yet."""
     last_confirmed: float | None = None
@@ -43,7 +51,12 @@ class Progress:
     @property
     def up_to_date(self) -> bool:
         """Whether the target has everything, as far as the source has told."""
-        return self.pending == 0 and self.in_flight == 0
+        return self.pending == 0 and self.in_flight == 0 and not self.backlog
+
+    @property
+    def unconfirmed(self) -> int | None:
+        """All changes that are not confirmed, where the source tells."""
+        return None if self.pending is None else self.pending + (self.backlog or 0)
 
     def note_up_to_date(self) -> None:
         """Call when it was so until now."""

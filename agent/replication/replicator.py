@@ -2,9 +2,9 @@
 
     changes -> revs_diff -> fetch -> store -> checkpoint on both sides
 
-The stages run side by side, joined by short queues: memory is bounded by the size of the pieces
-in flight, not by the number of documents. Every step can be repeated, so a crash or a lost
-connection anywhere costs at most the work since the last checkpoint.
+Where much has gathered, it runs in lanes (`lanes.py`), each a `Pipeline`; otherwise there is one.
+Every step can be repeated, so a crash or a lost connection anywhere costs at most the work since
+the last checkpoint.
 
 Source: CouchDB documentation, "CouchDB Replication Protocol".
 """
@@ -15,22 +15,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
-from agent.documents.revision import Revision
-from agent.errors import (
-    EdgeAgentError,
-    NotFoundError,
-    RemoteMissingError,
-    TooLargeError,
-    TransientError,
-)
-from agent.peers.peer import ChangeBatch, Peer, PeerInfo, Seq, WriteResult
+from agent.errors import EdgeAgentError, NotFoundError, RemoteMissingError
+from agent.peers.peer import ChangeBatch, Ordered, Peer, PeerInfo, Seq
 from agent.replication.arrivals import Arrivals
-from agent.replication.checkpoint import Counts, DatabaseRecreatedError, Log
+from agent.replication.budget import Budget
+from agent.replication.checkpoint import MOST_SESSIONS, Counts, DatabaseRecreatedError, Log
+from agent.replication.lanes import FAR_BEHIND, Lane, Range, Reached
+from agent.replication.pipeline import Pipeline, Step
 from agent.replication.progress import Progress
+from agent.replication.room import Room
 from agent.replication.selection import EVERYTHING, Selection
 
 log = logging.getLogger(__name__)
@@ -42,46 +39,24 @@ _FIRST_CHECKPOINT = 0.5
 """Seconds to a run's first checkpoint; each of the next takes twice as long, up to the interval.
 Over a line that keeps breaking, a run has to get beyond where the last one began."""
 
-_PIECE_BYTES = 2 * 1024 * 1024
-"""Aimed at for one fetch. Three such pieces are in memory at most: fetched, or being stored."""
-
-_FIRST_PIECE = 100
-"""Revisions in the first fetch, when nothing is known yet about their size."""
-
 _WATCH_INTERVAL = 30.0
 """Seconds between looks at whether a followed database was recreated."""
 
+_METERED_WATCH_INTERVAL = 900.0
+"""The same where bytes are counted."""
+
+_METERED_CHECKPOINT_INTERVAL = 300.0
+"""Seconds between checkpoints at least, where bytes are counted. What a crash makes it repeat is
+only asked about."""
+
+_METERED_SESSIONS = 5
+"""In a log, where bytes are counted: it crosses the link with each checkpoint."""
+
+_CHANGE_BYTES = 100
+"""Of a change, about, in the question whether the target has it."""
+
 _FINAL_CHECKPOINT = 5.0
 """Seconds that the checkpoint of a run that was stopped or has failed may take."""
-
-_REFUSED_FOR_GOOD = frozenset(
-    (
-        "bad_request",
-        "doc_validation",
-        "document_too_large",
-        "forbidden",
-        "illegal_docid",
-        "not_implemented",
-        "not_supported",
-        "request_uri_too_long",
-        "too_large",
-        "unauthorized",
-    )
-)
-
-_Wanted = Sequence[tuple[str, Sequence[str]]]
-
-
-_Fetched = tuple[Sequence[Revision], _Wanted]
-"""The first of what was wanted, and what is left over."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Revisions that are being fetched. `batch` is set on the last piece of a batch of changes."""
-
-    fetching: asyncio.Task[_Fetched] | None
-    batch: ChangeBatch | None
 
 
 def _nothing() -> None:
@@ -110,12 +85,18 @@ class Replicator:
         progress: Progress | None = None,
         brought: Arrivals | None = None,
         unasked: Arrivals | None = None,
+        lanes: bool = False,
+        budget: Budget | None = None,
     ) -> None:
         """`batch_size` in changes, `checkpoint_interval` in seconds.
 
         `since_seq` stands in for the checkpoint at the start; without `use_checkpoints` none are
         written. What is stored is noted in `brought`. With `unasked`, what has arrived at the
         source, news are sent to the target without asking whether it has them.
+
+        With `lanes`, where the source is far ahead, what is urgent or new goes first; the source
+        has to be an `Ordered` peer and the replication continuous. With a `budget` all waits that
+        is not admitted to the link; a run without lanes ends then with BudgetSpentError.
         """
         self.source = source
         self.target = target
@@ -126,25 +107,37 @@ class Replicator:
         self.checkpoint: Log | None = None
         """The log of the latest run."""
         self.selection = selection
+        self.budget = budget
+        self._lanes = lanes
+        self._first = Lane.URGENT if lanes else Lane.NEWS
         self._since_seq = since_seq
         self._use_checkpoints = use_checkpoints
         self._create_source = create_source
         self._create_target = create_target
-        self._batch_size = batch_size
+        self._room = self._new_room()
+        # What a batch costs on the link counts against the budget, too.
+        self._batch_size = max(1, min(batch_size, self._room.piece_bytes // _CHANGE_BYTES))
+        if budget is not None:
+            checkpoint_interval = max(checkpoint_interval, _METERED_CHECKPOINT_INTERVAL)
         self.checkpoint_interval = checkpoint_interval
-        self._piece_size = _FIRST_PIECE
-        self._size_known = False
         self._log: Log
+        self._reached: Reached | None
         self._before: Counts
         self._instances: tuple[str, str]
         self.recorded: Seq = None
         """The latest checkpoint, None before the first run."""
+        self._recorded_ranges: tuple[Range, ...] = ()
         self._record_interval = 0.0
         self._record_due = 0.0
         self._recording = asyncio.Lock()
         self._confirmed: Callable[[], None] = _nothing
         self._brought = brought
         self._unasked = unasked
+
+    @property
+    def held(self) -> frozenset[Lane]:
+        """The lanes that wait for another day's budget."""
+        return frozenset(self._room.held)
 
     async def run(
         self,
@@ -157,6 +150,8 @@ class Replicator:
         whenever all of a batch is durable in the target.
         """
         self._confirmed = confirmed
+        self._room = self._new_room()
+        await self._room.open(self._first)
         self.opening = self.source.label
         source_info = await _open(self.source, create=self._create_source)
         self.opening = self.target.label
@@ -164,19 +159,25 @@ class Replicator:
         self.opening = None
         self._before = self.progress.counts()
         self._instances = (source_info.instance_start_time, target_info.instance_start_time)
-        self._log = await Log.open(self.source, self.target, self.selection)
+        self._log = await Log.open(
+            self.source,
+            self.target,
+            self.selection,
+            most_sessions=MOST_SESSIONS if self.budget is None else _METERED_SESSIONS,
+        )
         self.checkpoint = self._log
         if self._since_seq is not None:
             self._log.start_seq = self._since_seq
-        self.recorded = self._log.start_seq
+        self.recorded, self._recorded_ranges = self._log.start_seq, self._log.ranges
         self.progress.source_seq = source_info.update_seq
         self._record_interval = min(_FIRST_CHECKPOINT, self.checkpoint_interval)
         self._record_due = time.monotonic() + self._record_interval
-        self._start_progress()
+        start = self._plan(source_info.update_seq)
+        self._start_progress(start)
         log.info("%s -> %s: from %s", self.source.label, self.target.label, self._log.start_seq)
         connected()
         try:
-            await self._transfer()
+            await self._transfer(start)
         except (asyncio.CancelledError, EdgeAgentError):
             self.progress.note_up_to_date()
             with contextlib.suppress(EdgeAgentError, TimeoutError):
@@ -185,190 +186,117 @@ class Replicator:
             raise
         await self._record()
 
-    def _start_progress(self) -> None:
+    def _new_room(self) -> Room:
+        return Room(self.budget, holds=self._lanes, holding=self._record)
+
+    def _plan(self, source_seq: Seq) -> Seq:
+        """Where the news begin. What is not reached before is the backlog."""
+        self._reached = None
+        if not self._lanes:
+            return self._log.start_seq
+        reached = self._reached = Reached(self._log.start_seq, self._log.ranges)
+        if source_seq - reached.newest <= FAR_BEHIND:
+            return reached.newest
+        reached.forget_oldest()
+        return source_seq
+
+    def _start_progress(self, start: Seq) -> None:
         progress = self.progress
-        progress.confirmed_seq = self._log.start_seq
+        progress.confirmed_seq = progress.urgent_seq = self._log.start_seq
+        progress.newest_seq = start
         progress.pending = None
+        progress.backlog = None if self._reached is None else self._reached.missing(start)
         progress.in_flight = 0
         if progress.last_confirmed is None and self._log.last_confirmed:
             with contextlib.suppress(ValueError):
                 confirmed = datetime.fromisoformat(self._log.last_confirmed)
                 progress.last_confirmed = confirmed.timestamp()
 
-    async def _transfer(self) -> None:
-        batches: asyncio.Queue[ChangeBatch | None] = asyncio.Queue(1)
-        wanted: asyncio.Queue[tuple[ChangeBatch, _Wanted] | None] = asyncio.Queue(1)
-        pieces: asyncio.Queue[_Piece | None] = asyncio.Queue(1)
+    # --- lanes -------------------------------------------------------------------------
+
+    async def _transfer(self, start: Seq) -> None:
+        reached = self._reached
+        gaps = [] if reached is None else reached.gaps(start)
         try:
-            async with asyncio.TaskGroup() as stages:
-                stages.create_task(self._read_changes(batches))
-                stages.create_task(self._find_missing(batches, wanted))
-                stages.create_task(self._fetch(wanted, pieces, stages))
-                storing = stages.create_task(self._store(pieces))
-                if self.continuous:
-                    watch = stages.create_task(self._watch())
-                    storing.add_done_callback(lambda _: watch.cancel())
+            async with asyncio.TaskGroup() as lanes:
+                others = [lanes.create_task(self._watch())] if self.continuous else []
+                if reached is not None and (gaps or self.budget is not None):
+                    self._room.divide()
+                    feed = self._urgent_feed(reached)
+                    urgent = lanes.create_task(self._pipeline(Lane.URGENT).run(reached.seq, feed))
+                    filling = lanes.create_task(self._fill(gaps))
+                    filling.add_done_callback(lambda _: self._filled(urgent))
+                    others += [urgent, filling]
+                feed = self._feed(start, follow=self.continuous)
+                news = lanes.create_task(self._pipeline(Lane.NEWS).run(start, feed))
+                news.add_done_callback(lambda _: [task.cancel() for task in others])
         except ExceptionGroup as group:
-            # One stage failed and took the others along; its error is the one to report.
+            # One lane failed and took the others along; its error is the one to report.
             raise group.exceptions[0] from None
 
-    # --- the stages --------------------------------------------------------------------
+    def _filled(self, urgent: asyncio.Task[None]) -> None:
+        """There is no backlog any more, so nothing goes before the news."""
+        if self.budget is None:  # with one they may have to wait
+            urgent.cancel()
+            self._room.unite()
 
-    async def _read_changes(self, out: asyncio.Queue[ChangeBatch | None]) -> None:
-        feed = self.source.changes(
-            self._log.start_seq,
-            follow=self.continuous,
+    async def _fill(self, gaps: Sequence[Range]) -> None:
+        """Carry the backlog."""
+        for since, end in gaps:
+            feed = _up_to(end, self._feed(since, follow=False))
+            await self._pipeline(Lane.BACKLOG).run(since, feed)
+
+    def _pipeline(self, lane: Lane) -> Pipeline:
+        async def confirmed(step: Step) -> None:
+            await self._confirm(lane, step)
+
+        return Pipeline(
+            lane,
+            self.source,
+            self.target,
+            room=self._room,
+            progress=self.progress,
+            confirmed=confirmed,
+            winners_only=self.selection.winning_revs_only,
+            batch_size=self._batch_size,
+            # What the urgent lane has sent is no news to the lane that comes to it later.
+            brought=self._unasked if lane is Lane.URGENT else self._brought,
+            unasked=self._unasked,
+        )
+
+    def _feed(self, since: Seq, *, follow: bool) -> AsyncGenerator[ChangeBatch, None]:
+        return self.source.changes(
+            since,
+            follow=follow,
             limit=self._batch_size,
             selector=self.selection.selector,
             doc_ids=self.selection.doc_ids,
         )
-        # Closed here, so that a connection is not left to the garbage collector.
+
+    async def _urgent_feed(self, reached: Reached) -> AsyncGenerator[ChangeBatch, None]:
+        """What is urgent and not confirmed by another lane."""
+        assert isinstance(self.source, Ordered)  # noqa: S101
+        feed = self.source.urgent_changes(
+            reached.seq,
+            limit=self._batch_size,
+            selector=self.selection.selector,
+            doc_ids=self.selection.doc_ids,
+        )
         async with contextlib.aclosing(feed) as batches:
             async for batch in batches:
-                self.progress.note_up_to_date()
-                self.progress.in_flight += 1
-                self.progress.changes_read += len(batch.changes)
-                self.progress.through_seq = batch.last_seq
-                await out.put(batch)
-        await out.put(None)
-
-    async def _find_missing(
-        self,
-        batches: asyncio.Queue[ChangeBatch | None],
-        out: asyncio.Queue[tuple[ChangeBatch, _Wanted] | None],
-    ) -> None:
-        only_winners = self.selection.winning_revs_only
-        while (batch := await batches.get()) is not None:
-            revs: dict[str, list[str]] = {}
-            for change in batch.changes:
-                # The winner is the first of the leaves.
-                wanted_revs = change.revs[:1] if only_winners else change.revs
-                revs.setdefault(change.id, []).extend(wanted_revs)
-            missing: Mapping[str, Sequence[str]] = revs
-            if revs and (self._unasked is None or not self._unasked.are_news(revs)):
-                missing = await self.target.revs_diff(revs)
-            self.progress.missing_checked += sum(map(len, revs.values()))
-            self.progress.missing_found += sum(map(len, missing.values()))
-            # In the order of the changes, so that the target's own feed keeps it.
-            wanted = [(id, missing[id]) for id in revs if id in missing]
-            await out.put((batch, wanted))
-        await out.put(None)
-
-    async def _fetch(
-        self,
-        wanted: asyncio.Queue[tuple[ChangeBatch, _Wanted] | None],
-        out: asyncio.Queue[_Piece | None],
-        stages: asyncio.TaskGroup,
-    ) -> None:
-        """Starts the fetches; `_store` waits for them in their order.
-
-        More than one is under way, so that neither side waits while the other is at work; but one
-        alone while it is not known how large documents are, and where one fills a piece.
-        """
-        while (item := await wanted.get()) is not None:
-            batch, rest = item
-            if not rest:
-                await out.put(_Piece(None, batch))
-            while rest:
-                now, rest = rest[: self._piece_size], rest[self._piece_size :]
-                fetching = stages.create_task(self._fetch_piece(now))
-                await out.put(_Piece(fetching, None if rest else batch))
-                if not self._size_known or self._piece_size == 1:
-                    await asyncio.wait({fetching})
-        await out.put(None)
-
-    async def _fetch_piece(self, wanted: _Wanted) -> _Fetched:
-        """All that is wanted, or less of it where that would be more than `_PIECE_BYTES`."""
-        while True:
-            now, rest = wanted[: self._piece_size], wanted[self._piece_size :]
-            try:
-                found = await self.source.fetch(now)
-            except TooLargeError as error:
-                if len(now) > 1:
-                    self._piece_size = max(1, len(now) // 2)
-                    continue
-                id, revs = now[0]
-                if len(revs) > 1:  # each may fit alone
-                    wanted = [*((id, [rev]) for rev in revs), *rest]
-                    continue
-                found = [WriteResult(id, rev, "too_large", str(error)) for rev in revs]
-            break
-        revisions = []
-        for entry in found:
-            if isinstance(entry, Revision):
-                revisions.append(entry)
-            else:
-                self._not_carried(self.source, entry)
-        size = sum(len(revision.body) for revision in revisions)
-        self.progress.docs_read += len(revisions)
-        if revisions:
-            self._size_known = True
-            fitting = _PIECE_BYTES * len(revisions) // max(size, 1)
-            self._piece_size = max(1, min(fitting, self._batch_size, 2 * self._piece_size))
-        return revisions, rest
-
-    async def _store(self, pieces: asyncio.Queue[_Piece | None]) -> None:
-        while (piece := await pieces.get()) is not None:
-            if piece.fetching is not None:
-                revisions, rest = await piece.fetching
-                await self._store_piece(revisions)
-                while rest:
-                    revisions, rest = await self._fetch_piece(rest)
-                    await self._store_piece(revisions)
-            if piece.batch is not None:
-                await self._confirm(piece.batch)
-
-    async def _store_piece(self, revisions: Sequence[Revision]) -> None:
-        if not revisions:
-            return
-        if self._brought is not None:
-            self._brought.note(revisions)
-        try:
-            results = await self.target.store(revisions, self.source.attachment)
-        except TooLargeError as error:
-            if len(revisions) > 1:
-                half = len(revisions) // 2
-                await self._store_piece(revisions[:half])
-                await self._store_piece(revisions[half:])
-                return
-            revision = revisions[0]
-            results = [WriteResult(revision.id, str(revision.rev), "too_large", str(error))]
-        for result in results:
-            if result.error is None:
-                self.progress.docs_written += 1
-            else:
-                self._not_carried(self.target, result)
-
-    def _not_carried(self, peer: Peer, result: WriteResult) -> None:
-        """What was refused for good is passed over, but visibly: counted, logged, in the status.
-
-        Raises TransientError for anything else.
-        """
-        if result.error not in _REFUSED_FOR_GOOD:
-            raise TransientError(
-                f"{peer.label}: {result.id} could not be carried "
-                f"({result.error}: {result.reason}); it is tried again"
-            )
-        self.progress.doc_write_failures += 1
-        self.progress.failures.append(result)
-        log.warning(
-            "%s -> %s: %s %s was refused and is passed over (%s: %s)",
-            self.source.label,
-            self.target.label,
-            result.id,
-            result.rev,
-            result.error,
-            result.reason,
-        )
+                changes = [change for change in batch.changes if reached.lacks(change.seq)]
+                yield replace(batch, changes=tuple(changes))
 
     # --- confirming --------------------------------------------------------------------
 
-    async def _confirm(self, batch: ChangeBatch) -> None:
+    async def _confirm(self, lane: Lane, step: Step) -> None:
         progress = self.progress
-        progress.confirmed_seq = batch.last_seq
-        progress.pending = batch.pending
-        progress.changes_confirmed += len(batch.changes)
-        progress.in_flight -= 1
+        batch = step.batch
+        if lane is Lane.URGENT:
+            progress.urgent_seq = batch.last_seq
+        else:
+            progress.changes_confirmed += len(batch.changes)
+            self._reach(lane, step)
         if batch.changes:
             progress.last_confirmed = time.time()
         progress.note_up_to_date()
@@ -376,20 +304,33 @@ class Replicator:
         if time.monotonic() >= self._record_due:
             await self._record()
 
+    def _reach(self, lane: Lane, step: Step) -> None:
+        progress = self.progress
+        if lane is Lane.NEWS:
+            progress.pending = step.batch.pending
+            progress.newest_seq = step.batch.last_seq
+        if self._reached is None:
+            progress.confirmed_seq = step.batch.last_seq
+        else:
+            self._reached.add(step.since, step.batch.last_seq)
+            progress.confirmed_seq = self._reached.seq
+            progress.backlog = self._reached.missing(progress.newest_seq)
+
     async def _record(self) -> None:
         """Write the checkpoint, if there is anything new to record."""
         async with self._recording:
             seq = self.progress.confirmed_seq
+            ranges = () if self._reached is None else self._reached.ranges
             self._record_interval = min(2 * self._record_interval, self.checkpoint_interval)
             self._record_due = time.monotonic() + self._record_interval
-            if seq != self.recorded:
+            if (seq, ranges) != (self.recorded, self._recorded_ranges):
                 await self._check_instances()
                 counts = self.progress.counts().since(self._before)
                 if self._use_checkpoints:
-                    await self._log.write(seq, counts)
+                    await self._log.write(seq, counts, ranges)
                 else:
-                    self._log.note(seq, counts)
-                self.recorded = seq
+                    self._log.note(seq, counts, ranges)
+                self.recorded, self._recorded_ranges = seq, ranges
 
     async def _check_instances(self) -> None:
         instances = (
@@ -406,12 +347,14 @@ class Replicator:
 
     async def _watch(self) -> None:
         """Record what is confirmed though nothing follows it, and notice recreated databases."""
+        interval = _WATCH_INTERVAL if self.budget is None else _METERED_WATCH_INTERVAL
         looked = time.monotonic()
         while True:
             await asyncio.sleep(max(self._record_due - time.monotonic(), 1.0))
+            await self._room.admit(self._first)
             if time.monotonic() >= self._record_due:
                 await self._record()
-            if time.monotonic() - looked >= _WATCH_INTERVAL:
+            if time.monotonic() - looked >= interval:
                 looked = time.monotonic()
                 await self._check_instances()
 
@@ -424,3 +367,16 @@ async def _open(peer: Peer, *, create: bool) -> PeerInfo:
             raise
     await peer.create()
     return await peer.info()
+
+
+async def _up_to(
+    end: int, feed: AsyncGenerator[ChangeBatch, None]
+) -> AsyncGenerator[ChangeBatch, None]:
+    """The feed's beginning, up to the change `end`."""
+    async with contextlib.aclosing(feed) as batches:
+        async for batch in batches:
+            if batch.last_seq >= end:
+                changes = [change for change in batch.changes if change.seq <= end]
+                yield ChangeBatch(tuple(changes), end)
+                return
+            yield batch

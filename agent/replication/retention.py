@@ -162,7 +162,11 @@ class Retention:
         confirmations: Iterable[Confirmation],
         *,
         clock: Callable[[], float] = time.time,
+        correcting: Callable[[], bool] = bool,
     ) -> None:
+        """`clock` tells the time in seconds since the epoch, `correcting` whether times of readings
+        may still be corrected: those are not old until then, whatever they say.
+        """
         self.retained = Retained(store)
         self.confirmations = list(confirmations)
         """Those who have to have what is deleted."""
@@ -170,6 +174,7 @@ class Retention:
         self._store = store
         self._options = options
         self._clock = clock
+        self._correcting = correcting
         self._space = Space(0, 0, 0)
         self._aged = -_LONGEST
         self._passed = 0
@@ -261,7 +266,16 @@ class Retention:
                 partial(by_time, sensor=sensor, after=after, before=before)
             )
             confirmed = [found for found in page if found.seq <= until]
-            await self._delete_had([found for found in confirmed if found.readings])
+            provisional = self._correcting()
+            await self._delete_had(
+                [
+                    found
+                    for found in confirmed
+                    if found.readings
+                    and found.time < before
+                    and not (provisional and found.provisional)
+                ]
+            )
             if len(page) < PAGE or not confirmed:
                 return  # what comes after what nobody has confirmed is still newer
             after = page[-1].id

@@ -92,7 +92,7 @@ def statistics(progress: Progress) -> dict[str, Any]:
         "missing_revisions_found": progress.missing_found,
         "docs_read": progress.docs_read,
         "docs_written": progress.docs_written,
-        "changes_pending": progress.pending,
+        "changes_pending": progress.unconfirmed,
         "doc_write_failures": progress.doc_write_failures,
         "checkpointed_source_seq": progress.confirmed_seq,
     }
@@ -157,9 +157,9 @@ def task_entry(replication: Replication) -> dict[str, Any]:
         "through_seq": progress.through_seq,
         **statistics(progress),
     }
-    if progress.pending is not None:
+    if progress.unconfirmed is not None:
         done = progress.changes_read
-        entry["progress"] = 100 * done // max(1, done + progress.pending)
+        entry["progress"] = 100 * done // max(1, done + progress.unconfirmed)
     return entry if replication.name is None else {**entry, "name": replication.name}
 
 

@@ -43,11 +43,20 @@ class Need(IntEnum):
     MEMBER = 1
     DATABASE_ADMIN = 2
     SERVER_ADMIN = 3
+    USER = 4
+    """To be logged in. (The numbers are names, no order.)"""
 
 
 # Below "/". What is not here and begins with an underscore is for server administrators: databases
 # of the server's own, and everything that tells of other databases or makes requests elsewhere.
-_SERVER = {"": Need.NOTHING, "_session": Need.NOTHING, "_up": Need.NOTHING, "_uuids": Need.NOTHING}
+_SERVER = {
+    "": Need.NOTHING,
+    "_metrics": Need.USER,
+    "_session": Need.NOTHING,
+    "_status": Need.USER,
+    "_up": Need.NOTHING,
+    "_uuids": Need.NOTHING,
+}
 
 # Below "/{db}". What is not here is for members; GET and HEAD always are.
 _DATABASE: Mapping[tuple[str, str], Need] = {
@@ -195,13 +204,15 @@ class Access:
     # --- what they may do --------------------------------------------------------------
 
     def require_server(self, need: Need, user: User) -> None:
-        """Raises RequestError unless the user may do what needs a server administrator.
+        """Raises RequestError unless the user may do what needs an administrator, or any user.
 
         Smaller needs are left to `require_database`.
         """
         if need is Need.SERVER_ADMIN and not user.is_admin:
             # 401 for those who are logged in, too: so does CouchDB.
             raise RequestError(401, "unauthorized", "You are not a server admin.")
+        if need is Need.USER and user.name is None and not user.is_admin:
+            raise RequestError(401, "unauthorized", "Log in to see this.")
 
     def require_database(self, need: Need, user: User, store: Store) -> None:
         """Raises RequestError unless the user may do in this database what needs that much."""

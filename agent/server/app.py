@@ -29,6 +29,7 @@ from agent.server import (
     attachments,
     bulk,
     changes,
+    conflicts,
     copying,
     databases,
     design,
@@ -37,6 +38,7 @@ from agent.server import (
     indexes,
     local,
     ranges,
+    readings,
     replication,
     security,
     server,
@@ -46,6 +48,7 @@ from agent.server.access import Access, needed
 from agent.server.answers import error_answer
 from agent.server.attachments import AttachmentCall
 from agent.server.call import Call, DatabaseCall, DocumentCall, Service, Status
+from agent.server.conflicts import Outlooks
 from agent.server.hooks import Hook, hook_methods
 from agent.server.replication import Replications
 from agent.store.databases import Databases
@@ -68,6 +71,7 @@ _SERVER: Mapping[str, _Methods[Call]] = {
     "_active_tasks": {"GET": replication.active_tasks},
     "_all_dbs": {"GET": databases.all_dbs},
     "_dbs_info": {"GET": databases.dbs_info, "POST": databases.dbs_info_of},
+    "_metrics": {"GET": server.metrics},
     "_replicate": {"POST": replication.replicate},
     "_session": {"GET": session.get, "POST": session.login, "DELETE": session.logout},
     "_status": {"GET": server.status},
@@ -81,6 +85,7 @@ _DATABASE: Mapping[str, _Methods[DatabaseCall]] = {
     "_bulk_get": {"POST": bulk.bulk_get},
     "_changes": {"GET": changes.changes, "POST": changes.changes},
     "_compact": {"POST": databases.compact},
+    "_conflicts": {"GET": conflicts.listed},
     "_design_docs": {"GET": all_docs.design_docs, "POST": all_docs.design_docs},
     "_ensure_full_commit": {"POST": databases.ensure_full_commit},
     "_explain": {"POST": find.explain},
@@ -94,9 +99,13 @@ _DATABASE: Mapping[str, _Methods[DatabaseCall]] = {
         "PUT": databases.set_purged_infos_limit,
     },
     "_ranges": {"POST": ranges.ranges},
+    "_resolutions": {"GET": conflicts.resolutions},
+    "_resolve": {"POST": conflicts.resolve},
     "_revs_diff": {"POST": bulk.revs_diff},
     "_revs_limit": {"GET": databases.revs_limit, "PUT": databases.set_revs_limit},
     "_security": {"GET": security.get, "PUT": security.put},
+    "_sensors": {"GET": readings.sensors},
+    "_series": {"GET": readings.series},
     "_view_cleanup": {"POST": databases.view_cleanup},
 }
 _QUERIES: Mapping[str, _Methods[DatabaseCall]] = {
@@ -124,6 +133,7 @@ def make_app(
     access: Access | None = None,
     status: Status | None = None,
     replications: Replications | None = None,
+    outlooks: Outlooks | None = None,
     hooks: Mapping[str, Hook] | None = None,
     uuid: str | None = None,
     max_body: int = MAX_BODY,
@@ -133,7 +143,8 @@ def make_app(
 
     `access` says who may do what; without it everybody is an administrator.
     `status` answers `GET /_status`, the agent's own account of itself; `replications` does what
-    `_replicate` asks for; `hooks`, by name, are those of `_hooks`. `uuid` names the server in
+    `_replicate` asks for; `outlooks` knows what policies do about conflicts; `hooks`, by name, are
+    those of `_hooks`. `uuid` names the server in
     `GET /`; clients that see one use it, not the URL, to recognise their checkpoints, so it must
     stay the same across restarts. `max_body` and `max_attachment` are in bytes.
     """
@@ -145,6 +156,7 @@ def make_app(
         access or Access(),
         max_attachment,
         replications,
+        outlooks,
         hooks or {},
     )
     app = web.Application(client_max_size=max_body, middlewares=[_errors])

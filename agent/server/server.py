@@ -6,13 +6,17 @@ Source: CouchDB documentation, "API Reference > Server".
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from aiohttp import web
 
 from agent import __version__
 from agent.errors import NotFoundError, RequestError
+from agent.server.access import Need
 from agent.server.answers import answer
 from agent.server.call import Call
+from agent.server.metrics import metrics_answer
+from agent.server.users import user_of
 
 API_VERSION = "3.3.0"
 """The CouchDB whose API this is: the first one that replicates with `_bulk_get`.
@@ -56,6 +60,24 @@ async def uuids(call: Call) -> web.Response:
 
 async def status(call: Call) -> web.Response:
     """GET /_status: the agent's own JSON, from whoever runs the server."""
-    if call.service.status is None:
+    return answer(await _status(call), headers={"Cache-Control": "no-cache"})
+
+
+async def metrics(call: Call) -> web.Response:
+    """GET /_metrics: the same, as far as it is numbers, for Prometheus."""
+    return metrics_answer(await _status(call))
+
+
+async def _status(call: Call) -> dict[str, Any]:
+    """Raises RequestError where it tells of a database that the user may not read."""
+    service = call.service
+    if service.status is None:
         raise NotFoundError("no status")
-    return answer(await call.service.status())
+    status = await service.status()
+    user = user_of(call.request)
+    name = status.get("database", {}).get("name")
+    if name is not None and not user.is_admin:
+        with service.databases.using(name):
+            store = await service.databases.get(name)
+            service.access.require_database(Need.MEMBER, user, store)
+    return status

@@ -34,7 +34,13 @@ _COUNTED_PENDING = 2_000
 _MOST_AT_ONCE = 16 * 1024 * 1024
 _COLUMNS = "seq, id, gen, hash, deleted, conflicts, body, tree, attachments"
 _NO_BODY = _COLUMNS.replace("body", "''")
+_URGENT = """seq > ? AND instr(body, '"urgent":true')"""
+"""As the index `docs_urgent` has it."""
 _TOO_MUCH = "too much to read at once; ask for fewer documents"
+_INFO = (
+    "SELECT key, value FROM meta WHERE key IN "
+    "('uuid', 'instance_start_time', 'doc_count', 'doc_del_count', ?, ?)"
+)
 _LARGEST = 2**63 - 1  # of SQLite's integers
 
 
@@ -164,7 +170,7 @@ class Reader:
 
     def info(self) -> StoreInfo:
         with self._connection(snapshot=True) as db:
-            meta = dict(db.execute("SELECT key, value FROM meta"))
+            meta = dict(db.execute(_INFO, (SEQ_FLOOR, PURGE_SEQ)))
             newest, conflicts, size, unused = db.execute(
                 "SELECT (SELECT coalesce(max(seq), 0) FROM docs), "
                 "(SELECT count(*) FROM docs WHERE conflicts > 0), "
@@ -326,6 +332,21 @@ class Reader:
             if not pending and not descending:
                 last = max(last, _newest(db), _floor(db))
         return ChangesPage(documents, last, pending, pending == 0, size)
+
+    def urgent(self, since: int, *, limit: int) -> list[StoredDocument]:
+        """Documents with `"urgent": true` that changed after `since`, in that order.
+
+        As many as fill a page, with their bodies; none when there are no more.
+        """
+        sql = f"SELECT {_COLUMNS} FROM docs WHERE {_URGENT} ORDER BY seq LIMIT ?"  # noqa: S608
+        with self._connection() as db:
+            return _filled(db.execute(sql, (since, limit)))[0]
+
+    def count_urgent(self, since: int) -> int:
+        """How many documents with `"urgent": true` changed after `since`."""
+        with self._connection() as db:
+            sql = f"SELECT count(*) FROM docs WHERE {_URGENT}"  # noqa: S608
+            return int(db.execute(sql, (since,)).fetchone()[0])
 
     def pending(self, since: int) -> int:
         """How many changes there are after `since`; an upper bound from 2,000 on."""

@@ -1,9 +1,9 @@
 """Readings that are deleted to make room, and what is remembered of them.
 
 They go as if they had never been: no tombstone is left, which would delete them elsewhere. Only
-documents that nobody has changed are touched: readings, and windows of readings, with the ids that
-the recorder gives them. What was deleted before a remote had it leaves a document of the type
-"gap", written in the same transaction.
+readings, and windows of readings, are touched, with the ids that the recorder gives them and
+without conflicts. What was deleted before a remote had it leaves a document of the type "gap",
+written in the same transaction.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Found(NamedTuple):
     readings: int
     lasts: int
     """Microseconds from the first of the readings to the last one."""
+    provisional: bool
+    """The time was not known when it was recorded, and may still be corrected."""
 
     @property
     def key(self) -> str:
@@ -109,8 +111,9 @@ def _space(db: sqlite3.Connection, *, wal: Path) -> Space:
 
 _COLUMNS = (
     "seq, id, gen || '-' || hash, body ->> '$.device', body ->> '$.sensor', body ->> '$.time', "
-    "tree IS NULL AND attachments IS NULL AND NOT deleted, body ->> '$.type', "
-    "json_array_length(body, '$.columns.value'), body ->> '$.columns.time[#-1]'"
+    "NOT conflicts AND attachments IS NULL AND NOT deleted, body ->> '$.type', "
+    "json_array_length(body, '$.columns.value'), body ->> '$.columns.time[#-1]', "
+    "body ->> '$.clock'"
 )
 
 
@@ -162,10 +165,11 @@ def _found(
     type: object,
     rows: int | None,
     lasts: object,
+    clock: object,
 ) -> Found:
     names = isinstance(device, str) and isinstance(sensor, str) and isinstance(time, str)
     readings = 0
-    if whole and names and id.startswith(f"{device}:{sensor}:{time}") and sensor_of(id):
+    if whole and names and sensor_of(id) == f"{device}:{sensor}:":
         if type == "reading":
             readings = 1
         elif type == "readings":
@@ -179,6 +183,7 @@ def _found(
         str(time),
         readings,
         lasts if type == "readings" and isinstance(lasts, int) else 0,
+        clock == "unset",
     )
 
 
@@ -246,7 +251,7 @@ class Retained:
 
 def _note(record: Record, document: Found, now: str, *, dropped: bool) -> None:
     sensor = record.sensors.setdefault(document.key, SensorRecord())
-    if document.time < now:
+    if document.id < document.key + now:
         sensor.floor = max(sensor.floor, document.id)
     if dropped:
         sensor.dropped += document.readings

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pty
 import tty
+import urllib.request
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests import agents
 from tests.agents import edge_agent, when_true
@@ -117,6 +119,12 @@ def test_json_by_remote(gateway: Gateway) -> None:
         assert job["doc_write_failures"] == 0
     assert datetime.fromisoformat(hub["push"]["last_confirmed"])
     assert hub["push"]["docs_written"] > 0
+    assert hub["push"]["lanes"].keys() == {"urgent", "news", "backlog"}
+    assert hub["pull"]["lanes"] == {}
+    assert min(hub["bytes_sent"], hub["bytes_received"]) > 1000
+    assert hub["bytes_per_document"] > 100
+    assert hub["budget"] is None
+    assert gone["bytes_per_document"] is None
 
     push = gone["push"]
     assert "pull" not in gone
@@ -139,6 +147,61 @@ def test_json_by_sensor(gateway: Gateway) -> None:
     assert sensors["temperature"]["unit"] == "C"
     assert talker["errors"] == 1
     assert (talker["gaps"], talker["missing"]) == (1, 2)
+
+
+def test_json_figures(gateway: Gateway) -> None:
+    status = gateway.status()
+    hub, gone = status["remotes"]
+    assert hub["push"]["rate"] > 0
+    assert hub["push"]["confirmed"] > 0
+    assert hub["pull"]["backlog_seconds"] == 0
+    assert hub["pull"]["drain_seconds"] == 0
+    assert (gone["push"]["rate"], gone["push"]["drain_seconds"]) == (0, None)
+    assert gone["push"]["errors"] > 0
+    # The oldest change that waits is one of the first readings.
+    assert 0 < gone["push"]["backlog_seconds"] <= status["uptime"] + 5
+
+    pipeline = status["pipeline"]
+    for stage in ("detect", "transfer", "confirm"):
+        assert pipeline[stage]["count"] > 0
+        assert pipeline[stage]["rate"] > 0
+    assert pipeline["process"]["count"] == 0
+    assert pipeline["detect"]["readings"] > 0
+
+    system = status["system"]
+    assert 10 * 2**20 < system["memory_rss"] < 2**30
+    assert 0 < system["disk_free"] <= system["disk_total"]
+    assert system["bytes_written"] >= 0
+    assert system["uptime"] > 0
+    assert system["cpu_seconds"] > 0
+
+
+def test_json_attention(gateway: Gateway) -> None:
+    status = gateway.status()
+    told = [each["what"] for each in status["attention"]]
+    assert any("Remote gone, push: nothing gets through" in what for what in told)
+    assert any("2 readings of device talker" in what for what in told)
+    assert not any("Remote hub" in what for what in told)
+
+
+def test_metrics(gateway: Gateway) -> None:
+    with urllib.request.urlopen(f"{gateway.url}/_metrics") as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    samples = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+    assert samples["edge_agent_replication_confirmed_total", "hub", "push"] > 0
+    assert samples["edge_agent_replication_up", "hub", "pull"] == 1
+    assert samples["edge_agent_replication_up", "gone", "push"] == 0
+    assert samples["edge_agent_replication_pending_changes", "gone", "push"] > 0
+    assert ("edge_agent_replication_drain_seconds", "gone", "push") not in samples
+    assert samples["edge_agent_sensor_readings_total", "node", "temperature"] > 0
+    assert samples["edge_agent_device_gaps_total", "talker"] == 1
+    assert samples["edge_agent_device_up", "node"] == 1
+    used = {sample.name for family in families for sample in family.samples}
+    assert {"process_resident_memory_bytes", "edge_agent_changes_detected_total"} <= used
 
 
 def test_text(gateway: Gateway) -> None:

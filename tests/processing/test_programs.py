@@ -39,10 +39,15 @@ async def write(url: str, ids: list[str], **members: Any) -> None:
         assert response.status == 201, await response.text()
 
 
-async def hooks_of(url: str) -> list[dict[str, Any]]:
+async def status_of(url: str) -> dict[str, Any]:
     async with aiohttp.ClientSession() as session, session.get(f"{url}/_status") as response:
-        hooks: list[dict[str, Any]] = (await response.json())["hooks"]
-        return hooks
+        status: dict[str, Any] = await response.json()
+        return status
+
+
+async def hooks_of(url: str) -> list[dict[str, Any]]:
+    hooks: list[dict[str, Any]] = (await status_of(url))["hooks"]
+    return hooks
 
 
 def gets_on(receiver: Receiver, count: int) -> bool:
@@ -87,6 +92,8 @@ async def test_killed_again_and_again_it_skips_nothing(receiver: Receiver, tmp_p
         assert hooks["web"]["dead"] == hooks["web"]["failed"] == 0
         assert (hooks["web"]["database"], hooks["web"]["retry_at"]) == ("edge", None)
         assert hooks["web"]["target"] == f"http://127.0.0.1:{receiver.port}"
+        processed = sum(hook["processed"] for hook in hooks.values())
+        assert (await status_of(url))["pipeline"]["process"]["count"] == processed > 0
         calls = len(receiver.calls)
         done = await asyncio.to_thread(process.stop)
         assert (done.status, done.stdout) == (0, "")

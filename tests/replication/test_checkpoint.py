@@ -15,7 +15,7 @@ from agent.replication.checkpoint import (
     Counts,
     DatabaseRecreatedError,
     Log,
-    common_sequence,
+    common_entry,
     replication_id,
 )
 from agent.store.store import Store
@@ -52,7 +52,8 @@ def log_of(*entries: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_the_newest_common_session_counts(source: Any, target: Any, expected: Any) -> None:
-    assert common_sequence(source, target)[0] == expected
+    found = common_entry(source, target)
+    assert (START if found is None else found["recorded_seq"]) == expected
 
 
 async def test_log_is_written_to_both_sides_and_found_again(tmp_path: Path) -> None:

@@ -195,7 +195,6 @@ async def test_a_patient_job_waits_reports_and_goes_live(stores: tuple[Store, St
         Replicator(LocalPeer(a), remote, continuous=True),
         patient=True,
         retry_cap=0.02,
-        count_pending=a.pending,
     )
     assert job.state is State.STARTING
     async with running(job):

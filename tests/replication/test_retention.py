@@ -36,7 +36,7 @@ from tests.replication.retaining import (
     timestamp,
     window,
 )
-from tests.store.helpers import put, rows
+from tests.store.helpers import put, revision, rows
 
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Where the property's files are: what is tested does not depend on the disk."""
@@ -101,12 +101,39 @@ async def test_the_newest_sequence_is_not_used_twice(store: Store) -> None:
     assert store.update_seq == 2
 
 
-async def test_what_somebody_has_changed_stays(store: Store) -> None:
-    await store.graft([reading(0), reading(1)])
-    await put(store, reading(0).id, str(reading(0).rev), type="reading", note="seen")
-    await put(store, reading(1).id, str(reading(1).rev), _deleted=True)
+async def test_changed_readings_go_with_their_history_conflicts_and_tombstones_stay(
+    store: Store,
+) -> None:
+    await store.graft([reading(n) for n in range(4)])
+    changed, deleted, conflict, newer = (reading(n) for n in range(4))
+    at = {"type": "reading", "device": "dev", "sensor": "temp", "time": timestamp(0)}
+    await put(store, changed.id, str(changed.rev), **at, note="seen")
+    await put(store, deleted.id, str(deleted.rev), _deleted=True)
+    await put(store, conflict.id, str(conflict.rev), **at)
+    await store.graft([revision(conflict.id, "f" * 32, conflict.path[0])])
+    await put(store, newer.id, str(newer.rev), **{**at, "time": timestamp(NOW - 10)})
     await (await retention(store, Options(rules=[Rule("*", "*", 1000)]))).once()
-    assert rows(store.path, "SELECT count(*) FROM docs") == [2]
+    left = {deleted.id, conflict.id, newer.id}
+    assert set(rows(store.path, "SELECT id FROM docs")) == left
+    assert changed.id not in rows(store.path, "SELECT id FROM revisions")
+
+
+async def test_what_is_still_to_be_corrected_is_not_old(store: Store) -> None:
+    await store.graft([reading(0, clock="unset"), reading(1), reading(2, clock="corrected")])
+    correcting = [True]
+    made = Retention(
+        store,
+        Options(rules=[Rule("*", "*", 20)]),
+        [],
+        clock=lambda: START.timestamp() + NOW,
+        correcting=lambda: correcting[0],
+    )
+    await made.once()
+    assert set(bodies(store.path)) == {reading(0).id}
+    correcting[0] = False
+    made = Retention(store, Options(rules=[Rule("*", "*", 20)]), [])
+    await made.once()
+    assert bodies(store.path) == {}
 
 
 async def test_what_was_refused_was_not_confirmed(store: Store) -> None:
@@ -237,7 +264,7 @@ async def test_nothing_goes_silently(
     when_full: Literal["stop", "drop-oldest", "thin"],
     keep: float | None,
 ) -> None:
-    """Whatever is missing was confirmed, or is in a gap; and alarms and changed readings stay."""
+    """Whatever is missing was confirmed, or is in a gap; and alarms stay."""
     rules = [] if keep is None else [Rule("*", "temp", keep)]
     made: dict[str, tuple[int, str, int]] = {}
     """By id: the sequence, the sensor and the readings of what may be deleted."""
@@ -266,9 +293,11 @@ async def test_nothing_goes_silently(
                 alarm = f"alarm:dev:temp:hot:{timestamp(seconds)}:{seed}"
                 changed = chance.choice(list(made))
                 if (found := await store.get(changed)) is not None:
-                    await put(store, changed, found.rev, type="reading", sensor="changed")
-                    stays.add(changed)
-                    del made[changed]
+                    _, sensor, readings = made[changed]
+                    made[changed] = (store.update_seq + 1, sensor, readings)
+                    await put(
+                        store, changed, found.rev, **(json.loads(found.body) | {"seen": seed})
+                    )
                 await store.graft([first_revision(alarm, {"type": "alarm"})])
                 stays.add(alarm)
             elif what == "confirm":

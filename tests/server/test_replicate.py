@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from agent.config import AgentConfig, Config, RemoteConfig, ServerConfig
-from agent.replication import job, manager, replicator
+from agent.replication import job, manager, pipeline
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.rig.network import find_free_port
 from tests.server.api import Api, number_in, running
@@ -405,7 +405,7 @@ async def test_a_remote_that_vanishes_midway(
     hub: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job, "_HURRIED_TRIES", 2)
-    monkeypatch.setattr(replicator, "_FIRST_PIECE", 1)
+    monkeypatch.setattr(pipeline, "_FIRST_PIECE", 1)
     port = find_free_port()
     body = {"source": f"http://127.0.0.1:{port}/far", "target": "two", "create_target": True}
     async with running(tmp_path / "far", port=port) as far:

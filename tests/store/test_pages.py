@@ -8,6 +8,7 @@ from agent.documents.revision import Revision
 from agent.peers.local import LocalPeer
 from agent.store.reader import PAGE_BYTES, StoredDocument
 from agent.store.store import Store
+from tests.store.helpers import put
 
 IDS = ["a", "b", "c", "d", "e"]
 BODY = f'{{"text":"{"x" * (PAGE_BYTES // 3)}"}}'  # three of them exceed a page
@@ -117,3 +118,20 @@ async def test_only_small_pages_are_kept_for_others(store: Store, body: str, rea
     await store.graft([Revision("a", 1, ("a",), False, body)])
     pages = [await store.recent_changes(0, limit=9, bodies=True) for _ in range(2)]
     assert len({id(page) for page in pages}) == reads
+
+
+async def test_urgent_documents_are_found_in_the_order_of_their_changes(store: Store) -> None:
+    for number in range(6):
+        await put(store, f"d{number}", urgent=number % 2 == 0, n=number)
+    await put(store, "nested", alarm={"urgent": True})
+    await put(store, "quoted", text='"urgent":true')
+    await put(store, "word", urgent="true")
+    first = await store.documents(["d0"])
+    await put(store, "d0", first["d0"].rev, urgent=True, n=7)
+    found = await store.urgent(0, limit=10)
+    assert [document.id for document in found] == ["d2", "d4", "nested", "d0"]
+    assert await store.count_urgent(0) == 4
+    [second, *_] = found
+    assert [document.id for document in await store.urgent(second.seq, limit=1)] == ["d4"]
+    assert await store.count_urgent(second.seq) == 3
+    assert await store.urgent(store.update_seq, limit=10) == []

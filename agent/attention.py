@@ -1,0 +1,216 @@
+"""What needs somebody's attention, in words, with what to do: a function of the status alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+_LOW_DISK, _FULL_DISK = 500 * 2**20, 100 * 2**20
+_LOW_PART, _FULL_PART = 0.1, 0.02
+"""Too little is less than both, the bytes and the part of the disk: small disks are nearly full
+all the time, and of large ones a small part is enough."""
+
+Status = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`what` is so, and what to `do` about it."""
+
+    level: Literal["warning", "error"]
+    what: str
+    do: str
+
+    def as_json(self) -> dict[str, str]:
+        return {"level": self.level, "what": self.what, "do": self.do}
+
+
+def attention(status: Status) -> list[dict[str, str]]:
+    """`{"level", "what", "do"}` for each thing, errors first; see `Agent.status`."""
+    checks = (
+        _disk,
+        _store,
+        _retention,
+        _devices,
+        _remotes,
+        _broker,
+        _clock,
+        _hooks,
+        _telemetry,
+        _conflicts,
+        _gateways,
+    )
+    found = [finding for check in checks for finding in check(status)]
+    found += _restarts(status)
+    return [each.as_json() for each in sorted(found, key=lambda each: each.level != "error")]
+
+
+def _disk(status: Status) -> Iterator[Finding]:
+    system = status.get("system") or {}
+    free, total = system.get("disk_free"), system.get("disk_total")
+    if free is None or total is None:
+        return
+    what = f"The disk with the data has {free / 2**20:,.0f} MiB left, {100 * free / total:.0f} %."
+    do = f"Free some space, or move {status.get('data', 'the data')} to a larger disk."
+    if free < min(_FULL_DISK, _FULL_PART * total):
+        yield Finding("error", what, do)
+    elif free < min(_LOW_DISK, _LOW_PART * total):
+        yield Finding("warning", what, do)
+
+
+def _store(status: Status) -> Iterator[Finding]:
+    salvaged = (status.get("database") or {}).get("salvaged")
+    if salvaged:
+        copied = _count(salvaged["documents"], "document")
+        what = f"The database was damaged on {salvaged['time']}; {copied} could be copied."
+        do = f"Check the card; delete {salvaged['aside']} when the remotes have sent the rest."
+        yield Finding("warning", what, do)
+
+
+def _retention(status: Status) -> Iterator[Finding]:
+    retention = status.get("retention") or {}
+    if retention.get("refusing"):
+        do = "See to the remotes, or raise max_size in [retention]."
+        yield Finding("error", f"Nothing is recorded: {_ended(retention['refusing'])}", do)
+    if retention.get("last_error"):
+        what = f"Retention: {_ended(retention['last_error'])}"
+        yield Finding("warning", what, "Check the disk; it is tried again by itself.")
+    if retention.get("dropped_at"):
+        what = f"{_count(retention['dropped'], 'reading')} had to be dropped unconfirmed, the last"
+        what += f" at {retention['dropped_at']}."
+        yield Finding("warning", what, "See to the remotes, or raise max_size in [retention].")
+
+
+def _devices(status: Status) -> Iterator[Finding]:
+    for device in status.get("devices", ()):
+        name = device["name"]
+        if device["state"] != "open":
+            reason = device["last_error"] or "its port is not open yet"
+            do = f"Check the cable and the port, {device['port']}; edge-agent ports lists them all."
+            yield Finding("error", f"Device {name} is not heard: {_ended(reason)}", do)
+        elif device["last_error"]:
+            do = "Check the disk; what was read stays in memory for now."
+            yield Finding("error", f"Device {name}: {_ended(device['last_error'])}", do)
+        if device.get("missing_since_start"):
+            lost = device["missing_since_start"]
+            yield Finding(
+                "warning",
+                f"{_count(lost, 'reading')} of device {name} did not arrive since the start.",
+                "Check the cable and the baud rate; edge-agent status counts damage on the line.",
+            )
+        settings = device.get("settings") or {}
+        for setting, refused in settings.get("refused", {}).items():
+            what = f"Device {name} refuses the setting {setting}: {_ended(refused['reason'])}"
+            yield Finding("warning", what, f"edge-agent device set {name} {setting}=VALUE")
+        if settings.get("last_error"):
+            what = f"Settings of device {name}: {_ended(settings['last_error'])}"
+            yield Finding("warning", what, f"See edge-agent device show {name}.")
+        for sensor in device["sensors"]:
+            for alarm in sensor["alarms"]:
+                what = f"Alarm {alarm}: {name} {sensor['name']} is {sensor['last_value']}."
+                yield Finding("warning", what, "See to what the sensor measures.")
+
+
+def _remotes(status: Status) -> Iterator[Finding]:
+    for remote in status.get("remotes", ()):
+        jobs = {each: remote[each] for each in ("push", "pull") if remote.get(each)}
+        problems: dict[Finding, list[str]] = {}
+        for direction, job in jobs.items():
+            for finding in _job(job):
+                problems.setdefault(finding, []).append(direction)
+        for finding, directions in problems.items():
+            named = f"Remote {remote['name']}, {' and '.join(directions)}"
+            yield replace(finding, what=f"{named}: {finding.what}")
+
+
+def _job(job: Status) -> Iterator[Finding]:
+    error = job["last_error"]
+    if job["state"] == "failed":
+        do = "Mend what the error names, here or there; it is tried again by itself."
+        yield Finding("error", f"nothing is replicated. {_ended(error)}", do)
+    elif error:
+        do = "Check the network and the other side; it is tried again by itself."
+        yield Finding("warning", f"nothing gets through at present. {_ended(error)}", do)
+    elif job["state"] == "waiting for its budget":
+        do = "Nothing, or raise the remote's bytes_per_day."
+        yield Finding("warning", "the bytes of today are used up.", do)
+    if job["doc_write_failures"]:
+        refused = _count(job["doc_write_failures"], "revision")
+        do = "See `failures` in edge-agent status --json; mend or delete these documents."
+        yield Finding("error", f"{refused} could not be carried.", do)
+
+
+def _broker(status: Status) -> Iterator[Finding]:
+    mqtt = status.get("mqtt")
+    if mqtt and mqtt["last_error"]:
+        what = f"The broker {mqtt['broker']} is not reached: {_ended(mqtt['last_error'])}"
+        yield Finding(
+            "error", what, "Check the broker and the network; it is tried again by itself."
+        )
+
+
+def _clock(status: Status) -> Iterator[Finding]:
+    clock = status.get("clock")
+    if clock and clock["state"] != "sure":
+        yield Finding(
+            "warning",
+            "The time is not known for sure; readings are marked, to be corrected later.",
+            "Give the machine a network time server (timedatectl), or a GPS; see [clock] in the "
+            "configuration.",
+        )
+
+
+def _hooks(status: Status) -> Iterator[Finding]:
+    for hook in status.get("hooks", ()):
+        name = hook["name"]
+        if hook["dead"]:
+            what = f"Hook {name} has given up {_count(hook['dead'], 'document')}."
+            yield Finding(
+                "error", what, f"edge-agent hooks dead {name} lists them, retry tries again."
+            )
+        if hook["last_error"]:
+            what = f"Hook {name} does not get through: {_ended(hook['last_error'])}"
+            yield Finding("warning", what, "Check what it calls; it is tried again by itself.")
+
+
+def _telemetry(status: Status) -> Iterator[Finding]:
+    for entry in status.get("telemetry", ()):
+        if entry["last_error"]:
+            what = f"Telemetry {entry['name']} is not published: {_ended(entry['last_error'])}"
+            yield Finding("warning", what, "Check the broker; it is tried again by itself.")
+
+
+def _conflicts(status: Status) -> Iterator[Finding]:
+    conflicts = status.get("conflicts") or {}
+    present = conflicts.get("present", (status.get("database") or {}).get("conflicts", 0))
+    if present:
+        what = f"Conflicts: {_count(present, 'document')}; all sides are kept."
+        yield Finding("warning", what, "edge-agent conflicts list shows them, and resolve decides.")
+    for name, policy in conflicts.get("policies", {}).items():
+        if policy.get("failed"):
+            what = f"The conflict policy {name} has failed {_count(policy['failed'], 'time')}."
+            yield Finding("error", what, "edge-agent conflicts list says why; mend the policy.")
+
+
+def _gateways(status: Status) -> Iterator[Finding]:
+    for gateway in status.get("gateways", ()):
+        if gateway["status"] != "online":
+            what = f"Gateway {gateway['name']} is offline since {gateway['since']}."
+            yield Finding("warning", what, "Check its power and its network.")
+
+
+def _restarts(status: Status) -> Iterator[Finding]:
+    for name, count in status.get("restarts", {}).items():
+        if count:
+            what = f"A part of the program, {name}, has failed {_count(count, 'time')}."
+            yield Finding("warning", what, "The log says why; please report it.")
+
+
+def _ended(text: str) -> str:
+    """An error as a sentence."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

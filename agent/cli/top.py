@@ -1,0 +1,301 @@
+"""`edge-agent top`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import termios
+import tty
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.running import Running, fetch_status, find_running, running_options
+from agent.cli.sensors import Courses
+from agent.cli.showing import duration, size, sparkline
+from agent.errors import ConfigError
+from agent.peers.http_errors import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+_REFRESH = 1.0
+_WIDTH = 24
+"""Values in a sparkline."""
+
+_WIDEST = 28
+_MOST_FINDINGS = 3
+_STAGES = {
+    "detect": "changes seen",
+    "transfer": "revisions stored by remotes",
+    "confirm": "changes confirmed",
+    "process": "documents done by hooks",
+}
+_COLOURS = {"live": "green", "catching up": "yellow", "open": "green", "online": "green"}
+
+
+@click.command()
+@running_options
+@click.option("--once", is_flag=True, help="Print what there is, once, and end.")
+def top_command(
+    config_path: Path | None, url: str | None, password_file: Path | None, once: bool
+) -> None:
+    """Watch a running agent: its rates, its remotes, its sensors and what needs attention.
+
+    The screen is drawn anew each second, until q or Ctrl-C. As many sensors and remotes are shown
+    as fit; those that need attention come first.
+    """
+
+    def find() -> Running:
+        return find_running(config_path, url, password_file)
+
+    if not once and not (sys.stdout.isatty() and sys.stdin.isatty()):
+        raise ConfigError("this is no terminal; use --once, or edge-agent status --json")
+    asyncio.run(_once(find) if once else _watch(find))
+
+
+async def _once(find: Callable[[], Running]) -> None:
+    frames = Frames()
+    console = _console()
+    frames.add(await fetch_status(await asyncio.to_thread(find)))
+    console.print(frames.frame(console.width, console.height))
+
+
+async def _watch(find: Callable[[], Running]) -> None:
+    from rich.live import Live
+
+    frames = Frames()
+    console = _console()
+    # Before the screen changes: an agent that does not answer is an error like any other.
+    frames.add(await fetch_status(await asyncio.to_thread(find)))
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    with _keys(stopped), Live(console=console, auto_refresh=False, screen=True) as live:
+        while not stopped.is_set():
+            live.update(frames.frame(console.width, console.height), refresh=True)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REFRESH):
+                    await stopped.wait()
+            if not stopped.is_set():
+                # Found anew each time: what lets us in is a session, which expires.
+                frames.add(await fetch_status(await asyncio.to_thread(find)))
+
+
+@contextlib.contextmanager
+def _keys(stopped: asyncio.Event) -> Iterator[None]:
+    """Set `stopped` when q is pressed; what is typed is not shown."""
+    loop = asyncio.get_running_loop()
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+
+    def pressed() -> None:
+        keys = os.read(terminal, 64)
+        if not keys or b"q" in keys.lower():
+            stopped.set()
+            loop.remove_reader(terminal)
+
+    tty.setcbreak(terminal)
+    loop.add_reader(terminal, pressed)
+    try:
+        yield
+    finally:
+        loop.remove_reader(terminal)
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Names, values and errors come from elsewhere: nothing in them is a style.
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+class Frames:
+    """What the screen shows, made of one status after the other."""
+
+    def __init__(self) -> None:
+        self._status: Mapping[str, Any] = {}
+        self._courses = Courses()
+        self._rates: dict[str, deque[float]] = {}
+
+    def add(self, status: Mapping[str, Any]) -> None:
+        """Take a status."""
+        self._status = status
+        self._courses.add(status.get("devices", ()))
+        for stage, told in status.get("pipeline", {}).items():
+            self._rates.setdefault(stage, deque(maxlen=_WIDTH)).append(told["rate"])
+
+    def frame(self, width: int, height: int) -> RenderableType:
+        """The screen, at most `height` lines of `width` characters."""
+        from rich.console import Group
+
+        status = self._status
+        parts: list[RenderableType] = [_head(status)]
+        left = height - 2  # one for the cursor
+        for heading, make, most in (
+            ("", _findings, _MOST_FINDINGS),
+            ("", self._stages, len(_STAGES)),
+            ("remotes", _remotes, left // 3),
+            ("gateways", _gateways, left // 2),
+            ("sensors", self._sensors, left),
+        ):
+            rows = make(status)
+            room = min(left - bool(heading), most)
+            if not rows or room < 1:
+                continue
+            if heading:
+                parts.append(_ruled(heading, width))
+                left -= 1
+            lines = _lines(rows, room)
+            parts += lines
+            left -= len(lines)
+        return Group(*parts)
+
+    def _stages(self, status: Mapping[str, Any]) -> list[list[Any]]:
+        pipeline = status.get("pipeline", {})
+        return [
+            [
+                _styled(stage, "bold"),
+                f"{pipeline[stage]['rate']:,.1f}/s",
+                _styled(sparkline(self._rates[stage], lowest=0.0), "cyan"),
+                f"{pipeline[stage]['count']:,} {what}",
+            ]
+            for stage, what in _STAGES.items()
+            if stage in pipeline
+        ]
+
+    def _sensors(self, status: Mapping[str, Any]) -> list[list[Any]]:
+        rows = []
+        for device in status.get("devices", ()):
+            for sensor in device["sensors"]:
+                course = self._courses[device["name"], sensor["name"]]
+                unit = f" {sensor['unit']}" if sensor["unit"] else ""
+                alarms = [f"alarm {name}" for name in sensor["alarms"]]
+                notes = one_line(", ".join([*alarms, sensor["quality"] or ""]).strip(", "))
+                cells = [
+                    one_line(f"{device['name']} {sensor['name']}"),
+                    one_line(f"{sensor['last_value']}{unit}"),
+                    _styled(sparkline(list(course.numbers)[-_WIDTH:]), "cyan"),
+                    f"{sensor['rate']:g}/s",
+                    _styled(notes, "red"),
+                ]
+                rows.append((not alarms, cells))
+            if not device["sensors"]:
+                words = one_line(device["last_error"] or "nothing so far")
+                cells = [device["name"], "-", "", "", _styled(words, "red")]
+                rows.append((device["state"] == "open", cells))
+        return [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+
+
+def _head(status: Mapping[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    system = status["system"]
+    text = Text(no_wrap=True, overflow="ellipsis")
+    text.append(one_line(status.get("name", "hub")), "bold")
+    told = [f"up {duration(status['uptime'])}", f"load {system['load']}"]
+    if system["memory_rss"] is not None:
+        told.append(f"memory {size(system['memory_rss'])}")
+    if system["disk_free"] is not None:
+        told.append(f"disk {size(system['disk_free'])} free")
+    if system["bytes_written"] is not None:
+        told.append(f"written {size(system['bytes_written'])}")
+    database = status.get("database")
+    if database:
+        told.append(f"{database['doc_count']:,} documents")
+    text.append("  " + "  ".join(told))
+    return text
+
+
+def _findings(status: Mapping[str, Any]) -> list[list[Any]]:
+    found = status.get("attention", ())
+    rows: list[list[Any]] = [
+        [_styled(one_line(each["what"]), "red" if each["level"] == "error" else "yellow")]
+        for each in found
+    ]
+    more = len(rows) - _MOST_FINDINGS
+    if more > 0:
+        rows[_MOST_FINDINGS - 1 :] = [[f"and {more + 1} more: edge-agent status --json"]]
+    return rows
+
+
+def _remotes(status: Mapping[str, Any]) -> list[list[Any]]:
+    rows = []
+    for remote in status.get("remotes", ()):
+        for direction in ("push", "pull"):
+            job = remote.get(direction)
+            if job is None:
+                continue
+            drain, lag, pending = job["drain_seconds"], job["lag"], job["pending"]
+            known = pending and drain is not None
+            cells = [
+                f"{remote['name']} {direction}",
+                _styled(job["state"], _COLOURS.get(job["state"], "red")),
+                f"{job['rate']:,.1f}/s",
+                "? left" if pending is None else f"{pending:,} left",
+                f"done in {duration(drain)}" if known else "",
+                f"lag {'?' if lag is None else duration(lag)}",
+                one_line(job["last_error"] or ""),
+            ]
+            rows.append((job["last_error"] is None, cells))
+    return [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+
+
+def _gateways(status: Mapping[str, Any]) -> list[list[Any]]:
+    rows = []
+    for gateway in status.get("gateways", ()):
+        lag, backlog, conflicts = (gateway[name] for name in ("lag", "backlog", "conflicts"))
+        cells = [
+            one_line(gateway["name"]),
+            _styled(gateway["status"], _COLOURS.get(gateway["status"], "red")),
+            one_line(gateway["version"] or "-"),
+            "" if lag is None else f"lag {duration(lag)}",
+            "" if backlog is None else f"{backlog:,} left",
+            "" if not conflicts else f"{conflicts:,} conflicts",
+        ]
+        rows.append((gateway["status"] == "online", cells))
+    return [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+
+
+def _lines(rows: list[list[Any]], room: int) -> list[Text]:
+    """Rows in columns, as many as there is room for; the end of a line is cut off if need be.
+
+    (In rich's tables the columns that matter would shrink along with the last one.)
+    """
+    from rich.text import Text
+
+    shown = rows if len(rows) <= room else rows[: room - 1]
+    cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in shown]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        line = Text(no_wrap=True, overflow="ellipsis")
+        for cell, width in zip(row, widths, strict=True):
+            if width:
+                cell.truncate(min(width, _WIDEST if cell is not row[-1] else width), pad=False)
+                line.append_text(cell)
+                line.append(" " * (min(width, _WIDEST) - cell.cell_len + 2))
+        line.rstrip()
+        lines.append(line)
+    if len(shown) < len(rows):
+        lines.append(Text(f"… {len(rows) - len(shown)} more"))
+    return lines
+
+
+def _ruled(heading: str, width: int) -> Text:
+    return _styled(f"── {heading} ".ljust(width, "─"), "dim")
+
+
+def _styled(text: str, style: str) -> Text:
+    from rich.text import Text
+
+    return Text(text, style, no_wrap=True, overflow="ellipsis")

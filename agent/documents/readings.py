@@ -1,0 +1,133 @@
+"""Documents of readings: one each, or those of a time window in columns. Pure.
+
+Their ids are `device:sensor:time:sequence`; what is a reading is told by the body, though, since
+any document may have such an id. docs/recording.md describes both forms.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import msgspec
+
+Value: TypeAlias = int | float | bool | str | None
+
+NOT_GOOD = 1
+CLOCK_CORRECTED = 2
+CLOCK_UNSET = 4
+"""Flags of readings: the quality is not good, the time was corrected, or is not known for sure."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_NAMES_IN_ID = re.compile(r"(.+):[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z:[^:]*")
+
+
+class _Columns(msgspec.Struct):
+    time: list[int]
+    value: list[Value]
+
+
+class _Single(msgspec.Struct, tag_field="type", tag="reading"):
+    device: str
+    sensor: str
+    time: str
+    value: Value
+    unit: str | None = None
+    quality: Any = None
+    clock: Any = None
+
+
+class _Window(msgspec.Struct, tag_field="type", tag="readings"):
+    device: str
+    sensor: str
+    time: str
+    columns: _Columns
+    unit: str | None = None
+    quality: Any = None
+    clock: Any = None
+
+
+class _Values(msgspec.Struct):
+    value: list[msgspec.Raw]
+
+
+class _Packed(msgspec.Struct):
+    columns: _Values
+
+
+_decoder = msgspec.json.Decoder(_Single | _Window)
+_decode_columns = msgspec.json.Decoder(_Packed).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What one document tells. `times`, in microseconds since the epoch, rise; there are as many
+    as `values`, and at least one."""
+
+    device: str
+    sensor: str
+    unit: str | None
+    quality: str | None
+    flags: int
+    times: Sequence[int]
+    values: Sequence[Value]
+
+
+def readings_of(body: str) -> Readings | None:
+    """The readings in a document's body (JSON text), or in a part of one; None for any other."""
+    try:
+        found = _decoder.decode(body)
+        at = microseconds(found.time)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    if isinstance(found, _Single):
+        times, values = [at], [found.value]
+    else:
+        times = [at + offset for offset in found.columns.time]
+        values = found.columns.value
+        if not times or len(times) != len(values):
+            return None
+        if any(later < earlier for earlier, later in pairwise(times)):
+            pairs = sorted(zip(times, values, strict=True), key=lambda pair: pair[0])
+            times, values = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    quality = found.quality if isinstance(found.quality, str) else None
+    flags = NOT_GOOD if quality not in (None, "good") else 0
+    if found.clock is not None:
+        flags |= CLOCK_CORRECTED if found.clock == "corrected" else CLOCK_UNSET
+    return Readings(found.device, found.sensor, found.unit, quality, flags, times, values)
+
+
+def readings_in(body: str) -> int:
+    """How many readings a document's body has; cheaper than `readings_of`, and less strict."""
+    if '"type":"reading"' in body:
+        return 1
+    if '"type":"readings"' not in body:
+        return 0
+    try:
+        return len(_decode_columns(body).columns.value)
+    except msgspec.DecodeError:  # somebody else's type of that name
+        return 0
+
+
+def named_in(id: str) -> str | None:
+    """`device:sensor` of an id that looks like that of a reading; None for any other."""
+    found = _NAMES_IN_ID.fullmatch(id)
+    return found[1] if found else None
+
+
+def microseconds(text: str) -> int:
+    """RFC 3339 as microseconds since the epoch. Raises ValueError, also without a time zone."""
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone; end it with Z for UTC")
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def timestamp(microseconds: int) -> str:
+    """RFC 3339 in UTC, always with six decimals, as in ids. Raises OverflowError."""
+    return f"{_EPOCH + timedelta(microseconds=microseconds):%Y-%m-%dT%H:%M:%S.%fZ}"

@@ -1,0 +1,137 @@
+"""What needs attention: each thing alone, and their order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent.attention import attention
+
+MIB = 2**20
+
+JOB: dict[str, Any] = {"state": "live", "last_error": None, "doc_write_failures": 0}
+DEVICE: dict[str, Any] = {
+    "name": "greenhouse",
+    "port": "/dev/ttyUSB0",
+    "state": "open",
+    "last_error": None,
+    "missing_since_start": 0,
+    "sensors": [{"name": "t", "last_value": 20, "alarms": []}],
+}
+HEALTHY: dict[str, Any] = {
+    "data": "/var/lib/edge-agent",
+    "restarts": {},
+    "system": {"disk_free": 20_000 * MIB, "disk_total": 30_000 * MIB},
+    "database": {"conflicts": 0},
+    "devices": [DEVICE],
+    "remotes": [{"name": "cloud", "push": JOB, "pull": JOB}],
+    "telemetry": [{"name": "ha", "last_error": None}],
+    "clock": {"state": "sure"},
+    "hooks": [{"name": "mail", "dead": 0, "last_error": None}],
+    "mqtt": {"broker": "mqtt://b", "last_error": None},
+    "gateways": [{"name": "g1", "status": "online", "since": "2026-03-01T00:00:00Z"}],
+    "conflicts": {"present": 0, "policies": {"winner": {"resolved": 5, "failed": 0}}},
+}
+
+
+def told(**other: Any) -> list[tuple[str, str]]:
+    found = attention({**HEALTHY, **other})
+    assert all(each["do"] for each in found)
+    return [(each["level"], each["what"]) for each in found]
+
+
+def test_where_all_is_well_there_is_nothing() -> None:
+    assert told() == []
+    assert attention({}) == []
+
+
+def job(**members: Any) -> dict[str, Any]:
+    return {"remotes": [{"name": "cloud", "push": {**JOB, **members}, "pull": JOB}]}
+
+
+def device(**members: Any) -> dict[str, Any]:
+    return {"devices": [{**DEVICE, **members}]}
+
+
+def disk(free: int, total: int) -> dict[str, Any]:
+    return {"system": {"disk_free": free * MIB, "disk_total": total * MIB}}
+
+
+ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "words"),
+    [
+        (disk(300, 30_000), "warning", "300 MiB left, 1 %"),
+        (disk(50, 30_000), "error", "50 MiB left"),
+        (disk(50, 200), None, ""),
+        (disk(15, 200), "warning", "15 MiB left, 8 %"),
+        (disk(3, 200), "error", "3 MiB left, 2 %"),
+        ({"system": {"disk_free": None, "disk_total": None}}, None, ""),
+        (job(state="failed", last_error="wrong password"), "error", "wrong password"),
+        (job(state="waiting", last_error="no route"), "warning", "Remote cloud, push: nothing"),
+        (job(state="waiting for its budget"), "warning", "bytes of today"),
+        (job(doc_write_failures=1), "error", "1 revision could"),
+        (job(doc_write_failures=2), "error", "2 revisions could"),
+        (device(state="waiting", last_error="permission denied"), "error", "permission denied"),
+        (device(state="waiting"), "error", "Device greenhouse is not heard"),
+        (device(last_error="the disk is full"), "error", "the disk is full"),
+        (device(missing_since_start=1200), "warning", "1,200 readings of device greenhouse"),
+        (
+            device(settings={"refused": {"interval_ms": {"value": 0, "reason": "too short"}}}),
+            "warning",
+            "refuses the setting interval_ms: too short.",
+        ),
+        (
+            device(settings={"refused": {}, "last_error": "another's"}),
+            "warning",
+            "Settings of device greenhouse: another's.",
+        ),
+        (device(sensors=ALARM), "warning", "Alarm hot: greenhouse t is 99"),
+        ({"clock": {"state": "unsure"}}, "warning", "time is not known"),
+        ({"restarts": {"recorder x": 2}}, "warning", "recorder x, has failed 2 times"),
+        ({"hooks": [{"name": "m", "dead": 3, "last_error": None}]}, "error", "3 documents"),
+        ({"hooks": [{"name": "m", "dead": 0, "last_error": "no"}]}, "warning", "Hook m"),
+        ({"telemetry": [{"name": "ha", "last_error": "no"}]}, "warning", "Telemetry ha"),
+        ({"mqtt": {"broker": "mqtt://b", "last_error": "no"}}, "error", "mqtt://b"),
+        (
+            {"database": {"salvaged": {"time": "2026", "documents": 5, "aside": "edge.damaged"}}},
+            "warning",
+            "damaged on 2026; 5 documents",
+        ),
+        ({"conflicts": {"present": 1, "policies": {}}}, "warning", "1 document;"),
+        ({"conflicts": {}, "database": {"conflicts": 2}}, "warning", "2 documents;"),
+        (
+            {"conflicts": {"present": 0, "policies": {"p": {"failed": 1}}}},
+            "error",
+            "policy p has failed 1 time",
+        ),
+        (
+            {"gateways": [{"name": "g2", "status": "offline", "since": "2026"}]},
+            "warning",
+            "Gateway g2 is offline since 2026",
+        ),
+    ],
+)
+def test_one_thing(status: dict[str, Any], level: str | None, words: str) -> None:
+    if level is None:
+        assert told(**status) == []
+    else:
+        [(found, what)] = told(**status)
+        assert found == level
+        assert words in what
+
+
+def test_both_directions_of_a_remote_are_one_thing() -> None:
+    failed = {**JOB, "state": "failed", "last_error": "is the password right?"}
+    [(_, what)] = told(remotes=[{"name": "cloud", "push": failed, "pull": failed}])
+    assert what == "Remote cloud, push and pull: nothing is replicated. is the password right?"
+
+
+def test_errors_come_first() -> None:
+    found = told(
+        **job(state="failed", last_error="x"), clock={"state": "unsure"}, **disk(300, 30_000)
+    )
+    assert [level for level, _ in found] == ["error", "warning", "warning"]
