@@ -16,6 +16,10 @@ from tests.replication.retaining import bodies
 from tests.rig.network import find_free_port
 
 
+CLOCK = '[clock]\ntrust = "system"\n'
+"""Or nothing would be old on a machine that nobody tells the time."""
+
+
 def retention(*rules: str, **keys: object) -> str:
     return agents.table("retention", **keys).replace("[[retention]]", "[retention]") + "".join(
         f'\n[[retention.rule]]\nkeep = "{rule}"\n' for rule in rules
@@ -49,7 +53,7 @@ def test_the_newest_stays_and_nothing_comes_back(tmp_path: Path) -> None:
         url = f"{hub.wait_until_ready()}/edge"
         device = agents.table("device", name="node", port=str(node.port), adapter="cbor-frames")
         config = agents.gateway_config(
-            tmp_path / "gateway.toml", device, remote(url), retention("2 seconds")
+            tmp_path / "gateway.toml", device, CLOCK, remote(url), retention("2 seconds")
         )
         with agents.gateway(config) as gateway:
             gateway.wait_until_ready()
@@ -66,7 +70,7 @@ def test_the_newest_stays_and_nothing_comes_back(tmp_path: Path) -> None:
         # By another name the hub is a remote that was never replicated with: pulled from the start.
         other = url.replace("127.0.0.1", "localhost")
         config = agents.gateway_config(
-            tmp_path / "gateway.toml", device, remote(other), retention("2 seconds")
+            tmp_path / "gateway.toml", device, CLOCK, remote(other), retention("2 seconds")
         )
         with agents.gateway(config) as gateway:
             here = gateway.wait_until_ready()
