@@ -178,7 +178,9 @@ class Retention:
         self._space = Space(0, 0, 0)
         self._aged = -_LONGEST
         self._passed = 0
-        """Nothing up to this change can be deleted as confirmed."""
+        """Nothing up to this change can be deleted any more."""
+        self._in_vain: tuple[int | None, int] | None = None
+        """What was confirmed, and the newest change, when there was not enough to delete."""
         self._waits_for: str | None = None
         self._dropped_at: float | None = None
         keeps = [rule.keep for rule in options.rules]
@@ -286,8 +288,10 @@ class Retention:
         high, low, unused = (int(part * most) for part in (_HIGH, _LOW, _UNUSED))
         await self._look()
         if self._space.used > high:
-            if self._space.data > high:
-                await self._make_room(low)
+            state = (await self._confirmed(), self._store.update_seq)
+            if self._space.data > high and state != self._in_vain:
+                await self._make_room(state[0], low)
+                self._in_vain = state if self._space.data > high else None
             await self._store.give_back(keep=unused)
             await self._look()
         # What may drop more the next time has the room that is left until then.
@@ -298,8 +302,7 @@ class Retention:
         elif before is not None and not full:
             log.info("retention: there is room again")
 
-    async def _make_room(self, low: int) -> None:
-        until = await self._confirmed()
+    async def _make_room(self, until: int | None, low: int) -> None:
         if until is not None:
             await self._delete_confirmed(until, low)
         if self._space.data <= low or self._options.when_full == "stop":
@@ -329,10 +332,10 @@ class Retention:
                 return
 
     async def _drop_oldest(self, low: int) -> None:
-        after, newest = self._passed, self._store.update_seq
-        while page := await self._store.query(partial(by_seq, after=after, until=newest)):
+        newest = self._store.update_seq
+        while page := await self._store.query(partial(by_seq, after=self._passed, until=newest)):
             await self._drop([found for found in page if found.readings], "drop-oldest")
-            after = page[-1].seq
+            self._passed = page[-1].seq
             if await self._look() <= low:
                 return
 
@@ -370,6 +373,8 @@ class Retention:
     async def _drop(
         self, documents: Sequence[Found], reason: Reason, *, thinned: int | None = None
     ) -> None:
+        if not documents and thinned is None:
+            return
         if await self._delete(documents, reason, thinned=thinned):
             self._dropped_at = self._clock()
 

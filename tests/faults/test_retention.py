@@ -15,7 +15,6 @@ from tests.devices.micropython import SensorNode
 from tests.replication.retaining import bodies
 from tests.rig.network import find_free_port
 
-
 CLOCK = '[clock]\ntrust = "system"\n'
 """Or nothing would be old on a machine that nobody tells the time."""
 
