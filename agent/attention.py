@@ -37,6 +37,7 @@ def attention(status: Status) -> list[dict[str, str]]:
     checks = (
         _disk,
         _store,
+        _retention,
         _devices,
         _remotes,
         _broker,
@@ -71,6 +72,20 @@ def _store(status: Status) -> Iterator[Finding]:
         what = f"The database was damaged on {salvaged['time']}; {copied} could be copied."
         do = f"Check the card; delete {salvaged['aside']} when the remotes have sent the rest."
         yield Finding("warning", what, do)
+
+
+def _retention(status: Status) -> Iterator[Finding]:
+    retention = status.get("retention") or {}
+    if retention.get("refusing"):
+        do = "See to the remotes, or raise max_size in [retention]."
+        yield Finding("error", f"Nothing is recorded: {_ended(retention['refusing'])}", do)
+    if retention.get("last_error"):
+        what = f"Retention: {_ended(retention['last_error'])}"
+        yield Finding("warning", what, "Check the disk; it is tried again by itself.")
+    if retention.get("dropped_at"):
+        what = f"{_count(retention['dropped'], 'reading')} had to be dropped unconfirmed, the last"
+        what += f" at {retention['dropped_at']}."
+        yield Finding("warning", what, "See to the remotes, or raise max_size in [retention].")
 
 
 def _devices(status: Status) -> Iterator[Finding]:

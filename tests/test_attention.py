@@ -135,3 +135,20 @@ def test_errors_come_first() -> None:
         **job(state="failed", last_error="x"), clock={"state": "unsure"}, **disk(300, 30_000)
     )
     assert [level for level, _ in found] == ["error", "warning", "warning"]
+
+
+def test_retention() -> None:
+    kept = {"refusing": None, "last_error": None, "dropped": 4000, "dropped_at": None}
+    assert told(retention=kept) == []  # what was dropped before the start is in the status
+    assert told(retention={**kept, "refusing": "the database is full"}) == [
+        ("error", "Nothing is recorded: the database is full.")
+    ]
+    assert told(retention={**kept, "dropped_at": "2026-03-01T00:00:00Z"}) == [
+        (
+            "warning",
+            "4,000 readings had to be dropped unconfirmed, the last at 2026-03-01T00:00:00Z.",
+        )
+    ]
+    assert told(retention={**kept, "last_error": "the disk is full"}) == [
+        ("warning", "Retention: the disk is full.")
+    ]

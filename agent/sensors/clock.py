@@ -121,6 +121,10 @@ class AgentClock:
         """The time, as well as it is known: RFC 3339 in UTC."""
         return timestamp(self.monotonic() + self.scale().offset)
 
+    def seconds(self) -> float:
+        """The same, in seconds since the epoch."""
+        return (self.monotonic() + self.scale().offset) / _SECOND
+
     def at_least(self, newest: int, ahead: int) -> None:
         """Go on after what was recorded before; see `Timekeeper.at_least`."""
         self._keeper.at_least(newest, ahead, self.monotonic())
