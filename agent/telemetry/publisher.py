@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.backoff import Backoff
-from agent.errors import ConnectError, EdgeAgentError, TooLargeError
+from agent.errors import EdgeAgentError, TooLargeError
 from agent.peers.mqtt_client import Connection, Received
 from agent.peers.mqtt_presence import gateway_announcement
 from agent.peers.mqtt_topics import Topics
@@ -123,6 +123,16 @@ class Publisher:
                     await self._save()
             await self._connection.close()
 
+    @property
+    def backlog(self) -> bool:
+        """Whether everything is to be published, however late."""
+        return self._options.backlog
+
+    @property
+    def saved_seq(self) -> int:
+        """With a backlog everything up to this change was published, which is durable."""
+        return self._state.seq or 0
+
     def status(self) -> dict[str, Any]:
         """For the agent's status: plain JSON values."""
         return {
@@ -146,7 +156,7 @@ class Publisher:
         while not self._store.closed:
             self._woken.clear()
             if not self._connection.connected:
-                raise ConnectError(f"the connection to {self._options.broker} broke; try again")
+                raise self._connection.broken()
             if self._born:
                 self._born = False
                 await self._make_known(self._state.devices)
@@ -209,7 +219,7 @@ class Publisher:
     async def _send(self, topic: str, payload: bytes, retain: bool) -> None:
         options = self._options
         if not self._connection.connected:  # or else each of many would connect again
-            raise ConnectError(f"the connection to {options.broker} broke; try again")
+            raise self._connection.broken()
         await self._connection.publish(topic, payload, qos=options.qos, retain=retain)
 
     def _is_due(self, reading: Reading) -> bool:
