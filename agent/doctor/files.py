@@ -95,7 +95,9 @@ def _secret_files(path: Path, config: Config | HubConfig) -> Iterator[Path]:
     logins = [*config.hook]
     others = [*config.remote, *config.telemetry] if isinstance(config, Config) else []
     if any(
-        login.password or getattr(login, "signing_key", None) or "@" in (login.url or "")
+        login.password
+        or getattr(login, "signing_key", None)
+        or "@" in (getattr(login, "url", None) or "")
         for login in (*logins, *others)
     ):
         yield path

@@ -309,8 +309,9 @@ def test_a_secret_that_everybody_may_read(tmp_path: Path) -> None:
     agents.gateway_config(
         config, agents.table("remote", name="c", url="http://a:hunter2@[::1]:9/x")
     )
-    level, text, _ = examined(config).of("secrets")
-    assert (level, config.name in text) == ("warning", True)
+    level, _, mend = examined(config).of("secrets")
+    assert mend is not None
+    assert (level, mend.endswith(f"chmod 600 {config}")) == ("warning", True)
 
 
 # --- the server ------------------------------------------------------------------------
