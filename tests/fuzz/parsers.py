@@ -24,7 +24,7 @@ import msgspec
 
 from agent.config_file import check_text
 from agent.documents.selector import SelectorError, parse_selector
-from agent.documents.wire import RefusedDocumentError, revision_from_doc
+from agent.documents.wire import revision_from_doc
 from agent.errors import ConfigError, EdgeAgentError, RequestError
 from agent.peers import mqtt_calls
 from agent.peers.couchdb import CouchPeer
@@ -268,7 +268,7 @@ def targets(ask: Callable[[bytes], Awaitable[None]]) -> Mapping[str, Target]:
         "mqtt-call-plain": Target(_call_plain, wire),
         "mqtt-topic": Target(_topic),
         "mqtt-presence": Target(_presence()),
-        "document": Target(_json(revision_from_doc), (RefusedDocumentError,)),
+        "document": Target(_json(revision_from_doc), (ValueError,)),
         "selector": Target(_json(parse_selector), (SelectorError,)),
         "find": Target(_json(find_options), refused),
         "index": Target(_json(index_options), refused),
