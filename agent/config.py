@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from agent.config_clock import ClockConfig
+from agent.config_conflicts import ConflictConfig
 from agent.config_hooks import HookConfig
 from agent.config_login import Login
 from agent.config_sensors import SensorConfig
@@ -129,8 +131,8 @@ class UserConfig(Struct, forbid_unknown_fields=True):
         Annotated[
             str,
             Meta(
-                pattern=r"^(_admin|[^_\s\ud800-\udfff][^\x00-\x1f\x7f\ud800-\udfff]{0,127})$",
-                description="role names; '_admin' administers the server",
+                pattern=r"^(_admin|_reader|[^_\s\ud800-\udfff][^\x00-\x1f\x7f\ud800-\udfff]{0,127})$",
+                description="role names; '_admin' administers the server, '_reader' only reads",
                 examples=[["_admin"]],
             ),
         ]
@@ -189,6 +191,13 @@ class DeviceConfig(Struct, forbid_unknown_fields=True):
             examples=[{"version": "5"}],
         ),
     ] = {}
+    clock: Annotated[
+        bool,
+        Meta(
+            description="true: the agent takes the time from it, as of a GPS receiver",
+            examples=[True],
+        ),
+    ] = False
     sensor: list[SensorConfig] = []
 
 
@@ -314,6 +323,8 @@ class Config(Struct, forbid_unknown_fields=True):
     device: list[DeviceConfig] = []
     remote: list[RemoteConfig] = []
     telemetry: list[TelemetryConfig] = []
+    conflict: list[ConflictConfig] = []
+    clock: ClockConfig = msgspec.field(default_factory=ClockConfig)
     hook: list[HookConfig] = []
 
 
@@ -322,6 +333,7 @@ class HubConfig(Struct, forbid_unknown_fields=True):
 
     server: ServerConfig = msgspec.field(default_factory=ServerConfig)
     user: list[UserConfig] = []
+    conflict: list[ConflictConfig] = []
     hook: list[HookConfig] = []
 
 

@@ -14,15 +14,17 @@ from typing import Any, TypeVar
 import msgspec
 
 from agent.config import Config, HubConfig, RemoteConfig, ServerConfig, UserConfig, parse_listen
+from agent.config_conflicts import check_policy
 from agent.config_explain import explain, hint
 from agent.config_hooks import check_hook
+from agent.config_lines import with_line
 from agent.config_login import Login
 from agent.errors import ConfigError
 
 _FileT = TypeVar("_FileT", Config, HubConfig)
 
 
-_OF_A_GATEWAY = frozenset({"agent", "device", "remote"})
+_OF_A_GATEWAY = frozenset({"agent", "clock", "device", "remote"})
 
 
 def load(path: Path) -> Config:
@@ -31,7 +33,8 @@ def load(path: Path) -> Config:
     Relative paths in it are taken from the folder that the file is in.
     """
     config = _load(path, Config)
-    _check(config, path)
+    with _located(path):
+        _check(config, path)
     config.agent.data = str(path.parent / config.agent.data)
     for entry in (*config.remote, *config.telemetry, *config.hook):
         entry.take_files_from(path.parent)
@@ -57,7 +60,23 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(_with_line(f"{path}: {error}", path)) from error
+
+
+@contextmanager
+def _located(path: Path) -> Iterator[None]:
+    """Errors end with the line, where there is one."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(_with_line(str(error), path)) from error
+
+
+def _with_line(message: str, path: Path) -> str:
+    try:
+        return with_line(message, _text(path))
+    except ConfigError:  # a file that is not there yet
+        return message
 
 
 def check_user(name: str, roles: Sequence[str]) -> None:
@@ -79,7 +98,9 @@ def check_text(text: str, path: Path) -> None:
 
 
 def _load(path: Path, kind: type[_FileT]) -> _FileT:
-    config = _converted(_parsed(_text(path), path), path, kind)
+    raw = _parsed(_text(path), path)
+    with _located(path):
+        config = _converted(raw, path, kind)
     for key in ("tls_certificate", "tls_key"):
         file = getattr(config.server, key)
         if file is not None:
@@ -94,9 +115,12 @@ def _converted(raw: dict[str, Any], path: Path, kind: type[_FileT]) -> _FileT:
         raise ConfigError(f"{path}: {explain(str(error), raw, kind)}") from error
     _check_access(config.server, config.user, path)
     _check_names(config, "hook", path)
+    _check_names(config, "conflict", path)
     with naming(path):
         for hook in config.hook:
             check_hook(hook, of_hub=kind is HubConfig)
+        for entry in config.conflict:
+            check_policy(entry, of_hub=kind is HubConfig)
     return config
 
 
@@ -160,6 +184,11 @@ def _check(config: Config, path: Path) -> None:
             raise ConfigError(
                 f"{path}: device {device.name!r}: the port {device.port} is that of "
                 f"{other!r} already; each device needs its own"
+            )
+        if device.clock and config.clock.trust == "system":
+            raise ConfigError(
+                f'{path}: device {device.name!r}: clock is of no use with trust = "system" in '
+                "[clock]; keep one"
             )
         if device.rs485 and "://" in device.port:
             raise ConfigError(

@@ -174,6 +174,10 @@ class PortError(TransientError):
     """A serial port cannot be opened or has vanished; it is tried again."""
 
 
+class FlashError(PermanentError):
+    """A board cannot be flashed: it was not found, a program for it is missing or refused."""
+
+
 # --- processing ------------------------------------------------------------------------
 
 

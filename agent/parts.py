@@ -22,6 +22,7 @@ from agent.config_hooks import HookConfig
 from agent.documents.selector import Selector, SelectorError, parse_selector
 from agent.errors import ConfigError
 from agent.peers.couchdb import CouchPeer
+from agent.peers.http import OnDate
 from agent.peers.mqtt_topics import is_mqtt, parse_mqtt_url
 from agent.peers.peer import Peer
 from agent.replication.selection import Selection
@@ -104,13 +105,19 @@ def first_on_brokers(remotes: Iterable[RemoteConfig]) -> set[str]:
 
 
 def peer_for(
-    config: RemoteConfig, name: str, *, announce: bool = True, beside: bool = False
+    config: RemoteConfig,
+    name: str,
+    *,
+    announce: bool = True,
+    beside: bool = False,
+    on_date: OnDate | None = None,
 ) -> Peer:
     """The other side of a remote of the agent of that name; it does not connect yet.
 
     On an MQTT broker one connection is to `announce` the agent's presence: the end of any other
     must not say that the agent is gone; and one that is made `beside` the agent's, while that
-    runs, must not take its place. Raises ConfigError.
+    runs, must not take its place. A server is heard for the time with `on_date`.
+    Raises ConfigError.
     """
     password = config.secret()
     config.check_files()
@@ -126,6 +133,7 @@ def peer_for(
             ca_file=config.ca_file,
             feed=config.feed,
             heartbeat=config.heartbeat,
+            on_date=on_date,
         )
     except ConfigError as error:
         raise ConfigError(f"{config.label}: {error}") from None

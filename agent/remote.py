@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.config import AgentConfig, RemoteConfig
 from agent.parts import peer_for, selection_for
+from agent.peers.http import OnDate
 from agent.peers.local import LocalPeer
 from agent.peers.peer import Peer, traffic_of
 from agent.replication.arrivals import Arrivals
@@ -25,14 +26,15 @@ class Remote:
         arrivals: Arrivals,
         *,
         announce: bool,
+        on_date: OnDate,
     ) -> None:
-        """`store` is the agent's database, `arrivals` what comes to it, `announce` as `peer_for`
-        has it. Raises ConfigError.
+        """`store` is the agent's database, `arrivals` what comes to it, `announce` and `on_date` as
+        `peer_for` has them. Raises ConfigError.
         """
         self.config = config
         self.database = agent.database
         self._arrivals = arrivals
-        self.peer = peer_for(config, agent.name, announce=announce)
+        self.peer = peer_for(config, agent.name, announce=announce, on_date=on_date)
         self.budget: Budget | None = None
         if config.bytes_per_day is not None:
             self.budget = Budget(config.name, config.bytes_per_day, store, self.traffic)

@@ -23,7 +23,9 @@ from agent.config import (
     UserConfig,
     parse_listen,
 )
+from agent.config_conflicts import ConflictConfig
 from agent.config_hooks import HookConfig
+from agent.conflict_policies import policies_for
 from agent.errors import StoreWriteError
 from agent.figures import Figures, system
 from agent.parts import (
@@ -36,9 +38,12 @@ from agent.parts import (
 )
 from agent.remote import Remote
 from agent.replication.arrivals import Arrivals
+from agent.replication.conflicts import ConflictService
 from agent.replication.service import ReplicationService
+from agent.sensors.clock import AgentClock
 from agent.sensors.device_settings import DeviceSettings, follow_documents
 from agent.sensors.link import SerialLink
+from agent.sensors.machine import LinuxMachine, kernel_boot_id
 from agent.sensors.opening import LineFormat
 from agent.sensors.polling import Polling
 from agent.sensors.recorder import Recorder, finish_windows
@@ -67,8 +72,17 @@ _LAST_WRITE = 5.0
 class Device:
     """A configured device: its link, its adapter, its recorder and its settings."""
 
-    def __init__(self, config: DeviceConfig, store: Store, agent: AgentConfig) -> None:
-        """Raises ConfigError for an adapter that does not exist."""
+    def __init__(
+        self,
+        config: DeviceConfig,
+        store: Store,
+        agent: AgentConfig,
+        clock: AgentClock | None = None,
+    ) -> None:
+        """Without a `clock` the system's is taken.
+
+        Raises ConfigError for an adapter that does not exist.
+        """
         self.config = config
         line = LineFormat(config.data_bits, config.parity, config.stop_bits, config.rs485)
         self.link = SerialLink(config.port, config.baud, line=line)
@@ -81,6 +95,7 @@ class Device:
             self.link,
             allowed=config.commands,
             sent=self._stir,
+            clock=clock,
         )
         self.recorder = Recorder(
             store,
@@ -90,6 +105,8 @@ class Device:
             Rules(config.sensor),
             agent.commit_interval,
             self.settings.hear,
+            clock,
+            tells_time=config.clock,
         )
         self.polling: Polling | None = None
         if isinstance(adapter, PollingAdapter):
@@ -135,6 +152,7 @@ class Agent:
         users: Sequence[UserConfig] = (),
         config: Config | None = None,
         broker: Broker | None = None,
+        conflicts: Sequence[ConflictConfig] = (),
         hooks: Sequence[HookConfig] = (),
     ) -> None:
         self.databases = Databases(data)
@@ -143,18 +161,23 @@ class Agent:
         self._users = users
         self._config = config
         self._broker = broker
+        self._policies = conflicts
+        self._conflicts = ConflictService(self.databases, {})
         self._hook_configs = hooks
         self._responder: Responder | None = None
         self._store: Store | None = None
+        self._clock: AgentClock | None = None
         self._devices: list[Device] = []
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
+        self._resolving = Supervisor()
         self._figures: Figures | None = None
         self._hooks: list[Hook] = []
         self._responding = Supervisor()
         self._publishing = Supervisor()
         self._processing = Supervisor()
         self._links = Supervisor()
+        self._timing = Supervisor()
         self._recorders = Supervisor()
         self._replications = Supervisor()
         self._replication = ReplicationService(self.databases, self._replications.start)
@@ -163,7 +186,14 @@ class Agent:
 
     @classmethod
     def from_config(cls, config: Config) -> Agent:
-        return cls(Path(config.agent.data), config.server, config.user, config, hooks=config.hook)
+        return cls(
+            Path(config.agent.data),
+            config.server,
+            config.user,
+            config,
+            hooks=config.hook,
+            conflicts=config.conflict,
+        )
 
     async def run(self, stop: asyncio.Event, ready: Callable[[Agent], None]) -> None:
         """Run until `stop` is set. Raises EdgeAgentError when it cannot start."""
@@ -180,24 +210,35 @@ class Agent:
             access_for, self.databases.folder, self._server_config, self._users
         )
         host, port = parse_listen(self._server_config.listen)
+        own = None if self._config is None else self._config.agent.database
+        policies = await asyncio.to_thread(policies_for, self._policies, own)
+        if own is not None:
+            policies.setdefault(own, [])  # what is left to people there is logged
+        self._conflicts = ConflictService(self.databases, policies)
         if self._config is not None:
             self._store = await self.databases.ensure(self._config.agent.database)
             self.databases.hold(self._config.agent.database)
             self._salvaged = await salvaged(self._store)
             await asyncio.to_thread(self._build, self._config, self._store)
+            assert self._clock is not None  # noqa: S101
             configured = {device.name for device in self._config.device}
             for name in await self._store.devices_with_parts():
-                if name not in configured:
-                    await finish_windows(self._store, name)
+                gone = name not in configured
+                await finish_windows(self._store, name, all=gone, boot_id=self._clock.boot_id)
+            await self._clock.open(self._store, self._config.agent.name, configured)
+            self._timing.start("clock", self._clock.run)
+            self._timing.start("clock correction", self._clock.correct)
         self._hooks = await asyncio.to_thread(self._build_hooks)
         app = make_app(
             self.databases,
             access=access,
             status=self.status,
             replications=self._replication,
+            outlooks=self._conflicts,
             hooks={hook.name: hook for hook in self._hooks},
         )
         self.server = await serve(app, host, port, has_users=bool(access.accounts), tls=tls)
+        self._conflicts.start(self._resolving.start)
         if self._broker is not None:
             self._responder = responder_for(self._broker, self.databases)
             self._responding.start("MQTT responder", self._responder.run)
@@ -228,11 +269,19 @@ class Agent:
 
     def _build(self, config: Config, store: Store) -> None:
         """Reads files: passwords, and what firmware adapters are installed."""
-        self._devices = [Device(entry, store, config.agent) for entry in config.device]
+        clock = self._clock = AgentClock(config.clock, LinuxMachine(kernel_boot_id()))
+        self._devices = [Device(entry, store, config.agent, clock) for entry in config.device]
         arrivals = Arrivals()
         announcing = first_on_brokers(config.remote)
         self._remotes = [
-            Remote(entry, store, config.agent, arrivals, announce=entry.name in announcing)
+            Remote(
+                entry,
+                store,
+                config.agent,
+                arrivals,
+                announce=entry.name in announcing,
+                on_date=partial(clock.date, entry.name, tls=entry.url.startswith("https:")),
+            )
             for entry in config.remote
         ]
         self._publishers = [publisher_for(entry, store, config) for entry in config.telemetry]
@@ -254,6 +303,7 @@ class Agent:
             last_first.push_async_callback(self.databases.close)
             if self.server is not None:
                 last_first.push_async_callback(self.server.close)
+            last_first.push_async_callback(self._resolving.stop)
             last_first.push_async_callback(self._responding.stop)
             last_first.push_async_callback(self._publishing.stop)
             for hook in self._hooks:
@@ -263,6 +313,7 @@ class Agent:
                 last_first.push_async_callback(remote.close)
             last_first.push_async_callback(self._replication.close)
             last_first.push_async_callback(self._replications.stop)
+            last_first.push_async_callback(self._timing.stop)
             last_first.push_async_callback(self._recorders.stop)
             last_first.push_async_callback(self._store_the_rest)
             last_first.push_async_callback(self._links.stop)
@@ -284,9 +335,11 @@ class Agent:
 
     async def _status(self) -> dict[str, Any]:
         restarts = {
+            **self._resolving.restarts,
             **self._responding.restarts,
             **self._publishing.restarts,
             **self._processing.restarts,
+            **self._timing.restarts,
             **self._links.restarts,
             **self._recorders.restarts,
             **self._replications.restarts,
@@ -298,11 +351,12 @@ class Agent:
             "uptime": round(time.time() - self._started, 3),
             "data": str(self.databases.folder),
             "restarts": {name: count for name, count in restarts.items() if count},
+            "conflicts": await self._conflicts.status(),
         }
         if self._responder is not None:
             status |= responder_status(self._responder)
         status["hooks"] = [await hook_status(hook) for hook in self._hooks]
-        if self._store is None or self._config is None:
+        if self._store is None or self._config is None or self._clock is None:
             return status
         info = await self._store.info()
         status["name"] = self._config.agent.name
@@ -315,6 +369,7 @@ class Agent:
             "file_size": info.file_size,
             "salvaged": self._salvaged,
         }
+        status["clock"] = self._clock.status()
         status["devices"] = [
             device_status(device.config, device.link, device.recorder, device.settings)
             for device in self._devices

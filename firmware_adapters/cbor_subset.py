@@ -13,6 +13,7 @@ MAX_ITEMS = 256
 
 _UNSIGNED, _NEGATIVE, _TEXT, _ARRAY, _MAP, _SIMPLE = 0, 1, 3, 4, 5, 7
 _FALSE_TRUE_NULL_FLOATS = frozenset({20, 21, 22, 25, 26, 27})
+_CUT = "CBOR that ends too early"
 
 
 def check_subset(data: bytes) -> int:
@@ -22,55 +23,50 @@ def check_subset(data: bytes) -> int:
     and maps of those: of definite length, maps with text keys, nested at most MAX_DEPTH deep,
     at most MAX_ITEMS in all. Raises MalformedError otherwise. Text is not checked for UTF-8.
     """
-    scan = _Scan(data)
-    scan.item(MAX_DEPTH)
-    if scan.position != len(data):
-        raise MalformedError("bytes after the end of the CBOR item")
-    return scan.items
-
-
-class _Scan:
-    """Steps over items; `position` is the next byte. Encoding: RFC 8949, section 3."""
-
-    def __init__(self, data: bytes) -> None:
-        self.position = 0
-        self.items = 0
-        self._data = data
-
-    def item(self, depth: int, *, text_only: bool = False) -> None:
-        self.items += 1
-        if self.items > MAX_ITEMS:
+    # A fast device sends thousands of frames a second: one loop, without a call for each item.
+    # Encoding: RFC 8949, section 3.
+    size = len(data)
+    position = items = 0
+    left, in_map = 1, False  # of the innermost array or map; of a map, keys and values
+    outer: list[tuple[int, bool]] = []
+    while True:
+        while not left:
+            if not outer:
+                if position != size:
+                    raise MalformedError("bytes after the end of the CBOR item")
+                return items
+            left, in_map = outer.pop()
+        items += 1
+        if items > MAX_ITEMS:
             raise MalformedError(f"more than {MAX_ITEMS} CBOR items")
-        head = self._take(1)[0]
+        if position >= size:
+            raise MalformedError(_CUT)
+        head = data[position]
+        position += 1
         major, minor = head >> 5, head & 31
-        argument = self._argument(minor)
-        if text_only and major != _TEXT:
+        argument = minor
+        if minor >= 24:
+            if minor > 27:
+                raise MalformedError("CBOR of indefinite length")
+            end = position + (1 << (minor - 24))
+            if end > size:
+                raise MalformedError(_CUT)
+            argument = int.from_bytes(data[position:end], "big")
+            position = end
+        if in_map and not left % 2 and major != _TEXT:
             raise MalformedError("a CBOR map with a key that is not text")
+        left -= 1
         if major == _TEXT:
-            self._take(argument)
+            position += argument
+            if position > size:
+                raise MalformedError(_CUT)
         elif major in (_ARRAY, _MAP):
-            if depth == 0:
+            if len(outer) == MAX_DEPTH:
                 raise MalformedError(f"CBOR nested more than {MAX_DEPTH} deep")
-            for _ in range(argument):
-                if major == _MAP:
-                    self.item(depth - 1, text_only=True)
-                self.item(depth - 1)
+            outer.append((left, in_map))
+            left, in_map = (2 * argument, True) if major == _MAP else (argument, False)
         elif major == _SIMPLE:
             if minor not in _FALSE_TRUE_NULL_FLOATS:
                 raise MalformedError("a CBOR simple value without a meaning")
         elif major not in (_UNSIGNED, _NEGATIVE):
             raise MalformedError(f"CBOR major type {major} is not used in frames")
-
-    def _argument(self, minor: int) -> int:
-        if minor < 24:
-            return minor
-        if minor > 27:
-            raise MalformedError("CBOR of indefinite length")
-        return int.from_bytes(self._take(1 << (minor - 24)), "big")
-
-    def _take(self, size: int) -> bytes:
-        if size > len(self._data) - self.position:
-            raise MalformedError("CBOR that ends too early")
-        taken = self._data[self.position : self.position + size]
-        self.position += size
-        return taken

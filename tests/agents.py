@@ -74,15 +74,18 @@ class AgentProcess:
     """A running `edge-agent run`, `hub` or `replicate --continuous`.
 
     What it logs is added to the file `log`. As a context manager it is killed at the end, if it
-    still runs.
+    still runs. `environment` is added to that of the tests.
     """
 
-    def __init__(self, *arguments: object, log: Path) -> None:
+    def __init__(
+        self, *arguments: object, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._log = log
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 command(*arguments),
                 cwd=CHECKOUT,
+                env={**os.environ, **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -142,9 +145,15 @@ def hub(data: Path, *, port: int = 0, log: Path | None = None) -> AgentProcess:
     )
 
 
-def gateway(config: Path, *options: str, log: Path | None = None) -> AgentProcess:
+def gateway(
+    config: Path,
+    *options: str,
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> AgentProcess:
     """Start a gateway. `options` come before the command."""
-    return AgentProcess(*options, "run", "--config", config, log=log or config.with_suffix(".log"))
+    log = log or config.with_suffix(".log")
+    return AgentProcess(*options, "run", "--config", config, log=log, environment=environment)
 
 
 def gateway_config(path: Path, *tables: str, port: int = 0) -> Path:

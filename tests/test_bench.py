@@ -43,6 +43,21 @@ def test_writes_runs(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_cbor_runs(tmp_path: Path) -> None:
+    decoded, _, processor, lost, doubled, _ = run(tmp_path, "cbor")["benches"]["cbor"]
+    assert decoded["ours"]["median"] < decoded["peer"]["median"]
+    assert processor["ours"]["median"] > 0
+    assert (lost["ours"]["max"], doubled["ours"]["max"]) == (0, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_conflicts_runs(tmp_path: Path) -> None:
+    _, revisions = run(tmp_path, "conflicts")["benches"]["conflicts"]
+    assert (revisions["ours"]["median"], revisions["peer"]["median"]) == (2, 1)
+    assert revisions["met"] is True
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("names", "peers"),
     [
@@ -74,6 +89,14 @@ def test_mqtt_live_and_fleet_run(tmp_path: Path) -> None:
     carried = [row for row in benches["mqtt"] if "bytes" in row["what"]]
     assert [row["met"] for row in carried] == [True, True]  # whatever else this machine does
     assert {row["peer_name"] for row in benches["live"]} == {"PouchDB"}
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_dashboard_runs(tmp_path: Path) -> None:
+    size, *times, memory = run(tmp_path, "dashboard")["benches"]["dashboard"]
+    assert size["met"] is True  # whatever else this machine does
+    assert all(row["ours"]["median"] > 0 for row in times)
+    assert memory["target"] is not None
     assert not list(tmp_path.iterdir())
 
 

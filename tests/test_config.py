@@ -116,6 +116,16 @@ def test_the_smallest_file_has_a_usable_name(tmp_path: Path) -> None:
             ["zzz", "unknown key", "agent, server, user, device, remote"],
         ),
         ("[agent]\ndata='x'\ndatabase='Edge'\n", ["agent.database = 'Edge'", '"edge"']),
+        ("[agent]\ndata='x'\n[clock]\nsources=['gps']\n", ["clock.sources = 'gps'", "'ntp'"]),
+        ("[agent]\ndata='x'\n[clock]\ntolerance=0\n", ["clock.tolerance = 0", "tolerance = 2"]),
+        (
+            "[agent]\ndata='x'\n[clock]\ntrust='system'\nsources=[]\n",
+            ["clock", "trust = 'system' and sources exclude each other"],
+        ),
+        (
+            GOOD.replace("baud = 9600", "clock = true") + "[clock]\ntrust='system'\n",
+            ["device", "clock is of no use with trust"],
+        ),
         ("device = 3\n[agent]\ndata='x'\n", ["device = 3", "[[device]]"]),
         ("[agent\n", ["not valid TOML", "line 1"]),
         ("[agent]\ndata='x'\n[server]\nlisten='foo'\n", ["server.listen = 'foo'", "HOST:PORT"]),

@@ -9,6 +9,7 @@ import click
 from agent.cli.options import config_option, json_option, print_json
 from agent.config import Config, parse_listen
 from agent.config_file import load_either, naming
+from agent.conflict_policies import policies_for
 from agent.parts import adapter_for, hook_for, peer_for, selection_for, tls_for
 from agent.server.http import check_host
 from agent.server.passwords import PasswordHash
@@ -36,6 +37,8 @@ def check(config_path: Path, as_json: bool) -> None:
         for hook in config.hook:
             hook_for(hook, Databases(Path()), own)
         names = _check_gateway(config) if isinstance(config, Config) else {}
+        policies_for(config.conflict)
+    names["conflicts"] = [entry.name for entry in config.conflict]
     names["hooks"] = [hook.name for hook in config.hook]
     names["users"] = [user.name for user in config.user]
     if as_json:

@@ -57,7 +57,7 @@ def config_text(answers: Answers) -> str:
         "# edge-agent user add NAME --role _admin --config FILE\n"
         f"[server]\nlisten = {_toml(answers.listen)}",
         *(table.strip() for table in answers.users),
-        *(_device(device) for device in answers.devices),
+        *(device_table(device) for device in answers.devices),
     ]
     if not answers.devices:
         parts.append(
@@ -76,7 +76,8 @@ def config_text(answers: Answers) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _device(device: DeviceAnswer) -> str:
+def device_table(device: DeviceAnswer) -> str:
+    """The `[[device]]` of a device."""
     line = device.line
     lines = [
         "[[device]]",

@@ -28,6 +28,8 @@ _COMMANDS = {
     "doctor": "agent.cli.doctor",
     "ports": "agent.cli.ports",
     "sensors": "agent.cli.sensors",
+    "conflicts": "agent.cli.conflicts",
+    "flash": "agent.cli.flash",
     "device": "agent.cli.device",
     "config": "agent.cli.config",
     "user": "agent.cli.user",

@@ -13,6 +13,7 @@ from agent.cli.broker import broker_from, broker_options
 from agent.cli.options import config_option
 from agent.config import DEFAULT_LISTEN, HubConfig
 from agent.config_file import load, load_hub, naming
+from agent.conflict_policies import policies_for
 from agent.runtime import Agent, run_until_signalled
 
 
@@ -45,7 +46,8 @@ def run_command(config_path: Path) -> None:
     "config_path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A file with a [server] table, [[user]] (edge-agent user add makes them) and [[hook]].",
+    help="A file with a [server] table, [[user]] (edge-agent user add makes them), [[hook]] and "
+    "[[conflict]].",
 )
 @broker_options(required=False)
 def hub_command(
@@ -62,7 +64,19 @@ def hub_command(
     if broker is None and any(options[key] for key in options if key.startswith("broker_")):
         raise click.UsageError("the options for a broker need --broker URL")
     on_broker = None if broker is None else broker_from(broker=broker, **options)
-    _serve(Agent(data, config.server, config.user, broker=on_broker, hooks=config.hook))
+    if config_path is not None:
+        with naming(config_path):
+            policies_for(config.conflict)
+    _serve(
+        Agent(
+            data,
+            config.server,
+            config.user,
+            broker=on_broker,
+            hooks=config.hook,
+            conflicts=config.conflict,
+        )
+    )
 
 
 def _serve(agent: Agent) -> None:

@@ -1,12 +1,11 @@
-"""Finds a running agent and asks it, for the commands `status`, `sensors watch`, `device`, `hooks`
-and `doctor`."""
+"""Finds a running agent and asks it, for the commands that show what it does."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import ssl
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,30 +125,49 @@ def _only(certificate: str) -> aiohttp.Fingerprint:
     return aiohttp.Fingerprint(hashlib.sha256(der).digest())
 
 
-async def fetch_status(running: Running) -> Any:
-    """The status of a running agent. Raises ConfigError, ConnectError, RemoteError."""
+async def ask(
+    running: Running,
+    method: str,
+    path: str,
+    *,
+    query: Mapping[str, str] | None = None,
+    body: Any = None,
+) -> tuple[int, Any]:
+    """The HTTP status and the JSON (None if it is none) that an agent answers with.
+
+    Raises ConfigError, ConnectError.
+    """
     where = running.url
     try:
         with connection_failures(where):
             async with (
                 aiohttp.ClientSession(timeout=_TIMEOUT) as session,
-                session.get(
-                    f"{where.rstrip('/')}/_status",
+                session.request(
+                    method,
+                    f"{where.rstrip('/')}/{path}",
+                    params=query,
+                    json=body,
                     headers=running.headers,
                     ssl=running.tls,
                     allow_redirects=False,
                 ) as response,
             ):
-                body = await response.read()
-                answered = response.status
+                text = await response.read()
+                status = response.status
     except ConnectError as error:
         raise ConnectError(
             f"no agent answers: {error}; --url or --config names its address"
         ) from None
     try:
-        status = msgspec.json.decode(body)
+        return status, msgspec.json.decode(text)
     except msgspec.DecodeError:
-        status = None
+        return status, None
+
+
+async def fetch_status(running: Running) -> Any:
+    """The status of a running agent. Raises ConfigError, ConnectError, RemoteError."""
+    where = running.url
+    answered, status = await ask(running, "GET", "_status")
     if answered in (401, 403):
         raise AuthError(
             f"{where}: the status is for the agent's administrators; name one in the URL "
@@ -208,6 +226,8 @@ async def follow_readings(
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The documents of these devices' readings, from now on. Ends when the agent does.
 
+    One whose time is corrected was there before.
+
     Raises ConnectError, RemoteError.
     """
     where = f"{running.url.rstrip('/')}/{quote(database, safe='')}"
@@ -232,7 +252,7 @@ async def follow_readings(
             async for line in response.content:
                 if line.strip():
                     document = msgspec.json.decode(line).get("doc")
-                    if document is not None:
+                    if document is not None and document.get("clock") != "corrected":
                         yield document
 
 

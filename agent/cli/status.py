@@ -58,6 +58,12 @@ def _show(status: dict[str, Any]) -> None:
                 f"the damaged file is {salvaged['aside']}",
                 style="yellow",
             )
+    if status.get("clock", {}).get("state") == "unsure":
+        console.print(
+            "clock: no source has told the time yet; what is recorded is marked, to be corrected "
+            "later (see docs/clock.md)",
+            style="yellow",
+        )
     if status.get("mqtt"):
         mqtt = status["mqtt"]
         state = mqtt["last_error"] or mqtt["state"]

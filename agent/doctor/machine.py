@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import time
 from collections.abc import Sequence
@@ -11,13 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agent.doctor.finding import Finding, Level
+from agent.sensors.machine import kernel_synchronised
 
 _MADE = 2026
 """The year of this version: a clock that shows an earlier one is wrong."""
-
-_STA_UNSYNC = 0x0040
-_TIMEX_BYTES = 512  # more than the struct has anywhere
-_STATUS_PLACE = 5  # of its longs: modes, offset, freq, maxerror, esterror, status
 
 _FULL = 16 * 2**20
 _NEARLY_FULL = 256 * 2**20
@@ -43,11 +39,11 @@ def clock(now: float | None = None) -> Sequence[Finding]:
             Finding(
                 *("clock", "this machine", Level.ERROR),
                 f"the clock shows {shown}, which cannot be: certificates seem not to be valid yet, "
-                "and readings get wrong times",
+                "and readings wait for somebody who tells the time (docs/clock.md)",
                 "sudo timedatectl set-ntp true",
             )
         ]
-    synchronised = _is_synchronised()
+    synchronised = kernel_synchronised()
     if synchronised:
         return [Finding("clock", "this machine", Level.OK, f"{shown}, kept by NTP")]
     reason = (
@@ -62,20 +58,6 @@ def clock(now: float | None = None) -> Sequence[Finding]:
             "sudo timedatectl set-ntp true; timedatectl timesync-status",
         )
     ]
-
-
-def _is_synchronised() -> bool | None:
-    """What the kernel knows (adjtimex(2)); None where it does not say."""
-    buffer = (ctypes.c_long * (_TIMEX_BYTES // ctypes.sizeof(ctypes.c_long)))()
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        state = libc.adjtimex(ctypes.byref(buffer))  # modes is 0: only read
-    except (OSError, AttributeError):
-        return None
-    if state < 0:
-        return None
-    status = ctypes.c_int.from_buffer(buffer, _STATUS_PLACE * ctypes.sizeof(ctypes.c_long)).value
-    return not status & _STA_UNSYNC
 
 
 def disk(folder: Path) -> Sequence[Finding]:

@@ -84,6 +84,10 @@ class RevTree:
     def is_deleted(self, rev: Rev) -> bool:
         return rev in self._deleted
 
+    def parent(self, rev: Rev) -> Rev | None:
+        """The one that `rev` was made from; None for a first revision, or one that is forgotten."""
+        return self._parents[rev]
+
     def path(self, rev: Rev) -> tuple[str, ...]:
         """The hashes from `rev` back to its oldest known ancestor."""
         hashes = []

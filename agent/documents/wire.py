@@ -37,6 +37,9 @@ _OWN = frozenset(
 )
 _READ = ("_id", "_rev", "_revisions", "_deleted", "_attachments")
 
+MAX_DOCUMENT = 8_000_000
+"""Bytes of a document's JSON text without its attachments: CouchDB's `max_document_size`."""
+
 DEEPEST = 500
 """How deep a document's arrays and objects may be nested.
 

@@ -24,7 +24,7 @@ from agent.peers.couchdb_documents import (
     DocumentWriter,
     check_database,
 )
-from agent.peers.http import OK, Answer, HttpClient
+from agent.peers.http import OK, Answer, HttpClient, OnDate
 from agent.peers.http_errors import one_line
 from agent.peers.peer import ChangeBatch, Contents, PeerInfo, Seq, WriteResult
 from agent.peers.urls import AuthMode, Credentials, DatabaseUrl, parse_database_url
@@ -81,12 +81,19 @@ class CouchPeer:
         heartbeat: float = 30.0,
         timeout: float = 60.0,
         headers: Mapping[str, str] | None = None,
+        on_date: OnDate | None = None,
     ) -> None:
         """As `from_url`; `headers` go with every request."""
         self._label = str(url)
         self._db = f"/{url.segment}"
         self._http = HttpClient(
-            url, credentials, auth=auth, ca_file=ca_file, timeout=timeout, headers=headers
+            url,
+            credentials,
+            auth=auth,
+            ca_file=ca_file,
+            timeout=timeout,
+            headers=headers,
+            on_date=on_date,
         )
         self._feed = ChangesFeed(self._http, f"{self._db}/_changes", mode=feed, heartbeat=heartbeat)
         self._reader = DocumentReader(self._http, self._db)
@@ -105,6 +112,7 @@ class CouchPeer:
         feed: FeedMode = "continuous",
         heartbeat: float = 30.0,
         timeout: float = 60.0,
+        on_date: OnDate | None = None,
     ) -> CouchPeer:
         """A peer for `https://user:password@host/database`; `user` and `password` come before
         those in the URL.
@@ -112,6 +120,7 @@ class CouchPeer:
         `auth` "auto" logs in for a session and uses Basic where the server has none. `ca_file`
         (PEM) replaces the system's certificate authorities. `heartbeat`, the pace of signs of life
         in the changes feed, and `timeout`, the longest silence in other answers, are in seconds.
+        `on_date` is told what time the server has.
         Raises ConfigError.
         """
         location, credentials = parse_database_url(url)
@@ -128,6 +137,7 @@ class CouchPeer:
             feed=feed,
             heartbeat=heartbeat,
             timeout=timeout,
+            on_date=on_date,
         )
 
     def __repr__(self) -> str:

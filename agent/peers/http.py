@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -38,6 +38,10 @@ from agent.peers.urls import AuthMode, Credentials, DatabaseUrl
 OK = frozenset({200, 201, 202})
 ANSWER_LIMIT = 32 * 1024 * 1024
 """Bytes of an answer that are read at most, after decompression."""
+
+OnDate: TypeAlias = Callable[[str, float], None]
+"""Called with an answer's Date, at once, and with when the request was sent, in seconds of
+CLOCK_BOOTTIME."""
 
 _T = TypeVar("_T")
 
@@ -117,13 +121,15 @@ class HttpClient:
         ca_file: str | Path | None,
         timeout: float,
         headers: Mapping[str, str] | None = None,
+        on_date: OnDate | None = None,
     ) -> None:
-        """`headers` go with every request."""
+        """`headers` go with every request. `on_date` is told what time answers have."""
         self.url = url
         self.where = str(url)
         self.timeout = timeout
         self.traffic = Traffic()
         self._credentials = credentials
+        self._on_date = on_date
         self._auth = auth
         self._ca_file = ca_file
         self._headers = {"Accept": "application/json", "User-Agent": "edge-sync-agent"}
@@ -305,8 +311,9 @@ class HttpClient:
             return None if body is None else io.BytesIO(body)  # sent in pieces
 
         async def attempt() -> aiohttp.ClientResponse:
+            sent = time.clock_gettime(time.CLOCK_BOOTTIME)
             async with asyncio.timeout(deadline):
-                return await session.request(
+                response = await session.request(
                     method,
                     URL(text, encoded=True),
                     data=data(),
@@ -317,6 +324,11 @@ class HttpClient:
                         total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence
                     ),
                 )
+            date = response.headers.get("Date")
+            # With an Age it is from a cache, and that of an earlier answer.
+            if self._on_date and date and response.status < 400 and "Age" not in response.headers:
+                self._on_date(date, sent)
+            return response
 
         try:
             return await attempt()

@@ -10,18 +10,17 @@ import asyncio
 import contextlib
 import logging
 import random
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
 from agent.errors import TransientError
+from agent.sensors.clock import AgentClock
 from agent.sensors.device_document import other_gateway, reported_before
 from agent.sensors.device_reports import DeviceReports, body_of
 from agent.sensors.link import SerialLink
 from agent.sensors.shadow import Shadow
-from agent.sensors.times import timestamp
 from agent.store.reader import StoredDocument
 from agent.store.store import Store
 from firmware_adapters.adapter import Adapter, Event, Reading, SettableAdapter
@@ -45,6 +44,7 @@ class DeviceSettings:
 
     `gateway` is the agent's name. With `allowed` unset the device is sent nothing, and what is
     desired is refused. `sent` is called after each command.
+    Without a `clock` times are the system's.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class DeviceSettings:
         *,
         allowed: bool = True,
         sent: Callable[[], None] = lambda: None,
+        clock: AgentClock | None = None,
     ) -> None:
         self.device = device
         self._reports = DeviceReports(store, gateway, device)
@@ -71,6 +72,7 @@ class DeviceSettings:
         self._gateway = gateway
         self._link = link
         self._sent = sent
+        self._clock = clock or AgentClock.of_system()
         self._document: StoredDocument | None = None
         self._elsewhere: str | None = None
         """The other gateway that the document belongs to."""
@@ -98,7 +100,7 @@ class DeviceSettings:
                 self._shadow.takes_bytes = True
                 self._stirred.set()
             if isinstance(item, Event) and item.report is not None:
-                self._shadow.hear(item.report, asyncio.get_running_loop().time(), _now())
+                self._shadow.hear(item.report, asyncio.get_running_loop().time(), self._clock.now())
                 self._stirred.set()
 
     def document_changed(self, document: StoredDocument | None) -> None:
@@ -109,7 +111,7 @@ class DeviceSettings:
         if not self._loaded.is_set() and self._elsewhere is None:
             self._shadow.restore(*reported_before(body))
         self._loaded.set()
-        self._shadow.want(None if self._elsewhere else body.get("desired"), _now())
+        self._shadow.want(None if self._elsewhere else body.get("desired"), self._clock.now())
         self._stirred.set()
 
     def status(self) -> dict[str, Any]:
@@ -160,7 +162,7 @@ class DeviceSettings:
             return self._write_after
         self._write_after = now + _WRITE_PAUSE
         try:
-            self._document = await self._reports.write(*told, _now())
+            self._document = await self._reports.write(*told, self._clock.now())
         except TransientError as error:
             if str(error) != self.last_error:
                 log.warning("device %s: its document is not written: %s", self.device, error)
@@ -192,7 +194,3 @@ async def follow_documents(store: Store, devices: Sequence[DeviceSettings]) -> N
         untold.clear()
         await store.wait(seq)
         await asyncio.sleep(_LOOK_PAUSE)
-
-
-def _now() -> str:
-    return timestamp(time.time_ns() // 1000)

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from agent.documents.revision import Revision, canonical, first_revision
+from agent.sensors.moments import Mark
 from agent.sensors.times import microseconds, timestamp
 from firmware_adapters.adapter import Value
 
@@ -35,6 +36,9 @@ class Shared(NamedTuple):
     quality: str | None
     boot: int | str | None
     columns: tuple[str, ...]
+    unset: tuple[str, int] | None = None
+    """Where the times are provisional: the machine's boot, and what was added to moments of its
+    monotonic clock, in microseconds."""
 
 
 class Row(NamedTuple):
@@ -69,6 +73,9 @@ class Body(Struct, tag_field="type", tag="readings", omit_defaults=True):
     boot: int | str | None = None
     sequence: int | None = None
     uptime_ms: int | None = None
+    clock: str | None = None
+    boot_id: str | None = None
+    monotonic: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,7 @@ class Window:
 
     def body(self, rows: Iterable[Row]) -> dict[str, Any]:
         """The document's body, with these of the window's rows."""
-        device, sensor, unit, quality, boot, _ = self.shared
+        device, sensor, unit, quality, boot, _, unset = self.shared
         first = self.rows[0]
         columns = Columns([], [])
         for row in rows:
@@ -99,6 +106,9 @@ class Window:
         numbers = (first.sequence, first.uptime_ms)
         body = Body(device, sensor, at, columns, unit, quality, boot, *numbers)
         built: dict[str, Any] = msgspec.to_builtins(body)
+        if unset is not None:
+            boot_id, offset = unset
+            built |= Mark(boot_id, first.at - offset).members()
         return built
 
     def document(self) -> Revision:
@@ -113,10 +123,11 @@ def shared(
     quality: str | None,
     boot: int | str | None,
     row: Row,
+    unset: tuple[str, int] | None = None,
 ) -> Shared:
     """What a row has in common with the others of its window."""
     there = tuple(name for name in Row._fields if getattr(row, name) is not None)
-    return Shared(device, sensor, unit, quality, boot, there)
+    return Shared(device, sensor, unit, quality, boot, there, unset)
 
 
 def rows_of(body: Body) -> list[Row]:
@@ -143,6 +154,12 @@ def rows_of(body: Body) -> list[Row]:
     ]
 
 
+def _unset(body: Body) -> tuple[str, int] | None:
+    if body.boot_id is None or body.monotonic is None:
+        return None
+    return body.boot_id, microseconds(body.time) - round(1000 * body.monotonic)
+
+
 def restored(parts: Iterable[tuple[str, str]]) -> dict[str, Window]:
     """The open windows by sensor, from their parts: ids of windows and bodies, in their order.
 
@@ -154,8 +171,8 @@ def restored(parts: Iterable[tuple[str, str]]) -> dict[str, Window]:
         rows = rows_of(body)
         found = windows.get(body.sensor)
         if found is None:
-            common = shared(body.device, body.sensor, body.unit, body.quality, body.boot, rows[0])
-            found = Window(id, common, ())
+            names = (body.device, body.sensor, body.unit, body.quality, body.boot)
+            found = Window(id, shared(*names, rows[0], _unset(body)), ())
         rows_now = (*found.rows, *rows)
         windows[body.sensor] = replace(found, rows=rows_now, stored=len(rows_now))
     return windows
@@ -168,6 +185,8 @@ class Packer:
     def __init__(self, windows: Mapping[str, Window]) -> None:
         self.open = dict(windows)
         self.documents: list[Revision] = []
+        self.marked = 0
+        """How many of these have times that are not known to be right."""
         self.closed: list[str] = []
 
     def take(self, id: str, common: Shared, row: Row, length: int, *, late: bool) -> bool:
@@ -196,6 +215,7 @@ class Packer:
         window = self.open.pop(sensor, None)
         if window is not None:
             self.documents.append(window.document())
+            self.marked += window.shared.unset is not None
             if window.stored:
                 self.closed.append(window.id)
 

@@ -15,12 +15,13 @@ import msgspec
 from msgspec import Struct
 
 from agent.documents.revision import Revision, first_revision
-from agent.sensors.alarms import AlarmState
+from agent.sensors.alarms import AlarmState, alarm_cleared
+from agent.sensors.moments import ABSOLUTE, Mark, Moment, Moments, Scale
 from agent.sensors.packing import Packer, Row, Window, shared
 from agent.sensors.reporting import Kept
 from agent.sensors.rules import Rule, Rules
 from agent.sensors.sequence import SequenceState
-from agent.sensors.times import microseconds, timestamp
+from agent.sensors.times import microseconds
 from firmware_adapters.adapter import Event, Held, Reading, Value
 
 _MOST_SENSORS = 1000
@@ -31,12 +32,15 @@ _BACK = 600_000_000
 """Microseconds. A reading without a number whose own time is before the last one's by less is an
 old one that comes again; by more, and the device's clock was set back."""
 
+_STEP = 1_000_000
+"""Microseconds. When the time is put right by less, what is remembered stays as it is."""
+
 _json = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """What a good frame held, and when it arrived, in microseconds since the epoch."""
+    """What a good frame held, and when it arrived, in microseconds of the monotonic clock."""
 
     at: int
     item: Reading | Event
@@ -50,6 +54,8 @@ class SensorState(Struct, omit_defaults=True):
     since the epoch; others change nothing here, so that they cost no write."""
     kept: Kept | None = None
     alarms: dict[str, AlarmState] = msgspec.field(default_factory=dict)
+    told: bool = False
+    """Whether the times are the device's own."""
 
     def pending(self) -> list[int | None]:
         """Since when alarms have been about to be raised."""
@@ -59,24 +65,56 @@ class SensorState(Struct, omit_defaults=True):
         """The names of the alarms that are raised."""
         return [name for name, alarm in self.alarms.items() if alarm.document is not None]
 
+    def move(self, step: int) -> None:
+        """The time was put right by so many microseconds: nothing got older by that."""
+        self.newest += step
+        if self.kept is not None:
+            self.kept = msgspec.structs.replace(self.kept, at=self.kept.at + step)
+        for alarm in self.alarms.values():
+            if alarm.since is not None:
+                alarm.since += step
+
 
 class DeviceState(SequenceState, omit_defaults=True):
     """All that is remembered of a device."""
 
     sensors: dict[str, SensorState] = msgspec.field(default_factory=dict)
+    newest: int = 0
+    ahead: int = 0
+    """These two are what `Moments` has to know of what was written before."""
+    boot_id: str = ""
+    offset: int = 0
+    """By which the sensors' times were made, as `Scale` has it."""
+
+    def follow(self, scale: Scale) -> None:
+        """Bring what is remembered of sensors to the scale of what comes now. From one boot of the
+        machine to the next nobody knows how long it took, but that times go on."""
+        step = scale.offset - self.offset
+        if self.boot_id == scale.boot_id:
+            if abs(step) < _STEP:
+                return
+            for sensor in self.sensors.values():
+                if not sensor.told:
+                    sensor.move(step)
+        self.boot_id, self.offset = scale.boot_id, scale.offset
 
 
 class Sample(NamedTuple):
     """A reading that is new, as it is recorded."""
 
     reading: Reading
-    at: str
+    moment: Moment
     value: Value
     unit: str | None
     raw: Value | None
     quality: str | None
     kept: bool
     """False: it told nothing new, and is not stored."""
+
+    @property
+    def at(self) -> str:
+        """When it was taken, RFC 3339 in UTC."""
+        return self.moment.at
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +124,12 @@ class Clearing:
     id: str
     at: str
     value: Value | None
+    mark: Mark | None = None
+
+    def applied(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The document's new body."""
+        cleared = alarm_cleared(body, self.at, self.value)
+        return cleared if self.mark is None else cleared | self.mark.members("cleared_")
 
 
 @dataclass(slots=True)
@@ -101,6 +145,8 @@ class Plan:
     """The windows whose parts are not needed any more."""
     windows: dict[str, Window] = field(default_factory=dict)
     """By sensor, those that are open then."""
+    marked: int = 0
+    """How many documents have a time that is not known to be right."""
 
     def is_empty(self) -> bool:
         """Whether there is nothing to write."""
@@ -114,33 +160,41 @@ def plan(
     arrivals: Iterable[Arrival],
     windows: Mapping[str, Window],
     overdue: Collection[str] = (),
+    scale: Scale = ABSOLUTE,
 ) -> Plan:
     """Plan what to write for what is new among `arrivals`; `state` takes note of all of them.
 
     `windows` are those that are open, by sensor; those whose ids are in `overdue` are closed.
+    `scale` makes times of the moments of arrival.
     """
     made = Plan()
     packer = Packer(windows)
-    for frame in _frames(arrivals):
+    state.follow(scale)
+    moments = Moments(scale, state.newest, state.ahead)
+    for frame in _frames(arrivals, moments):
         new: Iterable[str] = frame.readings
         if frame.sequence is not None:
             values = {sensor: reading.value for sensor, (_, reading) in frame.readings.items()}
             new = state.accept(frame.boot, frame.sequence, values, frame.held)
         late = frame.sequence is not None and frame.sequence != state.last
-        for sensor, (at, reading) in frame.readings.items():
+        for sensor, (moment, reading) in frame.readings.items():
             if sensor in new:
                 rule = rules.of(sensor)
-                sample = _judged(made, device, rule, state, at, reading, late=late)
+                sample = _judged(made, device, rule, state, moment, reading, late=late)
                 made.samples.append(sample)
                 if sample.kept and not _packed(packer, device, rule, sample, late=late):
                     made.documents.append(_document(device, sample))
+                    made.marked += moment.mark is not None
     for sensor, window in list(packer.open.items()):
         if window.id in overdue:
             packer.close(sensor)
     made.documents += packer.documents
+    made.marked += packer.marked
     made.parts = packer.parts()
     made.closed = packer.closed
     made.windows = packer.open
+    if not made.is_empty():  # else no id was given, and the disk is spared
+        state.newest, state.ahead = moments.newest, moments.ahead
     return made
 
 
@@ -149,7 +203,7 @@ def _judged(
     device: str,
     rule: Rule,
     state: DeviceState,
-    at: str,
+    moment: Moment,
     reading: Reading,
     *,
     late: bool,
@@ -160,14 +214,15 @@ def _judged(
     kept = True
     sensor = _remembered(state, rule, reading.sensor)
     if sensor is not None:
-        now = microseconds(at)
+        now = microseconds(moment.at)
+        sensor.told = reading.time is not None
         if reading.sequence is None and reading.time is not None:
             late = now < sensor.newest <= now + _BACK
         # What comes late is stored, but says nothing of how things are now.
         if not late:
             before = sensor.pending()
-            about = _about(device, at, reading, value, unit)
-            turned = _step_alarms(made, rule, sensor, about, now, reading)
+            about = _about(device, moment, reading, value, unit)
+            turned = _step_alarms(made, rule, sensor, about, moment, reading)
             if rule.deadband is not None:
                 new = Kept(now, value, unit, quality)
                 kept = turned or rule.deadband.keeps(sensor.kept, new)
@@ -177,7 +232,7 @@ def _judged(
                 sensor.newest = now
             if not rule.has_state:
                 del state.sensors[reading.sensor]
-    return Sample(reading, at, value, unit, raw, quality, kept)
+    return Sample(reading, moment, value, unit, raw, quality, kept)
 
 
 def _packed(packer: Packer, device: str, rule: Rule, sample: Sample, *, late: bool) -> bool:
@@ -189,8 +244,11 @@ def _packed(packer: Packer, device: str, rule: Rule, sample: Sample, *, late: bo
         return False  # only by its document's id such a reading is known to come again
     at = microseconds(sample.at)
     row = Row(at, sample.value, reading.sequence, reading.uptime_ms, sample.raw)
-    common = shared(device, reading.sensor, sample.unit, sample.quality, reading.boot, row)
-    return packer.take(_id(device, sample.at, reading), common, row, rule.pack, late=late)
+    mark = sample.moment.mark
+    unset = None if mark is None else (mark.boot_id, at - mark.monotonic)
+    names = (device, reading.sensor, sample.unit, sample.quality, reading.boot)
+    common = shared(*names, row, unset)
+    return packer.take(_id(device, sample.moment, reading), common, row, rule.pack, late=late)
 
 
 def _remembered(state: DeviceState, rule: Rule, name: str) -> SensorState | None:
@@ -206,16 +264,16 @@ def _step_alarms(
     rule: Rule,
     sensor: SensorState,
     about: dict[str, Any],
-    now: int,
+    moment: Moment,
     reading: Reading,
 ) -> bool:
     """Raise and clear alarms; returns whether there was anything to raise or to clear."""
     turned = False
-    at, value = about["time"], about["value"]
+    value, now = about["value"], microseconds(moment.at)
     for name in sorted(sensor.alarms.keys() - {threshold.name for threshold in rule.thresholds}):
         document = sensor.alarms.pop(name).document
         if document is not None:
-            made.cleared.append(Clearing(document, at, None))
+            made.cleared.append(Clearing(document, moment.at, None, moment.mark))
             turned = True
     for threshold in rule.thresholds:
         alarm = sensor.alarms.setdefault(threshold.name, AlarmState())
@@ -223,30 +281,33 @@ def _step_alarms(
             case "raised":
                 alarm.document = (
                     f"alarm:{about['device']}:{reading.sensor}:{threshold.name}:"
-                    f"{at}:{_last_part(reading)}"
+                    f"{moment.key}:{_last_part(reading)}"
                 )
                 made.documents.append(first_revision(alarm.document, threshold.body(about)))
+                made.marked += moment.mark is not None
                 turned = True
             case "cleared":
                 assert alarm.document is not None  # noqa: S101  (or nothing is cleared)
-                made.cleared.append(Clearing(alarm.document, at, value))
+                made.cleared.append(Clearing(alarm.document, moment.at, value, moment.mark))
                 sensor.alarms[threshold.name] = AlarmState()
                 turned = True
     return turned
 
 
 def _about(
-    device: str, at: str, reading: Reading, value: Value, unit: str | None
+    device: str, moment: Moment, reading: Reading, value: Value, unit: str | None
 ) -> dict[str, Any]:
-    about = {"device": device, "sensor": reading.sensor, "time": at, "value": value}
+    about = {"device": device, "sensor": reading.sensor, "time": moment.at, "value": value}
     if unit is not None:
         about["unit"] = unit
+    if moment.mark is not None:
+        about |= moment.mark.members()
     return about
 
 
 def _document(device: str, sample: Sample) -> Revision:
-    reading, at = sample.reading, sample.at
-    body = {"type": "reading", **_about(device, at, reading, sample.value, sample.unit)}
+    reading, moment = sample.reading, sample.moment
+    body = {"type": "reading", **_about(device, moment, reading, sample.value, sample.unit)}
     if sample.raw is not None:
         body["raw"] = sample.raw
     if sample.quality is not None:
@@ -257,11 +318,11 @@ def _document(device: str, sample: Sample) -> Revision:
         body["boot"] = reading.boot
     if reading.uptime_ms is not None:
         body["uptime_ms"] = reading.uptime_ms
-    return first_revision(_id(device, at, reading), body)
+    return first_revision(_id(device, moment, reading), body)
 
 
-def _id(device: str, at: str, reading: Reading) -> str:
-    return f"{device}:{reading.sensor}:{at}:{_last_part(reading)}"
+def _id(device: str, moment: Moment, reading: Reading) -> str:
+    return f"{device}:{reading.sensor}:{moment.key}:{_last_part(reading)}"
 
 
 def _last_part(reading: Reading) -> str:
@@ -292,15 +353,15 @@ def _same_frame(first: Reading | Event, second: Reading | Event) -> bool:
 
 @dataclass(slots=True)
 class _Frame:
-    """By sensor, the time and the reading; none in a frame that held only an event."""
+    """By sensor, the moment and the reading; none in a frame that held only an event."""
 
     boot: int | str | None
     sequence: int | None
     held: Held | None
-    readings: dict[str, tuple[str, Reading]]
+    readings: dict[str, tuple[Moment, Reading]]
 
 
-def _frames(arrivals: Iterable[Arrival]) -> Iterator[_Frame]:
+def _frames(arrivals: Iterable[Arrival], moments: Moments) -> Iterator[_Frame]:
     """What arrived in one frame: until the number changes or a sensor comes again."""
     frame: _Frame | None = None
     for arrival in arrivals:
@@ -311,7 +372,7 @@ def _frames(arrivals: Iterable[Arrival]) -> Iterator[_Frame]:
                 yield frame
             frame = _Frame(item.boot, item.sequence, item.held, {})
         if isinstance(item, Reading):
-            taken = arrival.at - 1000 * (item.age_ms or 0)
-            frame.readings[item.sensor] = (item.time or timestamp(taken), item)
+            moment = moments.of(arrival.at, item.time, item.age_ms)
+            frame.readings[item.sensor] = (moment, item)
     if frame is not None:
         yield frame

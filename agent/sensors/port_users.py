@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PROC = Path("/proc")
+_PTYS = range(136, 144)
+"""Major device numbers of pseudo-terminals, which each file system of them numbers by itself."""
 
 
 def users_of(path: str) -> dict[int, str]:
@@ -22,7 +24,7 @@ def users_of(path: str) -> dict[int, str]:
     except OSError:
         return {}
     lock = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    found = {*_lockers(lock), *_openers(status.st_rdev)}
+    found = {*_lockers(lock), *_openers(status)}
     return {process: _program(process) for process in sorted(found)}
 
 
@@ -34,15 +36,22 @@ def _lockers(lock: str) -> Iterator[int]:
             yield int(fields[-4])
 
 
-def _openers(device: int) -> Iterator[int]:
+def _openers(device: os.stat_result) -> Iterator[int]:
     for process in _PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is somebody else's
             for descriptor in (process / "fd").iterdir():
                 with contextlib.suppress(OSError):
                     found = descriptor.stat()
-                    if stat.S_ISCHR(found.st_mode) and found.st_rdev == device:
+                    if stat.S_ISCHR(found.st_mode) and _is_same(found, device):
                         yield int(process.name)
                         break
+
+
+def _is_same(first: os.stat_result, second: os.stat_result) -> bool:
+    """Whether two device files are the same device; there may be files of it in many places."""
+    if os.major(first.st_rdev) in _PTYS and first.st_dev != second.st_dev:
+        return False
+    return first.st_rdev == second.st_rdev
 
 
 def _program(process: int) -> str:

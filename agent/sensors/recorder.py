@@ -20,13 +20,11 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from agent.backoff import Backoff
-from agent.documents.revision import canonical
 from agent.errors import TransientError
-from agent.sensors.alarms import alarm_cleared
+from agent.sensors.clock import AgentClock
 from agent.sensors.packing import Window, restored
 from agent.sensors.planning import (
     Arrival,
-    Clearing,
     DeviceState,
     Plan,
     Sample,
@@ -36,7 +34,7 @@ from agent.sensors.planning import (
 from agent.sensors.rules import Rules
 from agent.sensors.stats import SensorStats
 from agent.store.store import Store
-from agent.store.transaction import Edit, Transaction
+from agent.store.transaction import Transaction
 from firmware_adapters.adapter import Adapter, Event, Reading
 
 log = logging.getLogger(__name__)
@@ -62,7 +60,8 @@ class Recorder:
     `send` takes bytes for the device, and must not wait; without it nothing is acknowledged. With
     an `interval` (seconds) readings are written at its multiples, which are the same moments for
     all devices, so that they share a commit; else as they come. `hear` is given everything that
-    the device says, before it is stored.
+    the device says, before it is stored. Without a `clock` the system's is taken; a device that
+    `tells_time` is one of the clock's sources.
     """
 
     def __init__(
@@ -74,6 +73,9 @@ class Recorder:
         rules: Rules | None = None,
         interval: float = 0.0,
         hear: Callable[[Sequence[Reading | Event]], object] | None = None,
+        clock: AgentClock | None = None,
+        *,
+        tells_time: bool = False,
     ) -> None:
         self.device = device
         self.state = DeviceState()
@@ -88,6 +90,9 @@ class Recorder:
         self._rules = rules or Rules()
         self._interval = interval
         self._hear = hear
+        self._clock = clock or AgentClock.of_system()
+        self._clock.when_known(self._time_known)
+        self._tells_time = tells_time
         self._acknowledging = False
         self._local_id = f"device:{device}"
         self._local_rev: str | None = None
@@ -126,6 +131,7 @@ class Recorder:
                 log.warning(
                     "device %s: _local/%s is no use: %s", self.device, self._local_id, error
                 )
+        self._clock.at_least(self.state.newest, self.state.ahead)
         if self._lost_before is None:
             self._lost_before = self.state.lost
         self._windows_are(await _windows_left(self._store, self.device))
@@ -138,6 +144,7 @@ class Recorder:
 
     async def feed(self, data: bytes) -> None:
         """Take bytes from the device; waits while too much is not yet stored."""
+        told = ""
         items = self._adapter.receive(data)
         if self._hear is not None:
             self._hear(items)
@@ -148,6 +155,10 @@ class Recorder:
             if isinstance(item, Reading) or item.sequence is not None:
                 self._waiting.append(Arrival(self._arrival(), item))
                 self._acknowledging = item.held is not None
+            if isinstance(item, Reading) and item.time is not None:
+                told = max(told, item.time)
+        if told and self._tells_time:
+            self._clock.told(self.device, told, self._last_arrival)
         if self._waiting:
             self._stored.clear()
             self._arrived.set()
@@ -187,8 +198,14 @@ class Recorder:
         # On a copy: what the store refuses was not accepted, and is planned again.
         state = msgspec.json.decode(_json.encode(self.state), type=DeviceState)
         now = time.monotonic()
-        overdue = [window for window, at in self._closing.items() if at <= now]
-        planned = plan(self.device, self._rules, state, arrivals, self._windows, overdue)
+        scale = self._clock.scale()
+        overdue = [
+            window.id
+            for window in self._windows.values()
+            if self._closing[window.id] <= now
+            or (window.shared.unset is not None and not scale.unset)
+        ]
+        planned = plan(self.device, self._rules, state, arrivals, self._windows, overdue, scale)
         while True:
             try:
                 await self._write(planned, _json.encode(state).decode())
@@ -202,6 +219,7 @@ class Recorder:
         self._tell_what_is_missing(state)
         self.state = state
         self._windows_are(planned.windows)
+        self._clock.marked(planned.marked)
         for sample in planned.samples:
             self._count(sample)
         self._waiting = self._waiting[len(arrivals) :]
@@ -265,7 +283,7 @@ class Recorder:
         def operation(transaction: Transaction) -> str:
             transaction.graft(planned.documents)
             for clearing in planned.cleared:
-                _clear(transaction, clearing)
+                transaction.rewrite(clearing.id, clearing.applied)
             for document in planned.closed:
                 transaction.parts.drop(document)
             for document, body in planned.parts:
@@ -277,11 +295,12 @@ class Recorder:
 
     def _arrival(self) -> int:
         """Now, but no microsecond twice, so that no two readings share an id."""
-        now = time.time_ns() // 1000
-        if 0 <= self._last_arrival - now < 1_000_000:  # more than that: the clock was set back
-            now = self._last_arrival + 1
-        self._last_arrival = now
-        return now
+        self._last_arrival = max(self._clock.monotonic(), self._last_arrival + 1)
+        return self._last_arrival
+
+    def _time_known(self) -> None:
+        """Windows with times that are still provisional are closed, to be corrected."""
+        self._arrived.set()
 
     def note(self, event: Event) -> None:
         """Count an event, of which nothing is stored."""
@@ -292,12 +311,17 @@ class Recorder:
             log.debug("device %s: %s: %s", self.device, event.kind, event.detail)
 
 
-async def finish_windows(store: Store, device: str) -> None:
-    """Make documents of the windows that a device left which is not configured any more.
+async def finish_windows(store: Store, device: str, *, all: bool, boot_id: str) -> None:
+    """Make documents of the windows that a device left: `all` of them, as of one that is not
+    configured any more, or those with times of another boot than this, which nothing comes to.
 
     Raises StoreError, StoreWriteError.
     """
-    windows = (await _windows_left(store, device)).values()
+    windows = [
+        window
+        for window in (await _windows_left(store, device)).values()
+        if all or (window.shared.unset is not None and window.shared.unset[0] != boot_id)
+    ]
 
     def operation(transaction: Transaction) -> None:
         transaction.graft([window.document() for window in windows])
@@ -314,13 +338,3 @@ async def _windows_left(store: Store, device: str) -> dict[str, Window]:
     except (msgspec.DecodeError, ValueError) as error:
         log.warning("device %s: what it has in the table parts is no use: %s", device, error)
         return {}
-
-
-def _clear(transaction: Transaction, clearing: Clearing) -> None:
-    """Say in an alarm's document that it is over, unless somebody has deleted it."""
-    found = transaction.winner(clearing.id)
-    if found is None or found.deleted:
-        return
-    body = alarm_cleared(msgspec.json.decode(found.body.text), clearing.at, clearing.value)
-    text = canonical(body)
-    transaction.edit([Edit(clearing.id, found.winner, False, text.decode(), text)])

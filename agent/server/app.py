@@ -29,6 +29,7 @@ from agent.server import (
     attachments,
     bulk,
     changes,
+    conflicts,
     copying,
     databases,
     design,
@@ -36,6 +37,7 @@ from agent.server import (
     find,
     indexes,
     local,
+    pages,
     ranges,
     readings,
     replication,
@@ -44,9 +46,11 @@ from agent.server import (
     session,
 )
 from agent.server.access import Access, needed
+from agent.server.access import changes as changes_something
 from agent.server.answers import error_answer
 from agent.server.attachments import AttachmentCall
 from agent.server.call import Call, DatabaseCall, DocumentCall, Service, Status
+from agent.server.conflicts import Outlooks
 from agent.server.hooks import Hook, hook_methods
 from agent.server.replication import Replications
 from agent.store.databases import Databases
@@ -83,6 +87,7 @@ _DATABASE: Mapping[str, _Methods[DatabaseCall]] = {
     "_bulk_get": {"POST": bulk.bulk_get},
     "_changes": {"GET": changes.changes, "POST": changes.changes},
     "_compact": {"POST": databases.compact},
+    "_conflicts": {"GET": conflicts.listed},
     "_design_docs": {"GET": all_docs.design_docs, "POST": all_docs.design_docs},
     "_ensure_full_commit": {"POST": databases.ensure_full_commit},
     "_explain": {"POST": find.explain},
@@ -96,6 +101,8 @@ _DATABASE: Mapping[str, _Methods[DatabaseCall]] = {
         "PUT": databases.set_purged_infos_limit,
     },
     "_ranges": {"POST": ranges.ranges},
+    "_resolutions": {"GET": conflicts.resolutions},
+    "_resolve": {"POST": conflicts.resolve},
     "_revs_diff": {"POST": bulk.revs_diff},
     "_revs_limit": {"GET": databases.revs_limit, "PUT": databases.set_revs_limit},
     "_security": {"GET": security.get, "PUT": security.put},
@@ -128,6 +135,7 @@ def make_app(
     access: Access | None = None,
     status: Status | None = None,
     replications: Replications | None = None,
+    outlooks: Outlooks | None = None,
     hooks: Mapping[str, Hook] | None = None,
     uuid: str | None = None,
     max_body: int = MAX_BODY,
@@ -137,7 +145,8 @@ def make_app(
 
     `access` says who may do what; without it everybody is an administrator.
     `status` answers `GET /_status`, the agent's own account of itself; `replications` does what
-    `_replicate` asks for; `hooks`, by name, are those of `_hooks`. `uuid` names the server in
+    `_replicate` asks for; `outlooks` knows what policies do about conflicts; `hooks`, by name, are
+    those of `_hooks`. `uuid` names the server in
     `GET /`; clients that see one use it, not the URL, to recognise their checkpoints, so it must
     stay the same across restarts. `max_body` and `max_attachment` are in bytes.
     """
@@ -149,6 +158,7 @@ def make_app(
         access or Access(),
         max_attachment,
         replications,
+        outlooks,
         hooks or {},
     )
     app = web.Application(client_max_size=max_body, middlewares=[_errors])
@@ -211,6 +221,8 @@ async def _dispatch(call: Call) -> web.StreamResponse:
     access.require_server(need, user)
     if not segments or (len(segments) == 1 and segments[0] in _SERVER):
         return await _run(_SERVER[segments[0] if segments else ""], call)
+    if segments[0] == pages.PATH:
+        return await pages.dashboard(call.request)
     if segments[0] == "_scheduler":
         return await _run({"GET": partial(replication.scheduler, path=segments[1:])}, call)
     if segments[0] == "_hooks":
@@ -223,7 +235,8 @@ async def _dispatch(call: Call) -> web.StreamResponse:
         await call.service.databases.ensure(name)  # as if it had always been there
     with call.service.databases.using(name):
         store = await _open(call.service.databases, name)
-        access.require_database(need, user, store)
+        changing = changes_something(call.request.method, segments)
+        access.require_database(need, user, store, changes=changing)
         try:
             return await _dispatch_in(DatabaseCall(call.service, call.request, name, store), rest)
         except (StoreError, StoreWriteError):

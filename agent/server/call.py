@@ -19,6 +19,7 @@ from agent.store.store import Store
 
 if TYPE_CHECKING:
     from agent.server.access import Access
+    from agent.server.conflicts import Outlooks
     from agent.server.hooks import Hook
     from agent.server.replication import Replications
 
@@ -46,6 +47,7 @@ class Service:
     access: Access
     max_attachment: int
     replications: Replications | None = None
+    outlooks: Outlooks | None = None
     hooks: Mapping[str, Hook] = field(default_factory=dict)
 
 

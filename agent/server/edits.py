@@ -14,6 +14,7 @@ import msgspec
 
 from agent.documents.revision import Rev, Revision, canonical
 from agent.documents.wire import (
+    MAX_DOCUMENT,
     RefusedDocumentError,
     attachments_of,
     body_text,
@@ -24,9 +25,6 @@ from agent.documents.wire import (
 from agent.errors import RequestError
 from agent.server.call import Call, decode, parse_rev
 from agent.store.transaction import Edit
-
-MAX_DOCUMENT = 8_000_000
-"""Bytes of a document's JSON text without its attachments: CouchDB's `max_document_size`."""
 
 JsonObject: TypeAlias = dict[str, Any]
 
@@ -53,7 +51,7 @@ def parsed(parse: Callable[[_InputT], _T], value: _InputT) -> _T:
 def as_request_error(error: ValueError) -> RequestError:
     """A refusal of `agent.documents.wire` with its HTTP status."""
     word = error.error if isinstance(error, RefusedDocumentError) else "bad_request"
-    return RequestError(400, word, str(error))
+    return RequestError(413 if word == "document_too_large" else 400, word, str(error))
 
 
 def edit_from_doc(doc: Mapping[str, Any], id: str, parent: Rev | None) -> Edit:

@@ -1,7 +1,9 @@
 """Compaction: old bodies go, and the file shrinks.
 
 The rule is simple and CouchDB's: what is no leaf of its document's tree loses its body; the tree
-remembers the revision. Live leaves, conflicts and tombstones stay.
+remembers the revision. Live leaves, conflicts and tombstones stay. Where conflicts are merged, the
+last few ancestors of each document keep theirs, since a merge needs the common one: as many as the
+policies say, and those of the conflicts that there are.
 
 It works in small steps, each a write like any other: writers and readers go on in between.
 """
@@ -18,14 +20,14 @@ _PAGES = 500
 """In one step: some milliseconds, and 2 MB of the WAL."""
 
 
-async def compact(writer: Writer) -> None:
-    """Compact a store through its writer. Raises StoreWriteError.
+async def compact(writer: Writer, *, keep: int = 0) -> None:
+    """Compact a store through its writer; `keep` so many generations. Raises StoreWriteError.
 
     Cancelled or failed, it leaves a sound store that is compacted in part.
     """
     after: int | None = 0
     while after is not None:
-        after = await writer.run(partial(_drop_old_bodies, after=after))
+        after = await writer.run(partial(_drop_old_bodies, after=after, keep=keep))
     await writer.run(_remove_unreferenced)
     unused, left = None, await writer.run(_release_pages)
     while left and left != unused:  # a file may be unable to give pages back
@@ -33,8 +35,8 @@ async def compact(writer: Writer) -> None:
     await writer.shrink()
 
 
-def _drop_old_bodies(transaction: Transaction, *, after: int) -> int | None:
-    return transaction.drop_old_bodies(after, _ROWS)
+def _drop_old_bodies(transaction: Transaction, *, after: int, keep: int) -> int | None:
+    return transaction.drop_old_bodies(after, _ROWS, keep=keep)
 
 
 def _remove_unreferenced(transaction: Transaction) -> int:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote
 from weakref import WeakValueDictionary
 
@@ -65,13 +66,17 @@ class Databases:
     async def names(self) -> list[str]:
         return await asyncio.to_thread(self._names)
 
+    def opened(self) -> list[Store]:
+        """The databases that are open at the moment."""
+        return list(self._open.values())
+
     async def get(self, name: str) -> Store:
         """The database, opened. Raises NotFoundError, StoreError, DocumentError."""
         store = self._open.pop(name, None)
         if store is not None:
             self._open[name] = store  # the last in the order
             return store
-        return await asyncio.shield(self._get(name))
+        return await _to_the_end(self._get(name))
 
     async def _get(self, name: str) -> Store:
         # In a task of its own, as is `_create`: the thread that opens a file cannot be cancelled,
@@ -98,7 +103,7 @@ class Databases:
 
     async def create(self, name: str) -> Store:
         """A new database. Raises StoreExistsError, StoreError, DocumentError."""
-        return await asyncio.shield(self._create(name))
+        return await _to_the_end(self._create(name))
 
     async def _create(self, name: str) -> Store:
         path = self.path(name)
@@ -217,6 +222,13 @@ class Databases:
                 "make it, or name another one",
                 path=str(self.folder),
             ) from error
+
+
+async def _to_the_end(opening: Coroutine[Any, Any, Store]) -> Store:
+    """Shielded; who was cancelled while waiting does not want to hear of what went wrong either."""
+    task = asyncio.ensure_future(opening)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(task)
 
 
 def _unlink(path: Path) -> None:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.documents.attachment import Attachment, attachments_from_store
+from agent.documents.conflict import all_bases, live_leaves
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import RevTree
+from agent.store.conflicts import read_joins
 
 _LOOKUP = 500
 
@@ -142,6 +144,30 @@ class DocumentRows:
         ).fetchall()
         # A leaf without a body needs histories that contradict each other; see RevTree.
         return Body(*row[0]) if row else EMPTY
+
+    def unneeded(self, after: int, last: int, keep: int) -> list[tuple[int]]:
+        """The rows of old bodies, among these rows, that no merge is going to ask for.
+
+        See `Transaction.drop_old_bodies`.
+        """
+        rows = self._db.execute(
+            "SELECT revisions.rowid, id, revisions.gen, revisions.hash, docs.gen, "
+            "CASE WHEN docs.conflicts > 0 THEN docs.tree END "
+            "FROM revisions JOIN docs USING (id) "
+            "WHERE revisions.rowid > ? AND revisions.rowid <= ? AND NOT revisions.leaf",
+            (after, last),
+        )
+        found = []
+        for row, id, generation, digest, newest, encoded in rows:
+            if generation >= newest - keep:
+                continue
+            if encoded is not None:
+                tree = RevTree.decode(encoded)
+                joins = read_joins(self._db, id, tree, live_leaves(tree))
+                if Rev(generation, digest) in all_bases(joins):
+                    continue
+            found.append((row,))
+        return found
 
     def attachments(self, document: Document, rev: Rev) -> tuple[Attachment, ...]:
         """The attachments of a revision whose body is here."""

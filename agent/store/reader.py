@@ -37,6 +37,10 @@ _NO_BODY = _COLUMNS.replace("body", "''")
 _URGENT = """seq > ? AND instr(body, '"urgent":true')"""
 """As the index `docs_urgent` has it."""
 _TOO_MUCH = "too much to read at once; ask for fewer documents"
+_INFO = (
+    "SELECT key, value FROM meta WHERE key IN "
+    "('uuid', 'instance_start_time', 'doc_count', 'doc_del_count', ?, ?)"
+)
 _LARGEST = 2**63 - 1  # of SQLite's integers
 
 
@@ -166,7 +170,7 @@ class Reader:
 
     def info(self) -> StoreInfo:
         with self._connection(snapshot=True) as db:
-            meta = dict(db.execute("SELECT key, value FROM meta"))
+            meta = dict(db.execute(_INFO, (SEQ_FLOOR, PURGE_SEQ)))
             newest, conflicts, size, unused = db.execute(
                 "SELECT (SELECT coalesce(max(seq), 0) FROM docs), "
                 "(SELECT count(*) FROM docs WHERE conflicts > 0), "

@@ -16,11 +16,13 @@ import msgspec
 
 from agent.documents.attachment import Attachment, Content, Inline, Stored, Uploaded
 from agent.documents.conditions import RegexTime
+from agent.documents.conflict import Conflict
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.errors import EdgeAgentError, StoreDamagedError, StoreError
 from agent.store.blobs import CHUNK, Upload
 from agent.store.compaction import compact
+from agent.store.conflicts import ConflictsPage, conflict_of, conflicts_after, conflicts_by_id
 from agent.store.connection import StoreLock, open_writer
 from agent.store.find import FindPage, Position, find_page
 from agent.store.mango_index import MangoIndex, all_indexes
@@ -34,6 +36,7 @@ from agent.store.reader import (
     StoredDocument,
     StoreInfo,
 )
+from agent.store.record import read_record
 from agent.store.transaction import Edit, Transaction
 from agent.store.writer import Writer
 
@@ -76,6 +79,10 @@ class Store:
         """8 hex digits; others once the database was deleted and made again."""
         self.update_seq = info.update_seq
         """The sequence of the last change that is durable."""
+        self.conflicts_seen = 0
+        """How often a document has come into conflict, or into another one, since it is open."""
+        self.ancestors_kept = 0
+        """Generations behind each winner whose bodies compaction leaves, for merges."""
         self._lock = lock
         self._reader = reader
         self._settings = reader.settings()
@@ -214,7 +221,7 @@ class Store:
 
     async def _compact(self) -> None:
         try:
-            await compact(self._writer)
+            await compact(self._writer, keep=self.ancestors_kept)
         except EdgeAgentError as error:
             log.warning("compaction of %s has stopped: %s; ask for it again", self.path, error)
 
@@ -414,6 +421,28 @@ class Store:
         """`_local` documents by id; the options are those of `Reader.locals`."""
         return await self._read(self._reader.locals, **options)
 
+    async def conflicts_after(self, seq: int, *, limit: int) -> ConflictsPage:
+        """Conflicts in the order of the documents' last changes, from after `seq` on."""
+        return await self._read(self._reader.query, partial(conflicts_after, seq=seq, limit=limit))
+
+    async def conflicts_by_id(
+        self, start: str, *, limit: int, after: bool = False
+    ) -> ConflictsPage:
+        """Conflicts by document id, from `start` on, or from `after` it on."""
+        find = partial(conflicts_by_id, start=start, limit=limit, inclusive=not after)
+        return await self._read(self._reader.query, find)
+
+    async def conflict(self, id: str) -> Conflict | None:
+        """The live leaves of a document, even if it is only one; None where there is none."""
+        return await self._read(self._reader.query, partial(conflict_of, id=id))
+
+    async def resolutions(
+        self, *, limit: int, after: int | None = None, descending: bool = False
+    ) -> list[tuple[int, str]]:
+        """The record of resolutions (JSON texts) with their numbers; `after` continues."""
+        read = partial(read_record, limit=limit, after=after, descending=descending)
+        return await self._read(self._reader.query, read)
+
     async def content(
         self, content: Content, *, start: int = 0, end: int | None = None
     ) -> AsyncGenerator[bytes, None]:
@@ -495,12 +524,17 @@ class Store:
         self._examiners.shutdown()
         self._reader.close()
 
-    def _on_commit(self, update_seq: int, indexes: Sequence[MangoIndex] | None) -> None:
+    def _on_commit(self, done: Transaction) -> None:
         self._shared.clear()
-        if indexes is not None:
-            self._indexes = indexes
-        if update_seq > self.update_seq:
-            self.update_seq = update_seq
+        if done.indexes is not None:
+            self._indexes = done.indexes
+        self.conflicts_seen += done.changed_conflicts
+        if done.new_conflicts:
+            log.info(
+                "%s: documents that have come into conflict: %d", self.path, done.new_conflicts
+            )
+        if done.update_seq > self.update_seq:
+            self.update_seq = done.update_seq
             self.wake()
 
 

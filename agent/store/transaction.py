@@ -7,15 +7,19 @@ documents that exist already, or that come with a history, take the slow path ov
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
 
 from agent.documents.attachment import (
     Absent,
     Attachment,
+    attachments_from_store,
     stored_text,
 )
-from agent.documents.revision import Rev, Revision, new_hash
+from agent.documents.revision import Rev, Revision, canonical, new_hash
 from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.store.blobs import Blobs, settled
 from agent.store.document_rows import Document, DocumentRows, marked
@@ -23,6 +27,7 @@ from agent.store.locals import Locals
 from agent.store.mango_index import PREFIX, MangoIndex, synchronise
 from agent.store.parts import Parts
 from agent.store.ranges import Ranges
+from agent.store.record import Record
 from agent.store.schema import PURGE_SEQ, SEQ_FLOOR, SETTING
 
 
@@ -53,6 +58,7 @@ class Transaction:
         self.blobs = Blobs(connection)
         self.locals = Locals(connection)
         self.parts = Parts(connection)
+        self.record = Record(connection)
         self.ranges = Ranges(connection)
         newest = connection.execute("SELECT coalesce(max(seq), 0) FROM docs").fetchone()[0]
         counts = dict(
@@ -65,6 +71,10 @@ class Transaction:
         self._live: int = counts["doc_count"]
         self._tombstones: int = counts["doc_del_count"]
         self._designs_changed = False
+        self.new_conflicts = 0
+        """Documents that have come into conflict."""
+        self.changed_conflicts = 0
+        """The same, with those that were in conflict and have other leaves now."""
         self.indexes: list[MangoIndex] | None = None
         """After `finish` the Mango indexes, if they may have changed."""
 
@@ -128,16 +138,42 @@ class Transaction:
         """A document as it stands in this transaction; its `winner` may be a tombstone."""
         return self._rows.load({id}).get(id)
 
-    def edit(self, edits: Sequence[Edit]) -> list[Rev | None]:
+    def load(self, ids: set[str]) -> dict[str, Document]:
+        """Documents as they stand in this transaction, those of `ids` that exist."""
+        return self._rows.load(ids)
+
+    def rewrite(self, id: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> bool:
+        """Edit a document as it stands; what is attached to it stays.
+
+        `change` makes the new body of the present one, or None to leave it. Returns whether there
+        is a new revision: of a document that is missing or deleted there is none.
+        """
+        found = self.winner(id)
+        body = None
+        if found is not None and not found.deleted:
+            body = change(msgspec.json.decode(found.body.text))
+        if found is None or body is None:
+            return False
+        text = canonical(body)
+        attached = attachments_from_store(found.body.attachments)
+        stubs = tuple(replace(item, content=Absent.STUB) for item in attached)
+        self.edit([Edit(id, found.winner, False, text.decode(), text, stubs)])
+        return True
+
+    def edit(
+        self, edits: Sequence[Edit], known: dict[str, Document] | None = None
+    ) -> list[Rev | None]:
         """Apply edits in order; the new revision of each, None for a conflict.
 
-        A stub stands for the parent's attachment of this name. Raises MissingStubError.
+        `known` are the documents, for who has loaded them. A stub stands for the parent's
+        attachment of this name. Raises MissingStubError.
         """
         if not any(edit.parent or edit.attachments for edit in edits):
             created = [_created(edit) for edit in edits]
             if self._all_fresh(created):
                 return [revision.rev for revision in created]
-        known = self._rows.load({edit.id for edit in edits})
+        if known is None:
+            known = self._rows.load({edit.id for edit in edits})
         results: list[Rev | None] = []
         for edit in edits:
             document = known.get(edit.id)
@@ -223,6 +259,9 @@ class Transaction:
         deleted = tree.is_deleted(winner)
         conflicts = sum(not tree.is_deleted(leaf) for leaf in leaves[1:])
         now = marked(tree, leaves)
+        if conflicts and document.old_leaves != now:
+            self.changed_conflicts += 1
+            self.new_conflicts += list(document.old_leaves.values()).count(False) < 2
         body = self._rows.move_bodies(document, winner, now)
         if forgotten and document.seq:
             self._rows.forget(document.id, forgotten)
@@ -352,10 +391,12 @@ class Transaction:
 
     # --- compaction --------------------------------------------------------------------
 
-    def drop_old_bodies(self, after: int, count: int) -> int | None:
+    def drop_old_bodies(self, after: int, count: int, *, keep: int = 0) -> int | None:
         """Drop the bodies of revisions that are no leaves, among the next `count` rows.
 
-        `after` is 0 or what the call before returned; None when there are no more rows.
+        With `keep` the newest generations behind each winner keep theirs, so many, and so do the
+        common ancestors of leaves in conflict. `after` is 0 or what the call before returned; None
+        when there are no more rows.
         """
         last = self._db.execute(
             "SELECT max(rowid) FROM "
@@ -364,9 +405,14 @@ class Transaction:
         ).fetchone()[0]
         if last is None:
             return None
-        self._db.execute(
-            "DELETE FROM revisions WHERE rowid > ? AND rowid <= ? AND NOT leaf", (after, last)
-        )
+        if keep:
+            self._db.executemany(
+                "DELETE FROM revisions WHERE rowid = ?", self._rows.unneeded(after, last, keep)
+            )
+        else:
+            self._db.execute(
+                "DELETE FROM revisions WHERE rowid > ? AND rowid <= ? AND NOT leaf", (after, last)
+            )
         return int(last)
 
     def release_pages(self, count: int) -> int:

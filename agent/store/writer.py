@@ -11,13 +11,12 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.errors import StoreWriteError
 from agent.store.connection import explained
-from agent.store.mango_index import MangoIndex
 from agent.store.transaction import Transaction
 
 _T = TypeVar("_T")
@@ -50,10 +49,10 @@ class Writer:
         path: Path,
         *,
         revs_limit: int,
-        committed: Callable[[int, Sequence[MangoIndex] | None], None],
+        committed: Callable[[Transaction], None],
     ) -> None:
         """`committed` is called in the event loop after each commit, before the callers get their
-        answers: with the update sequence, and with the Mango indexes where they may have changed.
+        answers: with what was committed, to read its counts and indexes.
         """
         self._db = connection
         self._path = path
@@ -180,7 +179,7 @@ class Writer:
 
     def _deliver(self, outcomes: list[_Outcome], done: Transaction | None) -> None:
         if done is not None:
-            self._committed(done.update_seq, done.indexes)
+            self._committed(done)
         for future, result, error in outcomes:
             if future.done():
                 continue

@@ -179,7 +179,9 @@ class Publisher:
         return [
             reading
             for reading in found
-            if reading is not None and reading.device in self._options.devices
+            if reading is not None
+            and reading.device in self._options.devices
+            and (self._options.backlog or not reading.corrected)
         ]
 
     async def _publish(self, readings: Sequence[Reading]) -> None:
@@ -190,9 +192,11 @@ class Publisher:
                 self.skipped += 1
             elif self._is_due(reading):
                 topic = self._topics.reading(self._options.gateway, reading.device, reading.sensor)
-                messages.append((topic, reading.payload()))
+                # What was corrected is an old one, not the latest.
+                retain = self._options.retain and not reading.corrected
+                messages.append((topic, reading.payload(), retain))
         results = await asyncio.gather(
-            *(self._send(topic, payload) for topic, payload in messages), return_exceptions=True
+            *(self._send(*message) for message in messages), return_exceptions=True
         )
         for result in results:
             if isinstance(result, TooLargeError):
@@ -202,11 +206,11 @@ class Publisher:
             else:
                 self.published += 1
 
-    async def _send(self, topic: str, payload: bytes) -> None:
+    async def _send(self, topic: str, payload: bytes, retain: bool) -> None:
         options = self._options
         if not self._connection.connected:  # or else each of many would connect again
             raise ConnectError(f"the connection to {options.broker} broke; try again")
-        await self._connection.publish(topic, payload, qos=options.qos, retain=options.retain)
+        await self._connection.publish(topic, payload, qos=options.qos, retain=retain)
 
     def _is_due(self, reading: Reading) -> bool:
         if not self._options.interval:

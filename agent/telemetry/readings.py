@@ -27,16 +27,25 @@ class Reading(msgspec.Struct, frozen=True):
     value: Value
     unit: _Name | None = None
     sequence: int | None = None
+    clock: str | None = None
+
+    @property
+    def corrected(self) -> bool:
+        """Whether it was published before, with another time."""
+        return self.clock == "corrected"
 
     def payload(self) -> bytes:
         """`{"value":21.5,"unit":"C","time":"2026-03-01T08:15:30.250000Z","sequence":4711}`; a unit
-        or a sequence that the device does not tell is left out."""
+        or a sequence that the device does not tell is left out. `clock` is there where the time is
+        not known to be right ("unset"), or was not when it was recorded ("corrected")."""
         told: dict[str, Any] = {"value": self.value}
         if self.unit is not None:
             told["unit"] = self.unit
         told["time"] = self.time
         if self.sequence is not None:
             told["sequence"] = self.sequence
+        if self.clock is not None:
+            told["clock"] = self.clock
         return _json.encode(told)
 
 

@@ -23,6 +23,8 @@ BENCHES = {
     "writes": "scripts.benchmarks.writes",
     "replication": "scripts.benchmarks.replication",
     "gateway": "scripts.benchmarks.gateway",
+    "cbor": "scripts.benchmarks.cbor",
+    "field": "scripts.benchmarks.field",
     "mqtt": "scripts.benchmarks.mqtt",
     "live": "scripts.benchmarks.live",
     "fleet": "scripts.benchmarks.fleet",
@@ -33,6 +35,8 @@ BENCHES = {
     "find": "scripts.benchmarks.find",
     "series": "scripts.benchmarks.series",
     "large": "scripts.benchmarks.large",
+    "dashboard": "scripts.benchmarks.dashboard",
+    "conflicts": "scripts.benchmarks.conflicts",
     "verify": "scripts.benchmarks.verify",
 }
 ROUNDS = 5
@@ -75,8 +79,8 @@ def main(
 ) -> None:
     """Measure the agent, beside its peers where there are any; without a NAME, all of it.
 
-    The names: ingest, writes, replication, gateway, bulk, single, followers, attachments, find,
-    series, large.
+    The names: ingest, writes, replication, gateway, cbor, field, mqtt, live, fleet, bulk, single,
+    followers, attachments, find, series, large, dashboard, conflicts, verify.
 
     Peers take turns within each round. A figure is the median over the rounds, with the least and
     the greatest; a ratio is the median of the rounds' ratios. The exit status is 1 when a target

@@ -104,6 +104,7 @@ def test_config_check(tmp_path: Path) -> None:
         "remotes": ["cloud"],
         "telemetry": [],
         "hooks": [],
+        "conflicts": [],
         "users": [],
     }
     assert [path.name for path in tmp_path.iterdir()] == ["gateway.toml"]

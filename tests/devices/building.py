@@ -22,7 +22,7 @@ def core_on_this_machine(folder: Path, *, frame: int = 128) -> Path:
 
     `frame` is the size in bytes of the longest frame that it can send.
     """
-    _need("gcc", "gcc libc6-dev")
+    need("gcc", "gcc libc6-dev")
     program = folder / "node_host"
     sanitizers = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     sizes = [f"-DSENSORS={SENSORS}", f"-DREADINGS_HELD={HELD}", f"-DNODE_FRAME={frame}"]
@@ -33,15 +33,15 @@ def core_on_this_machine(folder: Path, *, frame: int = 128) -> Path:
 
 def avr_firmware(folder: Path) -> tuple[Path, str]:
     """The firmware for the ATmega328P, and what its build prints; skips without avr-gcc."""
-    _need("avr-gcc", "gcc-avr avr-libc")
-    _need("make", "make")
+    need("avr-gcc", "gcc-avr avr-libc")
+    need("make", "make")
     printed = _run("make", "--no-print-directory", "-C", CORE, f"BUILD={folder}")
     return folder / "sensor_node.elf", printed
 
 
 def simulated_board(folder: Path) -> Path:
     """The program tests/devices/c/simulated_board.c; skips the test without simavr."""
-    _need("gcc", "gcc libc6-dev")
+    need("gcc", "gcc libc6-dev")
     if not Path("/usr/include/simavr/sim_avr.h").exists():
         pytest.skip("simavr's header files are missing (Debian: libsimavr-dev libelf-dev)")
     program = folder / "simulated_board"
@@ -50,7 +50,17 @@ def simulated_board(folder: Path) -> Path:
     return program
 
 
-def _need(program: str, packages: str) -> None:
+def boot_loader() -> Path:
+    """Optiboot, as it is on an Arduino Uno; skips the test without it."""
+    loaders = Path("/usr/share/arduino/hardware/arduino/avr/bootloaders")
+    loader = loaders / "optiboot" / "optiboot_atmega328.hex"
+    if not loader.exists():
+        pytest.skip("a boot loader for AVRs is missing (Debian: arduino-core-avr)")
+    return loader
+
+
+def need(program: str, packages: str) -> None:
+    """Skip the test without a program; `packages` are Debian's."""
     if shutil.which(program) is None:
         pytest.skip(f"the program {program} is missing (Debian: {packages})")
 

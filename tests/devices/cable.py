@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import threading
@@ -21,14 +20,16 @@ class Board:
 
     The device is a program whose standard input and output are its serial port; what it says on
     standard error is added to the file `log`. `port` is the path that an agent opens; it is there
-    while the cable is plugged in. `noise` is what the cable does to bytes, in both directions.
+    while the cable is plugged in. `noise` is what the cable does to bytes, in both directions. With
+    `resets` opening the port presses the reset button of a simulated board, as on an Arduino.
     """
 
     def __init__(self, port: Path, log: Path, command: Sequence[str | Path]) -> None:
         self.port = port
         self.noise: Callable[[bytes], bytes] = bytes
+        self.resets = False
         self._lock = threading.Lock()
-        self._near = self._far = -1
+        self._near = -1
         self._spoke = threading.Event()
         self._ended = threading.Event()
         with log.open("ab") as file:
@@ -47,20 +48,19 @@ class Board:
         near, far = os.openpty()
         tty.setraw(far)
         os.set_blocking(near, False)
-        with self._lock:
-            # The far end stays open, so that the near one fails at no time between two openings.
-            self._near, self._far = near, far
         self.port.unlink(missing_ok=True)
         self.port.symlink_to(os.ttyname(far))
+        os.close(far)  # nobody has it open; it stays raw
+        with self._lock:
+            self._near = near
 
     def unplug(self) -> None:
         """Make the port vanish. The device notices nothing; what it says meanwhile is lost."""
         self.port.unlink(missing_ok=True)
         with self._lock:
-            for end in (self._near, self._far):
-                if end >= 0:
-                    os.close(end)
-            self._near = self._far = -1
+            if self._near >= 0:
+                os.close(self._near)
+            self._near = -1
 
     def tell(self, data: bytes) -> None:
         """Have the device receive bytes, past the cable, once it has started."""
@@ -96,12 +96,19 @@ class Board:
 
     def _carry_to_device(self) -> None:
         assert self.process.stdin is not None
+        is_open = False
         while not self._ended.is_set():
+            was_open, data = is_open, b""
             with self._lock:
-                near = self._near
-                data = b""
-                if near >= 0 and select.select([near], [], [], 0)[0]:
-                    data = os.read(near, _PIECE)
+                try:
+                    data = os.read(self._near, _PIECE) if self._near >= 0 else b""
+                    is_open = self._near >= 0
+                except BlockingIOError:
+                    is_open = True
+                except OSError:  # nobody has the port open
+                    is_open = False
+            if is_open and not was_open and self.resets:
+                self.reset()
             if data:
                 try:
                     self.process.stdin.write(self.noise(data))

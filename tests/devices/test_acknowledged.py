@@ -3,10 +3,8 @@ what the device holds until it is acknowledged is stored once, whatever happens 
 
 from __future__ import annotations
 
-import contextlib
 import random
 import re
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,84 +12,18 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
-import msgspec
 import pytest
 
 from firmware_adapters import CborFrames
-from tests import agents
-from tests.agents import AgentProcess, when_true
+from tests.agents import when_true
 from tests.devices.building import avr_firmware, simulated_board
 from tests.devices.cable import Board
 from tests.devices.micropython import FIRMWARE, micropython, witnesses
+from tests.devices.site import Site
 
 MOST_FLASH = 8192
 MOST_RAM = 1024
-
-
-class Site:
-    """A board on a cable, and the gateway that it is plugged into."""
-
-    def __init__(self, folder: Path, board: Board) -> None:
-        self.board = board
-        self._config = agents.gateway_config(
-            folder / "gateway.toml",
-            agents.table("device", name="node", port=str(board.port), adapter="cbor-frames"),
-        )
-        self._store = folder / "gateway" / "edge.sqlite"
-        self._gateway: AgentProcess | None = None
-        self._url = ""
-
-    def start(self) -> None:
-        self._gateway = agents.gateway(self._config)
-        self._url = self._gateway.wait_until_ready()
-
-    def kill(self) -> None:
-        """kill -9. No effect if it does not run."""
-        if self._gateway is not None:
-            self._gateway.kill()
-
-    def stop(self) -> None:
-        assert self._gateway is not None
-        finished = self._gateway.stop()
-        assert finished.status == 0, finished.stderr
-        assert "Traceback" not in finished.stderr
-
-    def device(self) -> Any:
-        """What the agent says of the device."""
-        with urlopen(f"{self._url}/_status", timeout=10) as answer:
-            return msgspec.json.decode(answer.read())["devices"][0]
-
-    def readings(self) -> list[dict[str, Any]]:
-        if not self._store.exists():
-            return []
-        with contextlib.closing(sqlite3.connect(f"file:{self._store}?mode=ro", uri=True)) as db:
-            sql = "SELECT body FROM docs WHERE body ->> 'type' = 'reading' ORDER BY seq"
-            return [msgspec.json.decode(body) for (body,) in db.execute(sql)]
-
-    def wait_for(self, frames: int) -> None:
-        """Until so many more frames are stored than now, and none is missing up to the last."""
-        before = len(self._frames())
-
-        def arrived() -> bool:
-            found = self._frames()
-            return len(found) >= before + frames and found == set(range(max(found) + 1))
-
-        when_true(arrived, seconds=15)
-
-    def at_rest(self) -> Any:
-        """What the agent says of the device when nothing more arrives from it."""
-        before = self.device()
-        while True:
-            time.sleep(0.5)
-            device = self.device()
-            if device["bytes_received"] == before["bytes_received"]:
-                return device
-            before = device
-
-    def _frames(self) -> set[int]:
-        return {reading["sequence"] for reading in self.readings()}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +38,7 @@ def log(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def avr_site(tmp_path: Path, log: Path, avr: list[str | Path]) -> Iterator[Site]:
+def avr_site(tmp_path: Path, log: Path, avr: list[str | Path]) -> Iterator[Site[Board]]:
     with Board(tmp_path / "port", log, avr) as board:
         site = Site(tmp_path, board)
         yield site
@@ -114,14 +46,14 @@ def avr_site(tmp_path: Path, log: Path, avr: list[str | Path]) -> Iterator[Site]
 
 
 @pytest.fixture
-def micropython_site(tmp_path: Path, log: Path) -> Iterator[Site]:
+def micropython_site(tmp_path: Path, log: Path) -> Iterator[Site[Board]]:
     with Board(tmp_path / "port", log, [micropython(), FIRMWARE]) as board:
         site = Site(tmp_path, board)
         yield site
         site.kill()
 
 
-def live_through_it(site: Site) -> None:
+def live_through_it(site: Site[Board]) -> None:
     """Noise, an unplugged cable, a killed agent: each for less time than the ring lasts."""
     chance = random.Random(1)
 
@@ -150,7 +82,7 @@ def live_through_it(site: Site) -> None:
     site.stop()
 
 
-def test_an_avr_loses_nothing_as_long_as_its_ring_lasts(avr_site: Site) -> None:
+def test_an_avr_loses_nothing_as_long_as_its_ring_lasts(avr_site: Site[Board]) -> None:
     live_through_it(avr_site)
     readings = avr_site.readings()
     account = Counter((each["boot"], each["sequence"], each["sensor"]) for each in readings)
@@ -194,7 +126,7 @@ def test_micropython_loses_nothing_as_long_as_its_ring_lasts(
 def test_what_a_full_ring_drops_is_accounted_for(
     kind: str, interval_ms: int, request: pytest.FixtureRequest
 ) -> None:
-    site: Site = request.getfixturevalue(f"{kind}_site")
+    site: Site[Board] = request.getfixturevalue(f"{kind}_site")
     site.start()
     site.wait_for(1)
     site.board.tell(CborFrames().encode({"interval_ms": interval_ms}))
@@ -213,7 +145,7 @@ def test_what_a_full_ring_drops_is_accounted_for(
     assert sum(after - before - 1 for before, after in pairwise(frames)) == device["missing"]
 
 
-def test_a_reset_starts_another_boot_with_the_same_settings(avr_site: Site) -> None:
+def test_a_reset_starts_another_boot_with_the_same_settings(avr_site: Site[Board]) -> None:
     avr_site.start()
     avr_site.board.tell(CborFrames().encode({"interval_ms": 50}))
     avr_site.wait_for(10)

@@ -47,6 +47,11 @@ class Place:
         """Start it; does not wait until it answers."""
         self._process = self._start(self.port)
 
+    def wait_until_ready(self) -> None:
+        """Wait until it listens. Blocks."""
+        assert self._process is not None
+        self._process.wait_until_ready()
+
     def kill(self) -> None:
         """kill -9. No effect if it does not run."""
         if self._process is not None:

@@ -339,6 +339,29 @@ async def test_a_broker_that_is_away(
             await until(lambda: last.values()[-10:] == [*range(20, 30)])
 
 
+@pytest.mark.parametrize("backlog", [False, True])
+async def test_a_correction_is_no_new_reading(
+    store: Store, broker: Mosquitto, seen: Listener, tmp_path: Path, backlog: bool
+) -> None:
+    """Where every reading is wanted, it is published again, but is not the latest."""
+    async with publishing(store, broker, backlog=backlog):
+        first = reading(1, clock="unset")
+        await store.graft([first, reading(2)])
+        await until(lambda: seen.values() == [1, 2])
+        assert json.loads(seen.on(TEMPERATURE)[0])["clock"] == "unset"
+        await store.write(
+            lambda transaction: transaction.rewrite(
+                first.id, lambda body: {**body, "clock": "corrected"}
+            )
+        )
+        await store.graft([reading(3, sensor="other")])
+        await until(lambda: seen.values("other") == [3])
+        assert seen.values() == ([1, 2, 1] if backlog else [1, 2])
+        async with Listener(broker, tmp_path / "late") as late:
+            await until(lambda: late.values("other") == [3])
+            assert late.values() == [2]
+
+
 async def test_a_backlog_begins_with_the_first_start(
     store: Store, broker: Mosquitto, tmp_path: Path
 ) -> None:

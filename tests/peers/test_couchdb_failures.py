@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import quote
@@ -167,6 +167,29 @@ async def test_a_portal_is_no_missing_checkpoint(serve: Serve) -> None:
 
 
 # --- connections ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "heard"),
+    [
+        (200, {"Date": "Sun, 01 Mar 2026 08:15:30 GMT"}, ["Sun, 01 Mar 2026 08:15:30 GMT"]),
+        (200, {"Date": "Sun, 01 Mar 2026 08:15:30 GMT", "Age": "60"}, []),  # from a cache
+        (403, {"Date": "Sun, 01 Mar 2026 08:15:30 GMT"}, []),
+    ],
+)
+async def test_the_date_of_a_good_answer_is_heard(
+    serve: Serve, status: int, headers: dict[str, str], heard: list[str]
+) -> None:
+    dates: list[tuple[str, float]] = []
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    peer = await serve(
+        answering_json({"rev": "0-1"}, status=status, headers=headers),
+        on_date=lambda date, sent: dates.append((date, sent)),
+    )
+    with suppress(AuthError):
+        await peer.put_local("x", {})
+    assert [date for date, _ in dates] == heard
+    assert all(before <= sent <= time.clock_gettime(time.CLOCK_BOOTTIME) for _, sent in dates)
 
 
 async def test_an_unknown_host() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from agent.config_sensors import SensorConfig
+from agent.sensors.clock import AgentClock
 from agent.sensors.recorder import Recorder
 from agent.sensors.rules import Rules
 from agent.store.store import Store
@@ -24,10 +25,11 @@ async def recording(
     send: Callable[[bytes], object] | None = None,
     sensors: Sequence[Any] = (),
     interval: float = 0.0,
+    clock: AgentClock | None = None,
 ) -> AsyncIterator[Recorder]:
     """A running recorder for the device "dev"; `sensors` are its `[[device.sensor]]` tables."""
     rules = Rules(msgspec.convert(sensors, list[SensorConfig]))
-    recorder = Recorder(store, "dev", create("json-lines"), send, rules, interval)
+    recorder = Recorder(store, "dev", create("json-lines"), send, rules, interval, clock=clock)
     task = asyncio.create_task(recorder.run())
     await asyncio.sleep(0)
     try:

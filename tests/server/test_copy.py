@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.server.edits import MAX_DOCUMENT
+from agent.documents.wire import MAX_DOCUMENT
 from tests.server.api import Answer, Api
 
 HEX = "0123456789abcdef0123456789abcdef"

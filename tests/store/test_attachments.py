@@ -138,3 +138,18 @@ async def test_compaction_removes_what_no_revision_has(store: Store) -> None:
     await write(store, "b", going_on)  # what is being uploaded stays
     assert await read(store, "b") == LARGE[1:]
     assert (await store.info()).file_size < size
+
+
+async def test_a_document_that_is_rewritten_keeps_what_is_attached(store: Store) -> None:
+    await write(store, "a", await upload(store, LARGE))
+    assert await store.write(lambda within: within.rewrite("a", lambda body: body | {"x": 1}))
+    found = await get(store, "a")
+    assert (found.rev.generation, found.body) == (2, '{"x":1}')
+    assert await read(store, "a") == LARGE
+    assert stored(store.path) == (1, 20, len(LARGE))
+    # What is to stay as it is, is gone or never was gets no revision.
+    assert not await store.write(lambda within: within.rewrite("a", lambda _: None))
+    await store.edit([Edit("a", found.rev, True, "{}", b"{}")])
+    for id in ("a", "b"):
+        assert not await store.write(lambda within, id=id: within.rewrite(id, dict))
+    assert (await get(store, "a")).rev.generation == 3

@@ -77,7 +77,7 @@ async def test_a_compaction_that_fails_says_so_and_may_be_repeated(
 ) -> None:
     await versions(store, "a", 3)
 
-    def full(*_: object) -> int:
+    def full(*_: object, **__: object) -> int:
         raise StoreWriteError("the disk is full")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):

@@ -115,7 +115,7 @@ async def test_those_in_use_stay_open(tmp_path: Path, monkeypatch: pytest.Monkey
     databases = Databases(tmp_path, most_open=2)
     finished = asyncio.Event()
 
-    async def compaction(_: object) -> None:
+    async def compaction(_: object, **__: object) -> None:
         await finished.wait()
 
     monkeypatch.setattr(stores, "compact", compaction)

@@ -1,0 +1,163 @@
+"""Conflicts on a terminal: side by side with the common ancestor, in colour where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agent.cli.conflict_client import Shown
+from agent.documents.fields import Absent
+from agent.documents.merge import Path, same
+from agent.documents.policies import Decided, Decision, Failed
+from agent.peers.http_errors import one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_STYLES = {"resolved": "green", "undecided": "yellow", "failed": "bold red", "waiting": "yellow"}
+
+
+def console() -> Console:
+    """Documents are hostile: nothing in them is a style."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def show_list(total: int, shown: Sequence[Shown]) -> None:
+    """A line for each conflict."""
+    from rich.table import Table
+
+    out = console()
+    table = Table("document", "revisions", "policy", "state", "reason")
+    for each in shown:
+        row = each.row
+        table.add_row(
+            one_line(row["id"]),
+            str(len(each.conflict.revs)),
+            row["policy"] or "-",
+            _styled(row["state"], _STYLES[row["state"]]),
+            one_line(row["reason"] or ""),
+        )
+    if shown:
+        out.print(table)
+    number = f"{len(shown)} of {total}" if len(shown) < total else f"{total}"
+    out.print(f"{number} conflict{'' if total == 1 else 's'}")
+
+
+def show_conflict(shown: Shown) -> None:
+    """The fields of one conflict; those that the leaves disagree on are marked with a '!'."""
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    conflict, row = shown.conflict, shown.row
+    out.print(one_line(conflict.id), style="bold")
+    reason = f": {one_line(row['reason'])}" if row["reason"] else ""
+    out.print(f"{row['policy'] or 'no policy'}, {row['state']}{reason}")
+    base = conflict.base
+    sides = [leaf.body for leaf in conflict.leaves]
+    table = Table("", "field")
+    table.add_column("base" if base is None else f"base\n{one_line(str(base.rev))}")
+    for place, leaf in enumerate(conflict.leaves):
+        name = "winner" if place == 0 else f"other {place}"
+        table.add_column(f"{name}\n{one_line(str(leaf.rev))}")
+    for path in paths([*([] if base is None else [base.body]), *sides]):
+        values = [value_at(side, path) for side in sides]
+        before = Absent.NOT_FOUND if base is None else value_at(base.body, path)
+        changed = [value for value in values if base is not None and not same(value, before)]
+        clash = any(not same(value, values[0]) for value in values) and (
+            base is None or any(not same(value, changed[0]) for value in changed)
+        )
+        cells = [
+            Text(
+                _text(value), style=_cell_style(value, before, clash=clash, based=base is not None)
+            )
+            for value in values
+        ]
+        mark = Text("!", style="bold red") if clash else Text("*" if changed else "")
+        field = Text(field_name(path), style="bold red" if clash else "")
+        table.add_row(mark, field, Text(_text(before), style="dim"), *cells)
+    out.print(table)
+    for leaf in conflict.leaves:
+        if leaf.attachments:
+            names = ", ".join(one_line(attachment.name) for attachment in leaf.attachments)
+            out.print(f"{leaf.rev}: attachments {names}")
+    if not conflict.complete:
+        out.print(f"{len(conflict.revs) - len(conflict.leaves)} more revisions are not shown")
+
+
+def show_decision(out: Console, shown: Shown, policy: str | None, decision: Decision) -> None:
+    """What a policy would do to one conflict: what differs from the winner."""
+    state = state_of(decision)
+    out.print(one_line(shown.conflict.id), style="bold", end="  ")
+    out.print(policy or "no policy", end=" ")
+    out.print(state, style=_STYLES[state], end="")
+    if not isinstance(decision, Decided):
+        out.print(f": {one_line(decision.reason)}")
+        return
+    winner = shown.conflict.leaves[0].body
+    changes = [
+        (path, value_at(winner, path), value_at(decision.body, path))
+        for path in paths([winner, decision.body])
+    ]
+    changes = [(path, old, new) for path, old, new in changes if not same(old, new)]
+    out.print(": as the winner is" if not changes else "")
+    for path, old, new in changes:
+        out.print(f"  {field_name(path)}: {_text(old)}", style="red", end=" ")
+        out.print(f"→ {_text(new)}", style="green")
+
+
+def state_of(decision: Decision) -> str:
+    """ "resolved", "undecided" or "failed"."""
+    if isinstance(decision, Decided):
+        return "resolved"
+    return "failed" if isinstance(decision, Failed) else "undecided"
+
+
+def paths(bodies: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """All fields of these bodies, down to what is no object anywhere, in their order."""
+    found: dict[Path, None] = {}
+
+    def add(values: Sequence[Any], path: Path) -> None:
+        present = [value for value in values if value is not Absent.NOT_FOUND]
+        if path and (len(path) > 20 or not all(isinstance(v, dict) and v for v in present)):
+            found[path] = None
+            return
+        for name in dict.fromkeys(name for value in present for name in value):
+            add([value.get(name, Absent.NOT_FOUND) for value in present], (*path, name))
+
+    add(list(bodies), ())
+    return list(found)
+
+
+def field_name(path: Path) -> str:
+    """A field as `--field` takes it, on one line."""
+    return one_line(".".join(part.replace(".", "\\.") for part in path))
+
+
+def value_at(body: Any, path: Path) -> Any:
+    """A field's value, `Absent.NOT_FOUND` where there is none."""
+    for name in path:
+        if not isinstance(body, Mapping) or name not in body:
+            return Absent.NOT_FOUND
+        body = body[name]
+    return body
+
+
+def _cell_style(value: Any, before: Any, *, clash: bool, based: bool) -> str:
+    if based and same(value, before):
+        return "dim"
+    return "red" if clash else "green" if based else ""
+
+
+def _text(value: Any) -> str:
+    return "" if value is Absent.NOT_FOUND else one_line(msgspec.json.encode(value).decode())
+
+
+def _styled(text: str, style: str) -> Any:
+    from rich.text import Text
+
+    return Text(text, style=style)

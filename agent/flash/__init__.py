@@ -1,0 +1,1 @@
+"""Puts the reference firmware onto boards, by the programs that others maintain for that."""

@@ -1,0 +1,295 @@
+"""Resolves conflicts by the configured policies, and knows what was left to people.
+
+A `Resolver` follows one database. It reads the conflicts there are, page by page in the order of
+their last change, decides them in a thread of its own, and writes what is decided in one
+transaction. A document that changed meanwhile comes again by itself, since it has moved to the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from agent.documents.conflict import Conflict
+from agent.documents.policies import Decided, Failed, Policy, Undecided, first_match
+from agent.documents.revision import Rev
+from agent.documents.selector import SelectorError
+from agent.documents.wire import RefusedDocumentError
+from agent.errors import MissingStubError, StoreError
+from agent.replication.manager import Spawn
+from agent.store.databases import Databases
+from agent.store.resolutions import Overtaken, Resolution, resolution_of, resolve
+from agent.store.store import Store
+
+log = logging.getLogger(__name__)
+
+_PAGE = 250
+"""Conflicts that are decided, and written, together."""
+
+_REMEMBERED = 10_000
+"""Conflicts left to people whose reasons are kept in memory."""
+
+_LONGEST_WAIT = 60.0
+"""Seconds after which the clock is looked at again: it may have been set."""
+
+
+@dataclass
+class Counts:
+    """What a policy has decided since the start; each time that it was asked counts."""
+
+    resolved: int = 0
+    undecided: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A conflict that was left to people, while these are its leaves."""
+
+    revs: tuple[Rev, ...]
+    policy: Policy | None
+    decision: Undecided | Failed
+
+    @property
+    def state(self) -> str:
+        if isinstance(self.decision, Failed):
+            return "failed"
+        return "waiting" if self.policy is None or self.policy.rule is None else "undecided"
+
+
+class Resolver:
+    """Applies policies, in their order, to the conflicts of one database; says what is left."""
+
+    def __init__(
+        self,
+        databases: Databases,
+        database: str,
+        policies: Sequence[Policy],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` tells the seconds since the epoch."""
+        self.database = database
+        self.policies = policies
+        self.counts = {policy.name: Counts() for policy in policies}
+        self._databases = databases
+        self._clock = clock
+        self._left: dict[str, Left] = {}
+        self._due: float | None = None
+        """When the first of those that wait for a time may be decided."""
+
+    async def run(self) -> None:
+        """Follow the database, whenever there is one. Ends only when it is cancelled."""
+        # Not asyncio's own threads, nor the store's: what somebody's policy does may take long.
+        threads = ThreadPoolExecutor(1, thread_name_prefix="conflicts")
+        try:
+            while True:
+                with self._databases.using(self.database):
+                    store = await self._databases.wait_for(self.database)
+                    kept = [policy.ancestors for policy in self.policies]
+                    store.ancestors_kept = max(kept, default=0)
+                    await self._follow(store, threads)
+                self._left.clear()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    async def catch_up(self, store: Store, seq: int = 0, threads: Executor | None = None) -> int:
+        """Deal with all conflicts of documents that changed after `seq`; returns the newest one.
+
+        Raises StoreError, StoreWriteError.
+        """
+        while True:
+            page = await store.conflicts_after(seq, limit=_PAGE)
+            if page.conflicts:
+                await self._deal(store, page.conflicts, threads)
+            seq = page.last_seq
+            if page.complete:
+                return seq
+
+    def outlook(self, conflict: Conflict) -> tuple[str | None, str, str | None]:
+        """The policy of a conflict that is there, what has become of it, and why.
+
+        The second is "waiting" (for people, or for its turn), "undecided" or "failed".
+        """
+        left = self._left.get(conflict.id)
+        if left is not None and left.revs == conflict.revs:
+            name = None if left.policy is None else left.policy.name
+            return name, left.state, left.decision.reason
+        try:
+            policy = first_match(self.policies, conflict)
+        except SelectorError as error:
+            return None, "failed", str(error)
+        return None if policy is None else policy.name, "waiting", None
+
+    async def _follow(self, store: Store, threads: Executor) -> None:
+        """Until the database is deleted."""
+        seq = 0
+        while not store.closed:
+            seen = store.conflicts_seen
+            try:
+                seq = await self.catch_up(store, seq, threads)
+            except StoreError:
+                if store.closed:
+                    return
+                raise
+            if await self._wait(store, seen):
+                seq = 0
+                self._due = None
+
+    async def _wait(self, store: Store, seen: int) -> bool:
+        """Wait for another conflict. True when the time has come for those that wait for it."""
+        while store.conflicts_seen == seen and not store.closed:
+            wait = _LONGEST_WAIT
+            if self._due is not None:
+                left = self._due - self._clock()
+                if left <= 0:
+                    return True
+                wait = min(wait, left)
+            await store.wait_a_while(store.update_seq, wait)
+        return False
+
+    async def _deal(
+        self, store: Store, conflicts: Sequence[Conflict], threads: Executor | None
+    ) -> None:
+        now = self._clock()
+        fresh = [conflict for conflict in conflicts if not self._is_left(conflict, now)]
+        decide = partial(_decided, self.policies, fresh, now)
+        decisions = await asyncio.get_running_loop().run_in_executor(threads, decide)
+        left = []
+        made = []
+        for conflict, policy, decision in decisions:
+            if isinstance(decision, Resolution):
+                made.append((conflict, policy, decision))
+            else:
+                left.append(Left(conflict.revs, policy, decision))
+                self._leave(conflict, left[-1])
+        await self._write(store, made)
+        failures = [each.decision.reason for each in left if each.state == "failed"]
+        if failures:
+            log.error(
+                "%s: conflicts on which a policy has failed: %d more; the first one: %s",
+                self.database, len(failures), failures[0],
+            )  # fmt: skip
+        if left:
+            log.warning(
+                "%s: conflicts left to people: %d more; edge-agent conflicts list shows them",
+                self.database, len(left),
+            )  # fmt: skip
+
+    async def _write(
+        self, store: Store, made: Sequence[tuple[Conflict, Policy, Resolution]]
+    ) -> None:
+        if not made:
+            return
+        resolutions = [resolution for _, _, resolution in made]
+        operation = partial(resolve, resolutions=resolutions, now=self._clock())
+        try:
+            results = await store.write(operation)
+        except MissingStubError as error:
+            if len(made) > 1:  # the others are not to suffer from it
+                for each in made:
+                    await self._write(store, [each])
+                return
+            [(conflict, policy, _)] = made
+            self._leave(conflict, Left(conflict.revs, policy, Failed(str(error))))
+            return
+        for (conflict, policy, _), result in zip(made, results, strict=True):
+            if not isinstance(result, Overtaken):
+                self.counts[policy.name].resolved += 1
+                self._left.pop(conflict.id, None)
+        log.info("%s: conflicts resolved by policies: %d", self.database, len(made))
+
+    def _is_left(self, conflict: Conflict, now: float) -> bool:
+        """Whether nothing has changed since it was left to people."""
+        left = self._left.get(conflict.id)
+        if left is None or left.revs != conflict.revs:
+            return False
+        until = left.decision.until if isinstance(left.decision, Undecided) else None
+        if until is None:
+            return True
+        self._wake_at(until)
+        return until > now
+
+    def _leave(self, conflict: Conflict, left: Left) -> None:
+        self._left.pop(conflict.id, None)  # so that it comes to the end
+        self._left[conflict.id] = left
+        if len(self._left) > _REMEMBERED:
+            del self._left[next(iter(self._left))]
+        if left.policy is not None and left.state != "waiting":
+            counts = self.counts[left.policy.name]
+            if left.state == "failed":
+                counts.failed += 1
+            else:
+                counts.undecided += 1
+        if isinstance(left.decision, Undecided) and left.decision.until is not None:
+            self._wake_at(left.decision.until)
+
+    def _wake_at(self, until: float) -> None:
+        self._due = until if self._due is None else min(self._due, until)
+
+
+class ConflictService:
+    """All resolvers of an agent, as one thing to start and to ask."""
+
+    def __init__(self, databases: Databases, policies: Mapping[str, Sequence[Policy]]) -> None:
+        """`policies`: by the name of their database."""
+        self._databases = databases
+        self._resolvers = {
+            name: Resolver(databases, name, entries) for name, entries in policies.items()
+        }
+
+    def start(self, spawn: Spawn) -> None:
+        """`spawn` starts a task under supervision."""
+        for name, resolver in self._resolvers.items():
+            spawn(f"conflicts of {name}", resolver.run)
+
+    def outlook(self, database: str, conflict: Conflict) -> tuple[str | None, str, str | None]:
+        """See `Resolver.outlook`; without policies everything waits for people."""
+        resolver = self._resolvers.get(database)
+        return (None, "waiting", None) if resolver is None else resolver.outlook(conflict)
+
+    async def status(self) -> dict[str, Any]:
+        """`present`: documents in conflict now, in the databases that are open. `policies`: their
+        counts since the start, by name."""
+        present = 0
+        for store in self._databases.opened():
+            with suppress(StoreError):  # closed meanwhile
+                present += (await store.info()).conflict_count
+        counts = {
+            name: asdict(counted)
+            for resolver in self._resolvers.values()
+            for name, counted in resolver.counts.items()
+        }
+        return {"present": present, "policies": counts}
+
+
+def _decided(
+    policies: Sequence[Policy], conflicts: Sequence[Conflict], now: float
+) -> list[tuple[Conflict, Any, Resolution | Undecided | Failed]]:
+    """For each conflict its policy, None where there is none, and what it has decided."""
+    found: list[tuple[Conflict, Any, Resolution | Undecided | Failed]] = []
+    for conflict in conflicts:
+        policy = None
+        decision: Resolution | Undecided | Failed
+        try:
+            policy = first_match(policies, conflict)
+            if policy is None:
+                decision = Undecided("no policy is for it")
+            else:
+                decided = policy.decide(conflict, now)
+                decision = (
+                    resolution_of(conflict, decided, by=f"policy {policy.name}")
+                    if isinstance(decided, Decided)
+                    else decided
+                )
+        except (SelectorError, RefusedDocumentError) as error:
+            decision = Failed(str(error))
+        found.append((conflict, policy, decision))
+    return found

@@ -1,0 +1,82 @@
+"""The firmware for a micro:bit, under the real MicroPython on an emulated board. The clock of that
+runs slower than ours whenever the machine has something else to do."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import serial
+
+from firmware_adapters import CborFrames
+from tests.agents import edge_agent, when_true
+from tests.devices.microbit import Microbit
+from tests.devices.site import Site
+
+_LATE = 3.0
+"""Seconds from when a reading is taken until it is seen here, on a busy machine."""
+
+
+@pytest.mark.timeout(120)
+def test_a_microbit_is_flashed_and_recorded(tmp_path: Path) -> None:
+    """Its readings have the gateway's times, and outlast a kill of the agent."""
+    with Microbit(tmp_path / "port") as board:
+        flashed = edge_agent("flash", "microbit", "--port", board.port, "--json")
+        assert flashed.status == 0, flashed.stderr
+        assert flashed.json()["reading"]["sensor"] in ("button", "pin0")
+        with serial.Serial(str(board.port), 115200) as line:
+            line.write(CborFrames().encode({"interval_ms": 300}))
+        site = Site(tmp_path, board)
+        site.start()
+        try:
+            site.wait_for(10, seconds=30)
+            assert_punctual(site)
+            site.kill()
+            time.sleep(1)  # it holds 32 readings, 10 s
+            site.start()
+            site.wait_for(10, seconds=30)
+            assert_punctual(site)
+            device = site.device()
+            site.stop()
+        finally:
+            site.kill()
+    assert (device["missing"], device["dropped"]) == (0, 0)
+    assert device["events"] == {"settings": 1}  # the agent has asked, and nothing was refused
+    readings = site.readings()
+    account = Counter((each["boot"], each["sequence"], each["sensor"]) for each in readings)
+    (boot,) = {each["boot"] for each in readings}
+    last = max(each["sequence"] for each in readings)
+    assert account == dict.fromkeys(
+        ((boot, n, sensor) for n in range(last + 1) for sensor in ("button", "pin0")), 1
+    )
+    first, newest = ends(readings)
+    ours = (taken(newest) - taken(first)) * 1000
+    print(f"the board counted {newest['uptime_ms'] - first['uptime_ms']} ms in {ours:.0f} of ours")
+
+
+def ends(readings: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The first and the last of one sensor; their times are in the order of their numbers."""
+    ordered = sorted(
+        (each for each in readings if each["sensor"] == "pin0"), key=lambda each: each["sequence"]
+    )
+    # What was held had an age by the board's clock, which may be wrong by a part of that.
+    assert all(taken(one) - 1 < taken(other) for one, other in pairwise(ordered))
+    return ordered[0], ordered[-1]
+
+
+def assert_punctual(site: Site[Microbit]) -> None:
+    """What is new was taken just now: the board's clock, however slow, decides no time."""
+    before = ends(site.readings())[1]["sequence"]
+    _, newest = when_true(
+        lambda: (found := ends(site.readings()))[1]["sequence"] > before and found
+    )
+    assert 0 <= time.time() - taken(newest) < _LATE
+
+
+def taken(reading: dict[str, Any]) -> float:
+    return datetime.fromisoformat(reading["time"]).timestamp()
