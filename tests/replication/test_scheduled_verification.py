@@ -50,6 +50,12 @@ class Site:
     def verified(self) -> Any:
         return request("GET", f"{self.url}/_status")["remotes"][0]["verified"]
 
+    @property
+    def attention(self) -> list[str]:
+        """What is said of the remote."""
+        findings = request("GET", f"{self.url}/_status")["attention"]
+        return [each["what"] for each in findings if each["what"].startswith("Remote ")]
+
     def wait_for(self, different: int) -> Any:
         """The result of a verification that found so many of all documents to differ."""
 
@@ -85,14 +91,14 @@ def test_two_agents(site: Site) -> None:
         request("POST", f"{site.url}/edge/_bulk_docs", {"docs": docs})
         same = site.wait_for(0)
         assert (same["by"], same["ids"], same["error"]) == ("ranges", [], None)
-        assert request("GET", f"{site.url}/_status")["attention"] == []
+        assert site.attention == []
 
         # Where a replication does not look again.
         rev = request("GET", f"{site.hub_url}/edge/d007")["_rev"]
         request("POST", f"{site.hub_url}/edge/_purge", {"d007": [rev]})
         assert site.wait_for(1)["ids"] == ["d007"]
-        [told] = request("GET", f"{site.url}/_status")["attention"]
-        assert told["what"].startswith("Remote cloud: 1 document differs from those there, as of ")
+        [told] = site.attention
+        assert told.startswith("Remote cloud: 1 document differs from those there, as of ")
         shown = edge_agent("status", "--url", site.url)
         assert f"{COUNT} documents compared by ranges, 1 differ" in shown.stdout
         gateway.stop()
