@@ -339,6 +339,20 @@ async def test_sides_that_never_agree_are_stopped(tmp_path: Path) -> None:
         await databases.close()
 
 
+async def test_sides_that_agree_are_not_stopped_however_often_a_document_is_in_conflict(
+    databases: Databases, store: Store
+) -> None:
+    resolver = Resolver(databases, "db", [policy(Keep(Best()))])
+    path = [(await put(store, "a")).hash]
+    for number in range(2 * MOST_ROUNDS):
+        for letter in "zy":  # both sides have edited the winner
+            await store.graft([revision("a", f"{letter}{number}", *path)])
+        await resolver.catch_up(store)
+        path.insert(0, f"z{number}")
+        document = await get(store, "a")
+        assert (document.rev.hash, document.conflicts) == (f"z{number}", 0)
+
+
 async def test_compaction_keeps_the_ancestors_that_a_merge_may_need(
     databases: Databases, store: Store, tmp_path: Path
 ) -> None:
