@@ -190,6 +190,18 @@ async def test_what_cannot_be_decided_is_left_and_the_others_are_not_held_up(
     assert calls[5:] == ["raises"]
 
 
+async def test_conflicts_that_take_long_to_read_are_read_one_by_one(
+    databases: Databases, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.store.conflicts._PAGE_SECONDS", 0)
+    for id in "abc":
+        await conflict(store, id, {"v": 1}, {"v": 2})
+    page = await store.conflicts_after(0, limit=10)
+    assert ([each.id for each in page.conflicts], page.complete) == (["a"], False)
+    resolver = await caught_up(databases, store, policy(Keep(Best())))
+    assert resolver.counts == {"p": Counts(resolved=3)}
+
+
 async def test_manual_and_unmatched_conflicts_wait(databases: Databases, store: Store) -> None:
     await conflict(store, "m", {"t": 1}, {"t": 2})
     await conflict(store, "n", {}, {"x": 2})
