@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from agent.documents.conflict import Conflict
+from agent.documents.conflict import Conflict, Join
 from agent.documents.policies import Decided, Failed, Policy, Undecided, first_match
 from agent.documents.revision import Rev
 from agent.documents.selector import SelectorError
@@ -51,11 +51,23 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A conflict that was left to people, while these are its leaves."""
+    """A conflict that was left to people, while these are its leaves, and so they are merged.
+
+    A tombstone that comes later may tell of a nearer ancestor, see `joins_of`.
+    """
 
     revs: tuple[Rev, ...]
+    joins: tuple[Join, ...]
     policy: Policy | None
     decision: Undecided | Failed
+
+    @classmethod
+    def of(cls, conflict: Conflict, policy: Policy | None, decision: Undecided | Failed) -> Left:
+        return cls(conflict.revs, conflict.joins, policy, decision)
+
+    def holds_for(self, conflict: Conflict) -> bool:
+        """Whether the conflict is still the one that was decided."""
+        return (self.revs, self.joins) == (conflict.revs, conflict.joins)
 
     @property
     def state(self) -> str:
@@ -119,7 +131,7 @@ class Resolver:
         The second is "waiting" (for people, or for its turn), "undecided" or "failed".
         """
         left = self._left.get(conflict.id)
-        if left is not None and left.revs == conflict.revs:
+        if left is not None and left.holds_for(conflict):
             name = None if left.policy is None else left.policy.name
             return name, left.state, left.decision.reason
         try:
@@ -168,7 +180,7 @@ class Resolver:
             if isinstance(decision, Resolution):
                 made.append((conflict, policy, decision))
             else:
-                left.append(Left(conflict.revs, policy, decision))
+                left.append(Left.of(conflict, policy, decision))
                 self._leave(conflict, left[-1])
         await self._write(store, made)
         failures = [each.decision.reason for each in left if each.state == "failed"]
@@ -198,7 +210,7 @@ class Resolver:
                     await self._write(store, [each])
                 return
             [(conflict, policy, _)] = made
-            self._leave(conflict, Left(conflict.revs, policy, Failed(str(error))))
+            self._leave(conflict, Left.of(conflict, policy, Failed(str(error))))
             return
         for (conflict, policy, _), result in zip(made, results, strict=True):
             if not isinstance(result, Overtaken):
@@ -209,7 +221,7 @@ class Resolver:
     def _is_left(self, conflict: Conflict, now: float) -> bool:
         """Whether nothing has changed since it was left to people."""
         left = self._left.get(conflict.id)
-        if left is None or left.revs != conflict.revs:
+        if left is None or not left.holds_for(conflict):
             return False
         until = left.decision.until if isinstance(left.decision, Undecided) else None
         if until is None:

@@ -165,7 +165,7 @@ class DocumentRows:
         )
         until = thread_time() + _LONGEST
         bases: dict[str, set[Rev]] = {}
-        found = []
+        found: list[tuple[int]] = []
         for row, id, generation, digest, newest, encoded in rows:
             if generation >= newest - keep:
                 continue

@@ -303,6 +303,23 @@ async def test_an_edit_that_overtakes_a_decision_is_decided_anew(
     assert len(await store.resolutions(limit=10)) == 1
 
 
+async def test_a_tombstone_that_comes_late_tells_how_to_merge(
+    databases: Databases, store: Store
+) -> None:
+    """Elsewhere 2-l went into 3-m; somebody who did not know that has edited 2-l once more."""
+    base = (await put(store, "a", v=0)).hash
+    await store.graft([revision("a", "m", "w", base, body='{"v":1,"w":1}')])
+    await store.graft([revision("a", "l", base, body='{"v":1}')])
+    await store.graft([revision("a", "n", "l", base, body='{"v":2}')])
+    resolver = await caught_up(databases, store, policy(ThreeWay()))
+    assert resolver.counts["p"].undecided == 1
+    mark = '{"resolved_to":"3-m"}'
+    await store.graft([revision("a", "t", "l", base, body=mark, deleted=True)])
+    await resolver.catch_up(store)
+    assert await body(store, "a") == {"v": 2, "w": 1}
+    assert (await store.info()).conflict_count == 0
+
+
 async def test_attachments_of_both_sides_are_merged(databases: Databases, store: Store) -> None:
     first = await put(store, "a")
     for letter, name in (("z", "one"), ("y", "other")):
