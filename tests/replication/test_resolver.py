@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -160,6 +161,8 @@ async def test_what_cannot_be_decided_is_left_and_the_others_are_not_held_up(
         match context.id:
             case "raises":
                 raise ValueError("no idea")
+            case "cancelled":
+                raise asyncio.CancelledError
             case "rubbish":
                 return {"_id": "x"}
             case "large":
@@ -168,26 +171,26 @@ async def test_what_cannot_be_decided_is_left_and_the_others_are_not_held_up(
                 return UNDECIDED
         return {"v": "ok"}
 
-    for id in ("good", "large", "raises", "rubbish", "undecided"):
+    for id in ("good", "large", "raises", "rubbish", "undecided", "cancelled"):
         await conflict(store, id, {"v": 1}, {"v": 2})
     resolver = await caught_up(databases, store, policy(python(unreliable)))
     assert await body(store, "good") == {"v": "ok"}
-    assert (await store.info()).conflict_count == 4
-    assert resolver.counts["p"] == Counts(resolved=1, undecided=1, failed=3)
+    assert (await store.info()).conflict_count == 5
+    assert resolver.counts["p"] == Counts(resolved=1, undecided=1, failed=4)
     outlooks = {}
     for found in (await store.conflicts_by_id("", limit=10)).conflicts:
         outlooks[found.id] = resolver.outlook(found)
         assert [leaf.body for leaf in found.leaves] == [{"v": 1}, {"v": 2}]
     assert outlooks["raises"] == ("p", "failed", "ValueError: no idea")
     assert outlooks["undecided"][1] == "undecided"
-    assert outlooks["rubbish"][1] == outlooks["large"][1] == "failed"
+    assert outlooks["rubbish"][1] == outlooks["large"][1] == outlooks["cancelled"][1] == "failed"
     assert "no idea" in caplog.text or "_id" in caplog.text or "8000000" in caplog.text
     # Nothing is asked again before its leaves are others.
     await resolver.catch_up(store)
-    assert len(calls) == 5
+    assert len(calls) == 6
     await put(store, "raises", "2-z", v=3)
     await resolver.catch_up(store)
-    assert calls[5:] == ["raises"]
+    assert calls[6:] == ["raises"]
 
 
 async def test_conflicts_that_take_long_to_read_are_read_one_by_one(
@@ -318,6 +321,31 @@ async def test_a_tombstone_that_comes_late_tells_how_to_merge(
     await resolver.catch_up(store)
     assert await body(store, "a") == {"v": 2, "w": 1}
     assert (await store.info()).conflict_count == 0
+
+
+async def test_it_is_said_that_a_policy_takes_long(
+    databases: Databases,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("agent.replication.conflicts._PATIENCE", 0.05)
+    returns = threading.Event()
+
+    def slow(base: Any, leaves: list[dict[str, Any]], context: PolicyContext) -> Any:
+        returns.wait(20)
+        return {"v": 3}
+
+    await conflict(store, "a", {"v": 1}, {"v": 2})
+    async with running(Resolver(databases, "db", [policy(python(slow))])):
+        await until(lambda: _true("whether a function of a package hangs" in caplog.text))
+        returns.set()
+
+        async def resolved() -> bool:
+            return (await store.info()).conflict_count == 0
+
+        await until(resolved)
+    assert await body(store, "a") == {"v": 3}
 
 
 async def test_attachments_of_both_sides_are_merged(databases: Databases, store: Store) -> None:
