@@ -131,8 +131,8 @@ class UserConfig(Struct, forbid_unknown_fields=True):
         Annotated[
             str,
             Meta(
-                pattern=r"^(_admin|[^_\s\ud800-\udfff][^\x00-\x1f\x7f\ud800-\udfff]{0,127})$",
-                description="role names; '_admin' administers the server",
+                pattern=r"^(_admin|_reader|[^_\s\ud800-\udfff][^\x00-\x1f\x7f\ud800-\udfff]{0,127})$",
+                description="role names; '_admin' administers the server, '_reader' only reads",
                 examples=[["_admin"]],
             ),
         ]

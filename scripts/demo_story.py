@@ -221,7 +221,9 @@ class Story:
             )
             hub = Database(session, f"{hub_url}/edge")
             gateway = Database(session, f"{gateway_url}/edge")
-            await self._say(f"A hub runs at {hub_url}, a gateway at {gateway_url}.")
+            await self._say(
+                f"A hub runs at {hub_url}, a gateway at {gateway_url}; /_utils/ is a dashboard."
+            )
             return await self._acts(hub, gateway, Database(session, gateway_url))
 
     async def _acts(

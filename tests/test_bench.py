@@ -92,6 +92,14 @@ def test_mqtt_live_and_fleet_run(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_the_dashboard_runs(tmp_path: Path) -> None:
+    size, *times, memory = run(tmp_path, "dashboard")["benches"]["dashboard"]
+    assert size["met"] is True  # whatever else this machine does
+    assert all(row["ours"]["median"] > 0 for row in times)
+    assert memory["target"] is not None
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_name_is_refused() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "scripts.benchmarks", "nothing"], cwd=CHECKOUT, capture_output=True

@@ -29,7 +29,8 @@ def user_command() -> None:
     "roles",
     multiple=True,
     metavar="ROLE",
-    help="A role of the user, any number of times; _admin administers the server.",
+    help="A role of the user, any number of times; _admin administers the server, _reader may "
+    "change nothing.",
 )
 @click.option(
     "--password-file",

@@ -27,7 +27,7 @@ from agent.server.logins import Logins
 from agent.server.passwords import PasswordHash
 from agent.server.security import is_database_admin, is_member
 from agent.server.sessions import COOKIE, DEFAULT_TIMEOUT, Sessions, server_secret
-from agent.server.users import EVERYBODY, NOBODY, USER, User, user_of
+from agent.server.users import EVERYBODY, NOBODY, READER_ROLE, USER, User, user_of
 from agent.store.store import Store
 
 _RENEWED = web.RequestKey("renewed", str)
@@ -55,6 +55,7 @@ _SERVER = {
     "_session": Need.NOTHING,
     "_status": Need.USER,
     "_up": Need.NOTHING,
+    "_utils": Need.NOTHING,
     "_uuids": Need.NOTHING,
 }
 
@@ -73,6 +74,30 @@ _DATABASE: Mapping[tuple[str, str], Need] = {
     ("PUT", "_design"): Need.DATABASE_ADMIN,
     ("DELETE", "_design"): Need.DATABASE_ADMIN,
 }
+
+
+# What is asked by POST, and changes nothing.
+_READ_BY_POST = frozenset(
+    {
+        "_all_docs",
+        "_bulk_get",
+        "_changes",
+        "_design_docs",
+        "_explain",
+        "_find",
+        "_local_docs",
+        "_missing_revs",
+        "_ranges",
+        "_revs_diff",
+    }
+)
+
+
+def changes(method: str, segments: Sequence[str]) -> bool:
+    """Whether a request to a database may change something in it."""
+    if method in ("GET", "HEAD", "OPTIONS"):
+        return False
+    return method != "POST" or len(segments) < 2 or segments[1] not in _READ_BY_POST
 
 
 def needed(method: str, segments: Sequence[str]) -> Need:
@@ -141,9 +166,11 @@ class Access:
     def preflight(self, request: web.Request) -> web.Response | None:
         """What is answered before anybody logs in: a browser's question whether it may ask.
 
-        Raises RequestError (403) for a request under a name that is not this server's.
+        Raises RequestError (403) for a request under a name that is not this server's, and for one
+        that another site's page sent.
         """
         self._check_host(request)
+        self.cors.refuse_foreign(request)
         return self.cors.preflight(request)
 
     # --- who it is ---------------------------------------------------------------------
@@ -214,13 +241,20 @@ class Access:
         if need is Need.USER and user.name is None and not user.is_admin:
             raise RequestError(401, "unauthorized", "Log in to see this.")
 
-    def require_database(self, need: Need, user: User, store: Store) -> None:
-        """Raises RequestError unless the user may do in this database what needs that much."""
+    def require_database(
+        self, need: Need, user: User, store: Store, *, changes: bool = False
+    ) -> None:
+        """Raises RequestError unless the user may do in this database what needs that much.
+
+        `changes`: it may change something, which is not for who may only read.
+        """
         if not is_member(user, store):
             verb = "authorized" if user.name is None else "allowed"
             raise _refusal(user, f"You are not {verb} to access this db.")
         if need is Need.DATABASE_ADMIN and not is_database_admin(user, store):
             raise _refusal(user, NOT_DATABASE_ADMIN)
+        if changes and user.only_reads:
+            raise _refusal(user, f"You may read this db, not change it (role {READER_ROLE}).")
 
     # --- what answers carry ------------------------------------------------------------
 

@@ -71,6 +71,15 @@ def has_already(request: web.Request, tag: str) -> bool:
     return given in (tag, "*") or tag in _TAGS.findall(given)
 
 
+def accepts_encoding(request: web.Request, encoding: str) -> bool:
+    """Whether `Accept-Encoding` lists an encoding (RFC 9110, 12.5.3)."""
+    for entry in request.headers.get("Accept-Encoding", "").split(","):
+        name, *parameters = [part.strip().lower() for part in entry.split(";")]
+        if name == encoding:
+            return "q=0" not in parameters
+    return False
+
+
 def not_modified(tag: str) -> web.Response:
     """304, without a body."""
     return web.Response(status=304, headers={**_HEADERS, "ETag": tag})

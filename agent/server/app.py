@@ -37,6 +37,7 @@ from agent.server import (
     find,
     indexes,
     local,
+    pages,
     ranges,
     readings,
     replication,
@@ -45,6 +46,7 @@ from agent.server import (
     session,
 )
 from agent.server.access import Access, needed
+from agent.server.access import changes as changes_something
 from agent.server.answers import error_answer
 from agent.server.attachments import AttachmentCall
 from agent.server.call import Call, DatabaseCall, DocumentCall, Service, Status
@@ -219,6 +221,8 @@ async def _dispatch(call: Call) -> web.StreamResponse:
     access.require_server(need, user)
     if not segments or (len(segments) == 1 and segments[0] in _SERVER):
         return await _run(_SERVER[segments[0] if segments else ""], call)
+    if segments[0] == pages.PATH:
+        return await pages.dashboard(call.request)
     if segments[0] == "_scheduler":
         return await _run({"GET": partial(replication.scheduler, path=segments[1:])}, call)
     if segments[0] == "_hooks":
@@ -231,7 +235,8 @@ async def _dispatch(call: Call) -> web.StreamResponse:
         await call.service.databases.ensure(name)  # as if it had always been there
     with call.service.databases.using(name):
         store = await _open(call.service.databases, name)
-        access.require_database(need, user, store)
+        changing = changes_something(call.request.method, segments)
+        access.require_database(need, user, store, changes=changing)
         try:
             return await _dispatch_in(DatabaseCall(call.service, call.request, name, store), rest)
         except (StoreError, StoreWriteError):

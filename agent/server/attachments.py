@@ -20,7 +20,7 @@ from agent.documents.attachment import DEFAULT_CONTENT_TYPE, Absent, Attachment,
 from agent.documents.revision import canonical
 from agent.documents.wire import checked_id
 from agent.errors import ConflictError, EdgeAgentError, NotFoundError, RequestError
-from agent.server.answers import BASIC_HEADERS, answer, etag, has_already
+from agent.server.answers import BASIC_HEADERS, accepts_encoding, answer, etag, has_already
 from agent.server.attached import content
 from agent.server.call import DocumentCall, parse_rev
 from agent.server.documents import wanted
@@ -58,7 +58,7 @@ async def get(call: AttachmentCall) -> web.StreamResponse:
     }
     if found.encoding:
         headers["Vary"] = "Accept-Encoding"
-        if _accepts_encoding(call.request, found.encoding):
+        if accepts_encoding(call.request, found.encoding):
             headers["Content-Encoding"] = found.encoding
             headers["Content-MD5"] = digest_header(found)
             return await _send(call, found, headers, 200, 0, found.stored_length, plain=False)
@@ -204,14 +204,6 @@ async def _copy(call: AttachmentCall, response: web.StreamResponse, pieces: Any)
         if call.request.transport is not None:
             call.request.transport.abort()
         raise ConnectionError from None
-
-
-def _accepts_encoding(request: web.Request, encoding: str) -> bool:
-    for entry in request.headers.get("Accept-Encoding", "").split(","):
-        name, *parameters = [part.strip().lower() for part in entry.split(";")]
-        if name == encoding:
-            return "q=0" not in parameters
-    return False
 
 
 def _ranges(header: str | None, length: int) -> list[tuple[int, int]]:

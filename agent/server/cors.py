@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from agent.errors import RequestError
+
 if TYPE_CHECKING:
     from multidict import CIMultiDict
 
@@ -51,6 +53,7 @@ _EXPOSED = (
     "x-couch-request-id, x-couch-update-newrev, x-couchdb-body-time"
 )
 _MAX_AGE = "600"
+_SAFE = ("GET", "HEAD", "OPTIONS")
 
 
 class Cors:
@@ -77,6 +80,30 @@ class Cors:
         if names:
             headers["Access-Control-Allow-Headers"] = ", ".join(sorted(names))
         return web.Response(status=204, headers=headers)
+
+    def refuse_foreign(self, request: web.Request) -> None:
+        """Raises RequestError (403) for what a page elsewhere makes a browser send, to change
+        something here.
+
+        A form can be sent anywhere, with a cookie or, where nobody has to log in, without one. Only
+        browsers send these headers, and no page can forge them; Sec-Fetch-Site is the better one,
+        as it is right behind a proxy, too, but comes over TLS and to this machine only.
+        """
+        if request.method in _SAFE:
+            return
+        site = request.headers.get("Sec-Fetch-Site")
+        origin = request.headers.get("Origin")
+        if site in ("same-origin", "none") or (site is None and origin is None):
+            return
+        own = origin is not None and origin.partition("://")[2] == request.headers.get("Host")
+        if (site is None and own) or self._allowed(request) is not None:
+            return
+        raise RequestError(
+            403,
+            "forbidden",
+            "A page of another site may not change anything here; "
+            "if it is yours, add its origin to server.cors_origins.",
+        )
 
     def mark(self, request: web.Request, headers: CIMultiDict[str]) -> None:
         """Add to an answer what lets a page of an allowed origin read it."""

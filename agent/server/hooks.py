@@ -68,13 +68,15 @@ async def _dead(call: Call, name: str) -> web.Response:
 
 async def _retry(call: Call, name: str) -> web.Response:
     """POST /_hooks/{hook}/retry: {"ids": [...]} or {"all": true}"""
-    hook, ids = _hook(call, name), await _ids(call)
+    ids = await _ids(call)
+    hook = _hook(call, name)
     return answer({"ok": True, "retried": hook.retry(ids)}, status=202)
 
 
 async def _drop(call: Call, name: str) -> web.Response:
     """POST /_hooks/{hook}/drop: as retry"""
-    hook, ids = _hook(call, name), await _ids(call)
+    ids = await _ids(call)
+    hook = _hook(call, name)
     return answer({"ok": True, "dropped": await hook.drop(ids)})
 
 

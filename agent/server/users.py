@@ -8,6 +8,10 @@ from aiohttp import web
 
 ADMIN_ROLE = "_admin"
 
+READER_ROLE = "_reader"
+"""Who has it may read what others with the same further roles may, and change nothing; the name
+is Cloudant's."""
+
 
 @dataclass(frozen=True, slots=True)
 class User:
@@ -25,6 +29,11 @@ class User:
     def is_admin(self) -> bool:
         """Whether this is an administrator of the server."""
         return ADMIN_ROLE in self.roles
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether this user may change nothing."""
+        return READER_ROLE in self.roles and not self.is_admin
 
 
 NOBODY = User(None, frozenset(), None)

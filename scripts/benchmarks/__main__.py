@@ -35,6 +35,7 @@ BENCHES = {
     "find": "scripts.benchmarks.find",
     "series": "scripts.benchmarks.series",
     "large": "scripts.benchmarks.large",
+    "dashboard": "scripts.benchmarks.dashboard",
     "conflicts": "scripts.benchmarks.conflicts",
     "verify": "scripts.benchmarks.verify",
 }
@@ -79,7 +80,7 @@ def main(
     """Measure the agent, beside its peers where there are any; without a NAME, all of it.
 
     The names: ingest, writes, replication, gateway, cbor, field, mqtt, live, fleet, bulk, single,
-    followers, attachments, find, series, large, conflicts, verify.
+    followers, attachments, find, series, large, dashboard, conflicts, verify.
 
     Peers take turns within each round. A figure is the median over the rounds, with the least and
     the greatest; a ratio is the median of the rounds' ratios. The exit status is 1 when a target

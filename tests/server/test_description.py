@@ -11,7 +11,15 @@ from tests.server.api import Api
 _ROUTES: dict[str, set[str]] = {}
 for _method, _path in routes(load()):
     _ROUTES.setdefault(_path, set()).add(_method)
-_PLACES = {"db": "db", "docid": "a", "ddoc": "a", "localid": "a", "attname": "a", "index": "a"}
+_PLACES = {
+    "file": "index.html",
+    "db": "db",
+    "docid": "a",
+    "ddoc": "a",
+    "localid": "a",
+    "attname": "a",
+    "index": "a",
+}
 
 
 @pytest.mark.parametrize("path", [path for path in _ROUTES if "{function}" not in path])
@@ -26,7 +34,7 @@ async def test_a_path_has_the_methods_that_are_described(api: Api, path: str) ->
 
 def test_the_paths_of_the_server_are_described() -> None:
     first = {path.split("/")[1] for path in _ROUTES if not path.startswith("/{db}")}
-    assert first == {*app._SERVER, "_scheduler", "_hooks"}
+    assert first == {*app._SERVER, "_scheduler", "_hooks", "_utils"}
     second = {path.split("/")[2] for path in _ROUTES if path.count("/") == 2 and "{db}" in path}
     assert second == {*app._DATABASE, "_temp_view", "{docid}"} - {""}
     queries = {path.split("/")[2] for path in _ROUTES if path.endswith("/queries")}

@@ -20,7 +20,14 @@ from tests.server.replicating import agent
 from tests.store.helpers import rows
 
 JSON = {"Content-Type": "application/json"}
-_PLACES = {"db": "db", "docid": "new", "ddoc": "new", "localid": "new", "attname": "new"}
+_PLACES = {
+    "db": "db",
+    "docid": "new",
+    "ddoc": "new",
+    "localid": "new",
+    "attname": "new",
+    "hook": "new",
+}
 
 
 def _with_body(kind: str) -> list[tuple[str, str]]:

@@ -1,0 +1,186 @@
+/** Documents that two sides have changed: what each made of it, and which of it is to stay. */
+
+import { useState } from "preact/hooks";
+import { getText, inDb, request } from "../api";
+import { OneConflict } from "../conflict";
+import { type Route, link, useLoaded, useShared } from "../hooks";
+import { type Json, body, differences, line, parse, shown, text } from "../json";
+import { Ago, Empty, Failure, Loading, Name, Pill } from "../parts";
+import { many, parseTime } from "../text";
+
+const PAGE = 50;
+
+export interface Conflict {
+  readonly id: string;
+  readonly leaves: readonly Json[];
+  readonly base: Json | null;
+  readonly policy: string;
+  readonly state: string;
+  readonly reason: string;
+}
+
+export function Conflicts({ route }: { route: Route }) {
+  const { db } = useShared();
+  if (db === null) return <Empty title="There is no database yet" />;
+  const id = route.query["id"];
+  return id === undefined ? (
+    <ConflictList key={db} db={db} />
+  ) : (
+    <OneConflict key={`${db} ${id}`} db={db} id={id} />
+  );
+}
+
+export async function conflictsOf(
+  db: string,
+  start: string | undefined,
+  limit: number,
+  signal: AbortSignal,
+): Promise<{ total: number; rows: Conflict[] }> {
+  const start_key = start === undefined ? undefined : JSON.stringify(start);
+  const answer = parse(await getText(inDb(db, ["_conflicts"], { limit, start_key }), signal));
+  const members = answer.kind === "object" ? answer.members : new Map<string, Json>();
+  const rows = members.get("rows");
+  return {
+    total: Number(JSON.parse(line(members.get("total") ?? { kind: "atom", text: "0" }))),
+    rows: rows?.kind === "array" ? rows.items.map(conflictOf) : [],
+  };
+}
+
+function conflictOf(row: Json): Conflict {
+  const members = row.kind === "object" ? row.members : new Map<string, Json>();
+  const leaves = members.get("leaves");
+  const base = members.get("base");
+  return {
+    id: text(row, "id"),
+    leaves: leaves?.kind === "array" ? leaves.items : [],
+    base: base?.kind === "object" ? base : null,
+    policy: text(row, "policy"),
+    state: text(row, "state"),
+    reason: text(row, "reason"),
+  };
+}
+
+// --- all of them ---------------------------------------------------------------------
+
+function ConflictList({ db }: { db: string }) {
+  const [starts, setStarts] = useState<readonly string[]>([]);
+  const start = starts.at(-1);
+  const { value, error } = useLoaded(
+    `${db} ${start ?? ""}`,
+    (signal) => conflictsOf(db, start, PAGE + 1, signal),
+    5000,
+  );
+  if (!value) {
+    return error === undefined ? <Loading /> : <Failure error={error} />;
+  }
+  const next = value.rows[PAGE]?.id;
+  return (
+    <>
+      {value.total === 0 ? (
+        <Empty title="No document has a conflict">
+          When two sides change the same document, both versions are kept and shown here.
+        </Empty>
+      ) : (
+        <section>
+          <p class="hint">
+            {many(value.total, "document")} with conflicts. Both sides of each are kept until
+            somebody, or a policy, decides.
+          </p>
+          <ul class="list card">
+            {value.rows.slice(0, PAGE).map((conflict) => (
+              <ConflictLine key={conflict.id} db={db} conflict={conflict} />
+            ))}
+          </ul>
+        </section>
+      )}
+      {(starts.length > 0 || next !== undefined) && (
+        <div class="row spread">
+          <button type="button" disabled={!starts.length} onClick={() => setStarts([])}>
+            First page
+          </button>
+          <button
+            type="button"
+            disabled={next === undefined}
+            onClick={() => next !== undefined && setStarts([...starts, next])}
+          >
+            Next page
+          </button>
+        </div>
+      )}
+      <Resolutions db={db} />
+    </>
+  );
+}
+
+function ConflictLine({ db, conflict }: { db: string; conflict: Conflict }) {
+  const fields = differences(conflict.leaves.map(body));
+  const names = fields.slice(0, 4).map(({ path }) => path.join("."));
+  return (
+    <li>
+      <a href={link("conflicts", { db, id: conflict.id })}>
+        <span class="line">
+          <Name code>{conflict.id}</Name>
+          <StatePill conflict={conflict} />
+        </span>
+        <span class="note">
+          {many(conflict.leaves.length, "version")}; they differ in{" "}
+          <Name>{names.join(", ") || "nothing but their history"}</Name>
+          {fields.length > names.length && ` and ${fields.length - names.length} more`}
+        </span>
+      </a>
+    </li>
+  );
+}
+
+export function StatePill({ conflict: { state, policy } }: { conflict: Conflict }) {
+  const tone = state === "failed" ? "error" : state === "undecided" ? "warning" : "quiet";
+  return (
+    <Pill tone={tone}>
+      {state || "waiting"}
+      {policy && ` (${shown(policy)})`}
+    </Pill>
+  );
+}
+
+function Resolutions({ db }: { db: string }) {
+  const { value } = useLoaded(`${db} resolutions`, async (signal) => {
+    const path = inDb(db, ["_resolutions"], { limit: 20, descending: true });
+    return request<{ rows: { id: string; rev: string; by: string; time: string }[] }>("GET", path, {
+      signal,
+    });
+  });
+  if (!value?.rows.length) return null;
+  return (
+    <section aria-labelledby="resolutions">
+      <h2 id="resolutions">Resolved lately</h2>
+      <div class="card scrolls" tabIndex={0} role="region" aria-label="Resolved lately">
+        <table>
+          <thead>
+            <tr>
+              <th>Document</th>
+              <th>By</th>
+              <th>When</th>
+            </tr>
+          </thead>
+          <tbody>
+            {value.rows.map((row) => (
+              <tr key={`${row.id} ${row.rev}`}>
+                <th scope="row">
+                  <a href={link("documents", { db, id: row.id })}>
+                    <Name code>{row.id}</Name>
+                  </a>
+                </th>
+                <td>
+                  <Name>{row.by}</Name>
+                </td>
+                <td>
+                  <Ago time={parseTime(row.time)} />
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  );
+}

@@ -1,0 +1,289 @@
+/** What the agent is doing now: the four stages, each remote, the machine, and what needs somebody. */
+
+import { type Route, link, useNow, useShared } from "../hooks";
+import { Ago, Bar, Empty, Failure, Loading, Name, Pill, Stat } from "../parts";
+import { Pipeline, toneOf } from "../pipeline";
+import { type Attention, type Device, type Direction, type Status, directions } from "../status";
+import { at, bytes, count, duration, many, parseTime, rate, sum } from "../text";
+
+export function Overview(_: { route: Route }) {
+  const { status } = useShared();
+  const { value, error } = status;
+  if (!value) {
+    return error === undefined ? <Loading /> : <Failure error={error} />;
+  }
+  return (
+    <>
+      {error !== undefined && <Failure error={error} />}
+      <NeedsAttention items={value.attention} />
+      {value.pipeline && <Pipeline stages={value.pipeline} status={value} />}
+      <Remotes status={value} />
+      {value.devices && value.devices.length > 0 && <Devices devices={value.devices} />}
+      {value.upstreams && <Upstreams status={value} />}
+      <Machine status={value} />
+    </>
+  );
+}
+
+function NeedsAttention({ items }: { items: readonly Attention[] | undefined }) {
+  if (!items) return null;
+  if (!items.length) {
+    return (
+      <section class="attention calm" aria-label="Attention">
+        <span class="dot good" aria-hidden="true" /> Nothing needs attention.
+      </section>
+    );
+  }
+  return (
+    <section class="attention" aria-label="Attention">
+      <ul>
+        {items.map((item) => (
+          <li key={item.what} class={item.level}>
+            <Pill tone={item.level}>{item.level}</Pill>
+            <div>
+              <strong>{item.what}</strong>
+              <p>{item.do}</p>
+            </div>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
+// --- remotes -------------------------------------------------------------------------
+
+function Remotes({ status }: { status: Status }) {
+  const ways = directions(status);
+  if (!status.remotes) return null;
+  return (
+    <section aria-labelledby="remotes">
+      <h2 id="remotes">Remotes</h2>
+      {ways.length === 0 ? (
+        <Empty title="Nothing is replicated">
+          Add a <code>[[remote]]</code> to the configuration, and everything is sent there, too.
+        </Empty>
+      ) : (
+        <div class="card scrolls" tabIndex={0} role="region" aria-label="Remotes">
+          <table class="stacks">
+            <thead>
+              <tr>
+                <th>Remote</th>
+                <th>State</th>
+                <th class="number">Rate</th>
+                <th class="number">Waiting</th>
+                <th class="number">Oldest</th>
+                <th class="number">Drained in</th>
+                <th class="number">Lag</th>
+                <th class="number">Errors</th>
+                <th>Last confirmed</th>
+              </tr>
+            </thead>
+            <tbody>
+              {ways.map(({ remote, way, direction }) => (
+                <RemoteRow
+                  key={`${remote.name} ${way}`}
+                  name={remote.name}
+                  url={remote.url}
+                  way={way}
+                  direction={direction}
+                />
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+    </section>
+  );
+}
+
+function RemoteRow({
+  name,
+  url,
+  way,
+  direction,
+}: {
+  name: string;
+  url: string;
+  way: "push" | "pull";
+  direction: Direction;
+}) {
+  const pending = direction.pending ?? 0;
+  return (
+    <>
+      <tr>
+        <th scope="row" title={url}>
+          <span class="way" aria-hidden="true">
+            {way === "push" ? "↑" : "↓"}
+          </span>{" "}
+          <Name>{name}</Name> <span class="quiet-text">{way}</span>
+        </th>
+        <td>
+          <Pill tone={toneOf(direction)}>{direction.state}</Pill>
+        </td>
+        <td class="number" data-label="Rate">
+          <span>
+            {rate(direction.rate)}
+            <span class="unit">/s</span>
+          </span>
+          {!!direction.bytes_rate && (
+            <span class="quiet-text under">{bytes(Math.round(direction.bytes_rate))}/s</span>
+          )}
+        </td>
+        <td class="number" data-label="Waiting">
+          {count(direction.pending)}
+        </td>
+        <td class="number" data-label="Oldest">
+          {pending ? duration(direction.backlog_seconds) : "–"}
+        </td>
+        <td class="number" data-label="Drained in">
+          {pending ? duration(direction.drain_seconds) : "–"}
+        </td>
+        <td class="number" data-label="Lag">
+          {duration(direction.lag)}
+        </td>
+        <td class="number" data-label="Errors">
+          {count(direction.errors ?? direction.doc_write_failures)}
+        </td>
+        <td class="whole" data-label="Last confirmed">
+          <Ago time={parseTime(direction.last_confirmed)} />
+        </td>
+      </tr>
+      {direction.last_error && (
+        <tr class="trouble">
+          <td colSpan={9}>
+            {direction.last_error}.
+            {direction.retry_at && (
+              <>
+                {" "}
+                <NextTry time={parseTime(direction.retry_at)} />
+              </>
+            )}
+          </td>
+        </tr>
+      )}
+    </>
+  );
+}
+
+function NextTry({ time }: { time: number | null }) {
+  const seconds = time === null ? 0 : (time - useNow()) / 1000;
+  return <>{seconds >= 1 ? `Next try in ${duration(seconds)}.` : "It is tried again now."}</>;
+}
+
+function Upstreams({ status }: { status: Status }) {
+  return (
+    <section aria-labelledby="upstreams">
+      <h2 id="upstreams">Upstream</h2>
+      <div class="card">
+        <table>
+          <tbody>
+            {status.upstreams?.map(({ name, url }) => (
+              <tr key={name}>
+                <th scope="row">
+                  <Name>{name}</Name>
+                </th>
+                <td>
+                  <Name code>{url}</Name>
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  );
+}
+
+// --- devices and the machine ---------------------------------------------------------
+
+function Devices({ devices }: { devices: readonly Device[] }) {
+  const { db } = useShared();
+  return (
+    <section aria-labelledby="devices">
+      <h2 id="devices">Devices</h2>
+      <div class="card scrolls" tabIndex={0} role="region" aria-label="Devices">
+        <table class="stacks">
+          <thead>
+            <tr>
+              <th>Device</th>
+              <th>Port</th>
+              <th class="number">Sensors</th>
+              <th class="number">Rate</th>
+              <th class="number">Errors</th>
+              <th class="number">Missing</th>
+            </tr>
+          </thead>
+          <tbody>
+            {devices.map((device) => (
+              <tr key={device.name}>
+                <th scope="row">
+                  <a href={link("sensors", { db: db ?? undefined, device: device.name })}>
+                    <Name>{device.name}</Name>
+                  </a>
+                </th>
+                <td>
+                  <Pill tone={device.state === "open" ? "good" : "error"}>{device.state}</Pill>
+                </td>
+                <td class="number" data-label="Sensors">
+                  {count(device.sensors.length)}
+                </td>
+                <td class="number" data-label="Rate">
+                  <span>
+                    {rate(sum(device.sensors.map((sensor) => sensor.rate)))}
+                    <span class="unit">/s</span>
+                  </span>
+                </td>
+                <td class="number" data-label="Errors">
+                  {count(device.errors)}
+                </td>
+                <td class="number" data-label="Missing">
+                  {count(device.missing)}
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  );
+}
+
+function Machine({ status }: { status: Status }) {
+  const { system = {}, database } = status;
+  const { disk_free: free, disk_total: total, bytes_written: written } = system;
+  const used = free !== undefined && total ? 1 - free / total : null;
+  const load = typeof system.load === "number" ? system.load : system.load?.[0];
+  return (
+    <section aria-labelledby="machine">
+      <h2 id="machine">Machine</h2>
+      <dl class="stats card">
+        {used !== null && (
+          <Stat label="Disk free" value={bytes(free)}>
+            <Bar part={used} label="Disk used" />
+            of {bytes(total)}
+          </Stat>
+        )}
+        {system.memory_rss !== undefined && (
+          <Stat label="Memory" value={bytes(system.memory_rss)}>
+            of the agent
+          </Stat>
+        )}
+        {written !== undefined && (
+          <Stat label="Written to disk" value={bytes(written)}>
+            {status.uptime > 60 && <>{bytes((written / status.uptime) * 86_400)} a day</>}
+          </Stat>
+        )}
+        {database && (
+          <Stat label="Database" value={bytes(database.file_size)}>
+            {many(database.doc_count, "document")}
+          </Stat>
+        )}
+        {load !== undefined && <Stat label="Load" value={rate(load)} />}
+        <Stat label="Running for" value={duration(status.uptime)}>
+          {status.started && <>since {at(parseTime(status.started))}</>}
+        </Stat>
+      </dl>
+    </section>
+  );
+}

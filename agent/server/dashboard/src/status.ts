@@ -1,0 +1,120 @@
+/** What `GET /_status` tells; whatever a server does not know is missing. */
+
+export interface Direction {
+  readonly state: string;
+  readonly last_error: string | null;
+  readonly retry_at: string | null;
+  readonly pending: number | null;
+  readonly last_confirmed: string | null;
+  readonly lag: number | null;
+  readonly docs_read: number;
+  readonly docs_written: number;
+  readonly doc_write_failures: number;
+  readonly rate?: number | null;
+  readonly bytes_rate?: number | null;
+  readonly backlog_seconds?: number | null;
+  readonly drain_seconds?: number | null;
+  readonly errors?: number;
+}
+
+export interface Remote {
+  readonly name: string;
+  readonly url: string;
+  readonly bytes_sent?: number;
+  readonly bytes_received?: number;
+  readonly push?: Direction;
+  readonly pull?: Direction;
+}
+
+export interface DeviceSensor {
+  readonly name: string;
+  readonly readings: number;
+  readonly rate: number;
+  readonly last_value: unknown;
+  readonly quality: string | null;
+  readonly unit: string | null;
+  readonly last_time: string | null;
+  readonly alarms?: readonly string[];
+}
+
+export interface Device {
+  readonly name: string;
+  readonly port: string;
+  readonly adapter: string;
+  readonly state: string;
+  readonly last_error: string | null;
+  readonly errors: number;
+  readonly missing: number;
+  readonly sensors: readonly DeviceSensor[];
+}
+
+export interface Gateway {
+  readonly name: string;
+  readonly status: string;
+  readonly version: string | null;
+  readonly since: string | null;
+  readonly lag?: number | null;
+  readonly backlog?: number | null;
+  readonly conflicts?: number | null;
+}
+
+export interface Attention {
+  readonly level: "warning" | "error";
+  readonly what: string;
+  readonly do: string;
+}
+
+export interface System {
+  readonly memory_rss?: number;
+  readonly disk_free?: number;
+  readonly disk_total?: number;
+  readonly bytes_written?: number;
+  readonly load?: number | readonly number[];
+}
+
+/** A stage of the data: how much went through it since the start, and per second. */
+export interface Stage {
+  readonly count: number;
+  readonly rate: number | null;
+}
+
+export const STAGES = ["detect", "transfer", "confirm", "process"] as const;
+export type Stages = Readonly<Record<(typeof STAGES)[number], Stage>>;
+
+export interface Status {
+  readonly version: string;
+  readonly name?: string;
+  readonly data?: string;
+  readonly uptime: number;
+  readonly started?: string;
+  readonly database?: {
+    readonly name: string;
+    readonly doc_count: number;
+    readonly conflicts: number;
+    readonly file_size: number;
+  };
+  readonly devices?: readonly Device[];
+  readonly remotes?: readonly Remote[];
+  readonly gateways?: readonly Gateway[];
+  readonly upstreams?: readonly { readonly name: string; readonly url: string }[];
+  readonly pipeline?: Stages;
+  readonly system?: System;
+  readonly attention?: readonly Attention[];
+  readonly conflicts?: { readonly present: number };
+  readonly hooks?: readonly { readonly dead: number }[];
+  readonly mqtt?: { readonly broker: string; readonly state: string };
+}
+
+export const DIRECTIONS = ["push", "pull"] as const;
+
+/** All directions of all remotes. */
+export function directions(
+  status: Status,
+): { remote: Remote; way: "push" | "pull"; direction: Direction }[] {
+  return (status.remotes ?? []).flatMap((remote) =>
+    DIRECTIONS.flatMap((way) => {
+      const direction = remote[way];
+      return direction ? [{ remote, way, direction }] : [];
+    }),
+  );
+}

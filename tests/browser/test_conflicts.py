@@ -1,0 +1,77 @@
+"""Conflicts are seen side by side, and resolved by whoever looks at them."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Opener
+from tests.browser.site import Site, request
+
+A, B, C, D = "a" * 32, "b" * 32, "c" * 32, "d" * 32
+
+
+def make(site: Site, id: str) -> None:
+    """Two sides have changed a document: `day` both, `night` and `note` one of them each."""
+    site.graft(id, f"1-{A}", zone="north", day=21, night=16)
+    site.graft(id, f"2-{B}", f"1-{A}", zone="north", day=22, night=16, note="by Anna")
+    site.graft(id, f"2-{C}", f"1-{A}", zone="north", day=23, night=15)
+
+
+def conflicts_of(site: Site, id: str) -> list[str]:
+    revs: list[str] = site.get(id, conflicts="true").get("_conflicts", [])
+    return revs
+
+
+def test_a_conflict_is_resolved_by_field(site: Site, opener: Opener) -> None:
+    make(site, "by field")
+    page = opener(site.url, "#/conflicts")
+    page.get_by_role("link", name=re.compile("by field")).click()
+    table = page.get_by_role("table")
+    day = table.get_by_role("row", name=re.compile("^day"))
+    expect(day).to_contain_text("23")
+    expect(day).to_contain_text("22")
+    resolve = page.get_by_role("button", name="Resolve with what is chosen")
+    has_base = "Before" in table.inner_text()
+    expect(resolve).to_be_disabled()
+    day.get_by_role("radio", name="day: 22").check()
+    if not has_base:  # what only one side changed is not known then
+        table.get_by_role("radio", name="night: 15").check()
+        table.get_by_role("radio", name='note: "by Anna"').check()
+    resolve.click()
+    expect(page).to_have_url(re.compile("#/conflicts"))
+    expect(
+        page.get_by_role("table", name=re.compile("lately")).or_(page.locator("main"))
+    ).to_be_visible()
+    doc = site.get("by field")
+    assert (doc["day"], doc["night"], doc["note"], doc["zone"]) == (22, 15, "by Anna", "north")
+    assert conflicts_of(site, "by field") == []
+
+
+def test_a_version_is_kept_as_a_whole(site: Site, opener: Opener) -> None:
+    make(site, "whole")
+    page = opener(site.url, "#/conflicts?id=whole")
+    page.get_by_role("button", name="Keep version 2").click()
+    expect(page.get_by_role("button", name="Keep version 2")).to_have_count(0)
+    doc = site.get("whole")
+    assert (doc["day"], doc["night"], doc["note"]) == (22, 16, "by Anna")
+    assert conflicts_of(site, "whole") == []
+
+
+def test_who_is_overtaken_writes_nothing(site: Site, opener: Opener) -> None:
+    make(site, "overtaken")
+    page = opener(site.url, "#/conflicts?id=overtaken", expected=["409"])
+    expect(page.get_by_role("table")).to_be_visible()
+    site.graft("overtaken", f"3-{D}", f"2-{C}", f"1-{A}", zone="north", day=30, night=15)
+    page.get_by_role("button", name="Keep version 2").click()
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was written")
+    expect(page.get_by_role("table")).to_contain_text("30")
+    assert conflicts_of(site, "overtaken") == [f"2-{B}"]
+
+
+def test_a_document_without_a_conflict_says_so(site: Site, opener: Opener) -> None:
+    site.put("peaceful", n=1)
+    page = opener(site.url, "#/conflicts?id=peaceful")
+    expect(page.get_by_text("This document has no conflict any more")).to_be_visible()
+    assert request("GET", f"{site.url}/edge/peaceful")["n"] == 1

@@ -1,0 +1,150 @@
+"""Each page shows what is there, on a desk and on a phone, with the keyboard and without seeing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.agents import gateway, gateway_config, table
+from tests.browser.conftest import PHONE, Opener
+from tests.browser.site import DEVICE, Site
+
+A, B, C = "a" * 32, "b" * 32, "c" * 32
+PAGES = {
+    "overview": "Overview",
+    "sensors": "Sensors",
+    f"sensors?device={DEVICE}&sensor=temperature": "Sensors",
+    "documents": "Documents",
+    "documents?id=setpoints": "Documents",
+    "conflicts": "Conflicts",
+    "conflicts?id=setpoints": "Conflicts",
+    "gateways": "Gateways",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def conflict(site: Site) -> None:
+    site.graft("setpoints", f"1-{A}", day=21, night=16)
+    site.graft("setpoints", f"2-{B}", f"1-{A}", day=22, night=16)
+    site.graft("setpoints", f"2-{C}", f"1-{A}", day=21, night=15)
+
+
+def settled(page: Page, title: str) -> None:
+    """Wait until a page is there with what it loads."""
+    expect(page.get_by_role("heading", level=1)).to_have_text(title)
+    expect(page.get_by_text("Loading …")).to_have_count(0)
+
+
+def test_the_overview_shows_what_is_going_on(site: Site, opener: Opener) -> None:
+    page = opener(site.url)
+    expect(page).to_have_title("Overview · gateway-1")
+    detect = page.locator(".stage", has_text="Detect")
+    expect(detect.locator(".figure .number")).to_have_text(re.compile(r"[1-9]"))
+    row = page.get_by_role("row", name=re.compile("cloud push"))
+    expect(row).to_contain_text("live")
+    expect(row).to_contain_text("just now")
+    expect(page.get_by_role("row", name=re.compile("cloud pull"))).to_contain_text("live")
+    expect(page.get_by_role("link", name=DEVICE)).to_be_visible()
+    expect(page.get_by_role("link", name=re.compile("^Conflicts"))).to_have_text(
+        re.compile(r"Conflicts\s*[1-9]")
+    )
+
+
+def test_a_remote_that_is_not_reached_is_said_with_what_to_do(
+    site: Site, opener: Opener, tmp_path: Path
+) -> None:
+    remote = table("remote", name="gone", url="http://127.0.0.1:9/edge", retry_cap=1)
+    with gateway(gateway_config(tmp_path / "alone.toml", remote)) as alone:
+        page = opener(alone.wait_until_ready())
+        row = page.locator(".trouble").first
+        expect(row).to_contain_text("cannot be reached")
+        expect(row).to_contain_text("check that the server runs")
+
+
+def test_a_phone_shows_everything_without_scrolling_aside(site: Site, opener: Opener) -> None:
+    page = opener(site.url, viewport=PHONE, is_mobile=True, has_touch=True)
+    for where, title in PAGES.items():
+        page.evaluate(f"location.hash = '#/{where}'")
+        settled(page, title)
+        content, screen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert content <= screen, where
+        for link in page.get_by_role("navigation").get_by_role("link").all():
+            box = link.bounding_box()
+            assert box is not None
+            assert box["y"] + box["height"] <= PHONE["height"]
+            assert box["height"] >= 44  # a thumb's width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_keeps_anybody_out(site: Site, opener: Opener, axe: str, scheme: str) -> None:
+    # axe itself writes HTML, which the pages' policy does not allow.
+    page = opener(site.url, color_scheme=scheme, bypass_csp=True, reduced_motion="reduce")
+    page.evaluate(axe)
+    found = {}
+    for where, title in PAGES.items():
+        page.evaluate(f"location.hash = '#/{where}'")
+        settled(page, title)
+        results = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+        for violation in results["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                places = [node["html"] for node in violation["nodes"]]
+                found[f"{where}: {violation['id']}"] = places
+    assert found == {}
+
+
+def test_the_keyboard_is_enough(site: Site, opener: Opener) -> None:
+    page = opener(site.url)
+    settled(page, "Overview")
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("link", name="Skip to the content")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    outline = skip.evaluate("element => getComputedStyle(element).outlineStyle")
+    assert outline != "none"
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    for keys, title in (("gs", "Sensors"), ("gd", "Documents"), ("gc", "Conflicts")):
+        page.keyboard.type(keys)
+        settled(page, title)
+    page.keyboard.type("gd")
+    settled(page, "Documents")
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    page.keyboard.type("go")  # is typed, and goes nowhere
+    settled(page, "Documents")
+    page.keyboard.press("Tab")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_colours_follow_the_system_until_somebody_chooses(site: Site, opener: Opener) -> None:
+    page = opener(site.url, color_scheme="dark")
+    root = page.locator("html")
+
+    def ground(theme: str) -> Any:
+        expect(root).to_have_attribute("data-theme", theme)
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    settled(page, "Overview")
+    dark = ground("dark")
+    page.emulate_media(color_scheme="light")
+    assert ground("light") != dark
+    choice = page.get_by_role("button", name=re.compile("^Colours"))
+    choice.click()
+    ground("light")
+    choice.click()
+    assert ground("dark") == dark
+    page.reload()
+    settled(page, "Overview")
+    ground("dark")  # it is remembered
+
+
+def test_a_hub_without_a_broker_says_what_gateways_would_be(site: Site, opener: Opener) -> None:
+    page = opener(site.hub_url, "#/gateways")
+    expect(page.get_by_text("No gateways are served over MQTT here")).to_be_visible()
