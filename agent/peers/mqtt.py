@@ -10,9 +10,11 @@ import asyncio
 import secrets
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from agent.documents.attachment import Attachment
 from agent.documents.ranges import Leaves, Range, Span
@@ -133,7 +135,7 @@ class MqttPeer:
             client_id=client_id,
             tls=tls,
             keepalive=keepalive,
-            subscriptions=[self._reply, self._changed],
+            subscriptions=[self._reply],
             announcement=gateway_announcement(topics, node) if announce else None,
             received=self._take,
             lost=self._lose,
@@ -213,26 +215,23 @@ class MqttPeer:
         doc_ids: Sequence[str] | None = None,
     ) -> AsyncGenerator[ChangeBatch, None]:
         """Pages; at their end `follow` waits for a notice that there is more, then asks again."""
-        news = asyncio.Event()
-        self._followers.add(news)
-        try:
+        request = Changes(
+            to_json(since),
+            limit,
+            None if selector is None else to_json(selector),
+            None if doc_ids is None else list(doc_ids),
+        )
+        async with self._notices() if follow else nullcontext() as news:
             while True:
-                news.clear()
-                request = Changes(
-                    to_json(since),
-                    limit,
-                    None if selector is None else to_json(selector),
-                    None if doc_ids is None else list(doc_ids),
-                )
+                if news is not None:
+                    news.clear()
                 batch = await self._call(request, page_from_wire)
-                since = batch.last_seq
+                request = replace(request, since=to_json(batch.last_seq))
                 yield batch
                 if batch.pending == 0:
-                    if not follow:
+                    if news is None:
                         return
                     await self._news(news)
-        finally:
-            self._followers.discard(news)
 
     async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
         if not revs:
@@ -401,12 +400,25 @@ class MqttPeer:
                 async for piece in pieces:
                     yield piece
 
+    @asynccontextmanager
+    async def _notices(self) -> AsyncIterator[asyncio.Event]:
+        """An event that is set by each notice. Nobody else is told: notices cost the link."""
+        news = asyncio.Event()
+        self._followers.add(news)
+        try:
+            await self._connection.subscribe(self._changed)
+            yield news
+        finally:
+            self._followers.discard(news)
+            if not self._followers:
+                self._connection.unsubscribe(self._changed)
+
     async def _news(self, news: asyncio.Event) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_LOOK_AGAIN):
                 await news.wait()
         if not self._connection.connected:
-            raise ConnectError(f"the connection to {self._label} broke; try again")
+            raise self._connection.broken()
 
     # --- the connection ----------------------------------------------------------------
 

@@ -19,12 +19,13 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import aiomqtt
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -37,7 +38,7 @@ from agent.errors import (
     TooLargeError,
 )
 from agent.peers.http_errors import one_line
-from agent.peers.mqtt_errors import NOBODY_LISTENS, REFUSED, refusal
+from agent.peers.mqtt_errors import NOBODY_LISTENS, REFUSED, TAKEN_OVER, refusal
 from agent.peers.mqtt_topics import WEBSOCKET_PATH, BrokerUrl
 from agent.peers.urls import Credentials
 
@@ -151,7 +152,7 @@ class Connection:
         self._credentials = credentials
         self._tls = tls or TlsFiles()
         self._keepalive = max(2, round(keepalive))
-        self._subscriptions = subscriptions
+        self._subscriptions = list(subscriptions)
         self._announcement = announcement
         self._received = received
         self._lost = lost
@@ -161,6 +162,8 @@ class Connection:
         self._client: aiomqtt.Client | None = None
         self._gone: asyncio.Future[None]
         """Set when the library lets go of the socket."""
+        self._hung_up: int | None = None
+        """The broker's reason code, where it has ended the connection and said why."""
         self._acknowledged: dict[int, asyncio.Future[int]] = {}
         self._slots = asyncio.Semaphore(_IN_FLIGHT)
         self._closing = False
@@ -211,6 +214,16 @@ class Connection:
             await asyncio.wait({self._session}, timeout=1)
         self._closing = False
 
+    def broken(self) -> ConnectError:
+        """Why there is no connection any more."""
+        if self._hung_up == TAKEN_OVER:
+            return ConnectError(
+                f"{self.broker}: another client has connected as {self.client_id!r} and taken this "
+                "one's place; give each gateway a name of its own"
+            )
+        said = "" if self._hung_up is None else f" (the broker's reason code {self._hung_up})"
+        return ConnectError(f"the connection to {self.broker} broke{said}; try again")
+
     def room(self, topic: str) -> int:
         """Bytes of payload that fit into one publication on `topic` with the properties of a
         request."""
@@ -247,7 +260,6 @@ class Connection:
             )
         async with self._slots:
             code = await self._publish(topic, payload, retain, properties, qos)
-        self.bytes_sent += _on_the_wire(topic, payload, correlation, response_topic)
         if code == NOBODY_LISTENS and response_topic:
             raise ConnectError(
                 f"{self.broker}: nobody answers on {topic}; check that a hub or a bridge serves "
@@ -256,22 +268,41 @@ class Connection:
         if code >= REFUSED:
             raise self._refused(code, f"to publish on {topic}")
 
+    async def subscribe(self, topic: str) -> None:
+        """Also after each reconnection, until `unsubscribe`. Raises ConnectError, AuthError."""
+        if topic not in self._subscriptions:
+            self._subscriptions.append(topic)
+        if self._client is not None:  # or else the next connection begins with it
+            try:
+                await self._subscribe(self._client, [topic])
+            except aiomqtt.MqttError:
+                raise self.broken() from None
+
+    def unsubscribe(self, topic: str) -> None:
+        self._subscriptions.remove(topic)
+        if self._client is not None:
+            self._client._client.unsubscribe(topic)
+
     async def _publish(
         self, topic: str, payload: bytes, retain: bool, properties: Properties, qos: int = 1
     ) -> int:
         """Returns the reason code of the acknowledgement."""
         if self._client is None:
-            raise self._broken()
+            raise self.broken()
         paho = self._client._client
         sent = paho.publish(topic, payload, qos, retain, properties)
         if sent.rc != 0:
-            raise self._broken()
+            raise self.broken()
+        # Acknowledged or not: over a bad line what is sent in vain counts most.
+        self.bytes_sent += _on_the_wire(topic, payload, properties)
         acknowledged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._acknowledged[sent.mid] = acknowledged
         try:
             async with asyncio.timeout(_ACKNOWLEDGE_LIMIT):
                 return await acknowledged
         except TimeoutError:
+            # The library would keep what was not acknowledged, and take ever more.
+            paho._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
             raise ConnectError(
                 f"{self.broker} does not acknowledge what is published; it is tried again"
             ) from None
@@ -282,14 +313,14 @@ class Connection:
 
     async def _run(self, opened: asyncio.Future[None]) -> None:
         """One connection, from its beginning to its end."""
-        error: EdgeAgentError = self._broken()
+        error: EdgeAgentError = self.broken()
         try:
             client = await self._make_client()
             await self._stay(client, opened)
         except EdgeAgentError as failure:
             error = failure
         except aiomqtt.MqttError as failure:
-            error = self._broken() if opened.done() else self._failure(failure)
+            error = self.broken() if opened.done() else self._failure(failure)
         finally:
             self._client = None
             if opened.done():
@@ -300,6 +331,7 @@ class Connection:
 
     async def _make_client(self) -> aiomqtt.Client:
         self._gone = asyncio.get_running_loop().create_future()
+        self._hung_up = None
         if self.broker.encrypted and self._context is None:
             self._context = await asyncio.to_thread(self._tls.context)
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
@@ -339,10 +371,12 @@ class Connection:
             self._take_limits(properties)
             tell(paho, data, flags, reason, properties)
 
-        def on_disconnect(*arguments: Any) -> None:
+        def on_disconnect(paho: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+            if flags.is_disconnect_packet_from_server:
+                self._hung_up = reason.value
             # aiomqtt would go on waiting to be let in, or for an answer.
             self._let_go()
-            tell_gone(*arguments)
+            tell_gone(paho, data, flags, reason, properties)
 
         def on_socket_register_write(_: Any, __: Any, connected: Any) -> None:
             # aiomqtt does this a little later, when the socket may be closed, or another's; and it
@@ -384,7 +418,7 @@ class Connection:
                     f"{_SMALLEST_PACKET}"
                 )
             _send_at_once(client)
-            await self._subscribe(client)
+            await self._subscribe(client, self._subscriptions)
             self._client = client
             if self._announcement is not None:
                 await self._announce(self._announcement, self._announcement.here)
@@ -426,10 +460,10 @@ class Connection:
             self._gone.set_result(None)
         for waiting in self._acknowledged.values():
             if not waiting.done():
-                waiting.set_exception(self._broken())
+                waiting.set_exception(self.broken())
 
-    async def _subscribe(self, client: aiomqtt.Client) -> None:
-        for topic in self._subscriptions:
+    async def _subscribe(self, client: aiomqtt.Client, topics: Iterable[str]) -> None:
+        for topic in topics:
             subscribing = asyncio.ensure_future(client.subscribe(topic, qos=1))
             for code in await self._unless_gone(subscribing):
                 value = code if isinstance(code, int) else code.value
@@ -450,16 +484,19 @@ class Connection:
 
     def _take(self, message: aiomqtt.Message) -> None:
         payload = message.payload if isinstance(message.payload, bytes) else b""
-        correlation = getattr(message.properties, "CorrelationData", b"")
-        response_topic = getattr(message.properties, "ResponseTopic", "")
-        topic = message.topic.value
-        self.bytes_received += _on_the_wire(topic, payload, correlation, response_topic)
-        self._received(Received(topic, payload, correlation, response_topic, message.retain))
+        topic, properties = message.topic.value, message.properties
+        self.bytes_received += _on_the_wire(topic, payload, properties)
+        self._received(
+            Received(
+                topic,
+                payload,
+                getattr(properties, "CorrelationData", b""),
+                getattr(properties, "ResponseTopic", ""),
+                message.retain,
+            )
+        )
 
     # --- what goes wrong ---------------------------------------------------------------
-
-    def _broken(self) -> ConnectError:
-        return ConnectError(f"the connection to {self.broker} broke; try again")
 
     def _refused(self, code: int, what: str) -> EdgeAgentError:
         user = None if self._credentials is None else self._credentials.user
@@ -495,6 +532,8 @@ def _send_at_once(client: aiomqtt.Client) -> None:
         found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _on_the_wire(topic: str, payload: bytes, correlation: bytes, response_topic: str) -> int:
+def _on_the_wire(topic: str, payload: bytes, properties: Properties | None) -> int:
     """About the bytes of a publication and its acknowledgement (MQTT 5.0, sections 3.3 and 3.4)."""
+    correlation = getattr(properties, "CorrelationData", b"")
+    response_topic = getattr(properties, "ResponseTopic", "")
     return _HEADS + len(topic) + len(payload) + len(correlation) + len(response_topic)

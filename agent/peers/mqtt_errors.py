@@ -33,6 +33,9 @@ NOBODY_LISTENS: Final = 0x10
 REFUSED: Final = 0x80
 """The lowest reason code of a refusal."""
 
+TAKEN_OVER: Final = 0x8E
+"""The reason code for the end of a connection whose client id another one has come with."""
+
 _PROTOCOL: Final = frozenset({1, 0x84})
 _CREDENTIALS: Final = frozenset({4, 5, 0x86, 0x87, 0x8A, 0x8C})
 _OUT_OF_ORDER: Final = frozenset({3, 0x88, 0x89, 0x93, 0x96, 0x97, 0x9C, 0x9D, 0x9F})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any, TypeVar
 
 from agent.errors import ConnectError, EdgeAgentError, NotFoundError
@@ -35,6 +35,9 @@ from agent.peers.mqtt_wire import (
 Contents = Callable[[Source], AsyncGenerator[bytes, None]]
 """Opens the content of an attachment in the message that was sent."""
 
+Waiting = Callable[[], AbstractAsyncContextManager[None]]
+"""What goes around each wait for the other side."""
+
 _T = TypeVar("_T")
 
 _LONG = 256 * 1024
@@ -51,7 +54,7 @@ async def packed(value: Any, size: int) -> bytes:
 
 
 async def decoded(data: bytes, read: Callable[[Any], _T]) -> _T:
-    """A message as what `read` makes of it. Raises WireError."""
+    """A message as what `read` makes of it. Raises WireError, TooLargeError."""
     if len(data) <= _LONG:
         plain = unpacked(data, _LONG)
         if plain is not None:
@@ -75,6 +78,7 @@ class Exchange:
         sender: str,
         room: int,
         patience: float,
+        waiting: Waiting = nullcontext,
     ) -> None:
         self.where = where
         self.other = ""
@@ -83,6 +87,7 @@ class Exchange:
         self._sender = sender
         self._room = room
         self._patience = patience
+        self._waiting = waiting
         self._packets: asyncio.Queue[Packet | EdgeAgentError] = asyncio.Queue(_WAITING)
         self._sent = b""
         self._outgoing: _Outgoing | None = None
@@ -186,16 +191,23 @@ class Exchange:
         return part.end
 
     async def _receive(self) -> Packet:
-        try:
-            async with asyncio.timeout(self._patience):
-                packet = await self._packets.get()
-        except TimeoutError:
-            raise ConnectError(f"{self.where} does not answer; it is tried again") from None
+        if self._packets.empty():
+            async with self._waiting():
+                packet = await self._next()
+        else:
+            packet = self._packets.get_nowait()
         if isinstance(packet, Failed):
             raise from_fault(self.where, packet.fault)
         if isinstance(packet, EdgeAgentError):
             raise packet
         return packet
+
+    async def _next(self) -> Packet | EdgeAgentError:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await self._packets.get()
+        except TimeoutError:
+            raise ConnectError(f"{self.where} does not answer; it is tried again") from None
 
 
 class _Outgoing:

@@ -83,6 +83,11 @@ class Present:
             since = known[1]
         self._nodes[node] = (presence, since)
 
+    def forget(self) -> None:
+        """The connection is lost: who goes meanwhile is not heard of, and who is there is told
+        again with the next one."""
+        self._nodes.clear()
+
     def gateways(self) -> list[dict[str, Any]]:
         """By name. `since` is in seconds since the epoch: when the status was first heard here.
         `lag` (seconds), `backlog` (changes) and `conflicts` are None where they are not told."""

@@ -26,6 +26,13 @@ MAX_MESSAGE: Final = 16 * 1024 * 1024
 """Bytes of a message, decompressed, that are read."""
 
 _MAX_DEPTH: Final = 16
+
+_MOST_ITEMS: Final = 2**19
+"""Of CBOR in a message. Each takes some 70 bytes of memory, and as little as a byte of the message;
+one that is full of revisions, of 34 bytes each, has fewer."""
+
+_PACKET_ITEMS: Final = 64
+
 _PLAIN, _ZLIB = b"\0", b"\1"
 _WORTH_COMPRESSING: Final = 96
 _LEVEL: Final = 6
@@ -122,7 +129,10 @@ def _plain(value: Any) -> Any:
 
 def decode_packet(payload: bytes) -> Packet:
     """Raises WireError; VersionError for another version, whatever its form is."""
-    value = decode_cbor(payload)
+    try:
+        value = decode_cbor(payload, _PACKET_ITEMS)
+    except TooLargeError as error:
+        raise WireError(str(error)) from None
     if not isinstance(value, list) or len(value) < 2 or type(value[0]) is not int:
         raise WireError("no packet: it is not an array that begins with a version")
     if value[0] != VERSION:
@@ -170,7 +180,7 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """The reverse of `pack`. Raises WireError."""
+    """The reverse of `pack`. Raises WireError; TooLargeError as `decode_cbor` does."""
     plain = unpacked(data, MAX_MESSAGE)
     if plain is None:
         raise WireError(f"a message of more than {MAX_MESSAGE} bytes")
@@ -256,13 +266,15 @@ class Assembly:
 # --- CBOR ------------------------------------------------------------------------------
 
 
-def decode_cbor(data: bytes) -> Any:
+def decode_cbor(data: bytes, most: int = _MOST_ITEMS) -> Any:
     """CBOR of the kinds that the protocol uses: integers, strings, arrays, maps, floats, simple
-    values. Raises WireError for tags, indefinite lengths and anything nested deeply, before
-    anything is made of it: decoders do more with some tags than data from elsewhere should make
-    them do.
+    values.
+
+    Raises WireError for tags, indefinite lengths and anything nested deeply, and TooLargeError for
+    more than `most` items, before anything is made of it: decoders do more with some tags than data
+    from elsewhere should make them do, and a few bytes, compressed, could fill all memory.
     """
-    _scan(data)
+    _scan(data, most)
     try:
         return cbor2.loads(data)
     except (cbor2.CBORDecodeError, ValueError, TypeError) as error:
@@ -277,7 +289,7 @@ _STEPS: Final = bytes(
 """By the first byte of an item: how long it is, where that byte tells; 0 elsewhere."""
 
 
-def _scan(data: bytes) -> None:
+def _scan(data: bytes, most: int) -> None:
     """Go through the heads of all items; see RFC 8949, section 3."""
     end = len(data)
     place = 0
@@ -310,6 +322,9 @@ def _scan(data: bytes) -> None:
             items = value if kind == 4 else 2 * value
             if items > end - place:
                 raise WireError("CBOR that is cut off")
+            most -= items
+            if most < 0:
+                raise TooLargeError("CBOR of too many items; send less at once")
             if len(outer) + 1 >= _MAX_DEPTH:
                 raise WireError(f"CBOR nested deeper than {_MAX_DEPTH} levels")
             outer.append(left)

@@ -13,7 +13,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -27,10 +27,11 @@ from agent.errors import (
 from agent.peers.mqtt_calls import MOST_CHANGES, Answer, request_from, to_json
 from agent.peers.mqtt_client import Connection, Received, TlsFiles
 from agent.peers.mqtt_errors import to_fault
-from agent.peers.mqtt_exchange import Exchange, decoded, packed
+from agent.peers.mqtt_exchange import Exchange, Waiting, decoded, packed
 from agent.peers.mqtt_presence import Present, Role, responder_announcement
 from agent.peers.mqtt_topics import DEFAULT_GROUP, BrokerUrl, Topics
 from agent.peers.mqtt_wire import (
+    MAX_MESSAGE,
     OVERHEAD,
     Message,
     Packet,
@@ -43,12 +44,16 @@ from agent.peers.mqtt_wire import (
 from agent.peers.peer import Seq
 from agent.peers.urls import Credentials
 from agent.server.mqtt_call import DatabaseCall
+from agent.server.mqtt_places import Place, Places
 from agent.server.mqtt_served import Served
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 32
-"""Calls that are worked on."""
+"""Calls that are worked on; those that wait for their gateways are not."""
+
+_HELD_BYTES: Final = 32 * 1024 * 1024
+"""Of messages of calls that wait for their gateways; beyond that they count as worked on."""
 
 _MOST_CALLS: Final = 512
 """Calls in all, with those that wait."""
@@ -121,7 +126,7 @@ class Responder:
         self._broker = broker
         self._topics = Topics(broker.url.prefix)
         self._served = served
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._places = Places(_AT_ONCE, _HELD_BYTES)
         self._exchanges: dict[_Key, Exchange] = {}
         self._nodes: Counter[str] = Counter()
         self._bytes = 0
@@ -164,6 +169,7 @@ class Responder:
                         self.last_error = str(error)
                     await asyncio.sleep(backoff.next_delay())
         finally:
+            self._served.changing(None)
             self._watched.clear()
             await self._connection.close()
 
@@ -220,14 +226,16 @@ class Responder:
             wait = random.uniform(0.5, 2.0)  # noqa: S311 - spreads load, guards nothing
             self._refuse(key, RemoteBusyError("too many calls at once", retry_after=wait))
             return
-        self._exchanges[key] = exchange = self._exchange(key)
+        place = Place(self._places, min(first.size, MAX_MESSAGE))
+        self._exchanges[key] = exchange = self._exchange(key, place.aside)
         self._nodes[key.node] += 1
         self._bytes += size
 
         async def serve() -> None:
             try:
-                async with self._slots:
-                    await self._serve(key, exchange, first)
+                with self._served.using(key.database):
+                    async with place:
+                        await self._serve(key, exchange, first, place)
             except EdgeAgentError as error:  # the gateway is gone, and asks again if it returns
                 log.debug("%s", error)
             finally:
@@ -240,7 +248,7 @@ class Responder:
 
         self._tasks.create_task(serve())
 
-    async def _serve(self, key: _Key, exchange: Exchange, first: Message) -> None:
+    async def _serve(self, key: _Key, exchange: Exchange, first: Message, place: Place) -> None:
         call = DatabaseCall(self._served, key.database, exchange)
         try:
             request = await decoded(await exchange.assemble(first), request_from)
@@ -249,7 +257,9 @@ class Responder:
         except EdgeAgentError as error:
             answer = Answer(error=to_fault(error))
         self.calls += 1
-        await exchange.send(await packed(answer, call.size), call.contents)
+        data = await packed(answer, call.size)
+        place.size = len(data)
+        await exchange.send(data, call.contents)
         await exchange.serve()
 
     def _refuse(self, key: _Key, error: EdgeAgentError) -> None:
@@ -268,7 +278,7 @@ class Responder:
 
         self._tasks.create_task(refuse())
 
-    def _exchange(self, key: _Key) -> Exchange:
+    def _exchange(self, key: _Key, waiting: Waiting = nullcontext) -> Exchange:
         topic = self._topics.reply(key.database, key.node)
 
         async def send(packet: Packet) -> None:
@@ -285,10 +295,12 @@ class Responder:
             sender=self.id,
             room=self._connection.room(topic) - OVERHEAD,
             patience=self._broker.patience,
+            waiting=waiting,
         )
 
     def _lose(self, error: EdgeAgentError) -> None:
         self.last_error = str(error)
+        self.present.forget()
         for exchange in self._exchanges.values():
             exchange.fail(error)
 
@@ -299,7 +311,7 @@ class Responder:
         for database, seq in list(self._watched.items()):
             if seq is not None:
                 await self._notify(database, seq)
-        for database in await self._served.names():
+        for database in self._served.changing(self._follow):
             self._follow(database)
 
     def _follow(self, database: str) -> None:
@@ -315,10 +327,11 @@ class Responder:
         try:
             while True:
                 try:
-                    peer = await self._served.peer(database)
-                    if since is None:
-                        since = (await peer.info()).update_seq
-                        await self._notify(database, since)
+                    with self._served.using(database):
+                        peer = await self._served.peer(database)
+                        if since is None:
+                            since = (await peer.info()).update_seq
+                            await self._notify(database, since)
                     changes = peer.changes(since, follow=True, limit=MOST_CHANGES)
                     async with aclosing(changes) as batches:
                         async for batch in batches:
@@ -330,12 +343,15 @@ class Responder:
                 except TransientError as error:
                     log.info("%s: %s", database, error)
                     await asyncio.sleep(backoff.next_delay())
-                else:
-                    return  # the store was closed
+                else:  # the store was closed, and maybe it is open again
+                    since = None
+                    if database not in self._served.changing(self._follow):
+                        return
+                    await asyncio.sleep(backoff.next_delay())
         except PermanentError as error:
             log.warning("%s is not followed any more: %s", database, error)
         finally:
-            # The next call starts it again.
+            # The next call starts it again, or the next time that it is opened.
             self._watched.pop(database, None)
 
     async def _notify(self, database: str, seq: Seq) -> None:

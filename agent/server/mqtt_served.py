@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from agent.errors import NotFoundError, RemoteMissingError
@@ -19,8 +19,12 @@ class Served(Protocol):
     def only(self) -> Sequence[str] | None:
         """The names of all there ever are; None where any may come to be."""
 
-    async def names(self) -> Sequence[str]:
-        """Those there are now."""
+    def changing(self, begun: Callable[[str], None] | None) -> Sequence[str]:
+        """The names of those that may change now. `begun` is called with others as soon as they
+        may; there is one such function at a time."""
+
+    def using(self, name: str) -> AbstractContextManager[None]:
+        """Meanwhile a peer that was asked for remains usable."""
 
     async def peer(self, name: str) -> Peer:
         """Raises RemoteMissingError when there is none. It is not closed by who asks for it."""
@@ -32,28 +36,30 @@ class Served(Protocol):
 class ServedDatabases:
     """The databases of this process, but for the system's own.
 
-    One that was asked for stays open: who follows it here tells gateways of its changes.
+    They are followed as long as they are open, and not kept open for that: there may be many.
     """
 
     only = None
 
     def __init__(self, databases: Databases) -> None:
         self._databases = databases
-        self._in_use: dict[str, ExitStack] = {}
 
-    async def names(self) -> Sequence[str]:
-        return [name for name in await self._databases.names() if not name.startswith("_")]
+    def changing(self, begun: Callable[[str], None] | None) -> Sequence[str]:
+        def opened(name: str) -> None:
+            if begun is not None and not name.startswith("_"):
+                begun(name)
+
+        self._databases.on_open = opened
+        return [name for name in self._databases.open_names if not name.startswith("_")]
+
+    def using(self, name: str) -> AbstractContextManager[None]:
+        return self._databases.using(name)
 
     async def peer(self, name: str) -> Peer:
         try:
-            with ExitStack() as use:
-                use.enter_context(self._databases.using(_allowed(name)))
-                store = await self._databases.get(name)
-                if name not in self._in_use:
-                    self._in_use[name] = use.pop_all()
+            return LocalPeer(await self._databases.get(_allowed(name)))
         except NotFoundError:
             raise _missing(name) from None
-        return LocalPeer(store)
 
     async def create(self, name: str) -> None:
         await self._databases.ensure(_allowed(name))
@@ -69,8 +75,11 @@ class ServedPeers:
     def only(self) -> Sequence[str]:
         return list(self._peers)
 
-    async def names(self) -> Sequence[str]:
+    def changing(self, begun: Callable[[str], None] | None) -> Sequence[str]:
         return self.only
+
+    def using(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     async def peer(self, name: str) -> Peer:
         try:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ BAD_NAME = (
 )
 
 
+def _nothing(_: str) -> None:
+    """Nobody wants to know."""
+
+
 class Databases:
     """Opens, creates and deletes databases by name (CouchDB's rules for names).
 
@@ -55,6 +59,8 @@ class Databases:
         self._created = asyncio.Event()
         self._closed = False
         self._held: set[str] = set()
+        self.on_open: Callable[[str], None] = _nothing
+        """Called with the name of each database that is opened: only those that are open change."""
 
     def path(self, name: str) -> Path:
         """The file of a database. Raises DocumentError for a name that is not allowed."""
@@ -62,6 +68,11 @@ class Databases:
         if not allowed or len(quote(name, safe="")) > _LONGEST_NAME:
             raise DocumentError(BAD_NAME.format(name))
         return self.folder / (quote(name, safe="") + _SUFFIX)
+
+    @property
+    def open_names(self) -> list[str]:
+        """Of those that are open at the moment."""
+        return list(self._open)
 
     async def names(self) -> list[str]:
         return await asyncio.to_thread(self._names)
@@ -88,6 +99,7 @@ class Databases:
                 self._open[name] = await Store.open(
                     self.path(name), create=False, revs_limit=self._revs_limit, salvage=True
                 )
+                self.on_open(name)
             return self._open[name]
 
     @contextmanager
@@ -120,6 +132,7 @@ class Databases:
             )
             self._created.set()
             self._created = asyncio.Event()
+            self.on_open(name)
             return store
 
     async def ensure(self, name: str) -> Store:

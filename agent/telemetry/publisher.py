@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.backoff import Backoff
-from agent.errors import ConnectError, EdgeAgentError, TooLargeError
+from agent.errors import EdgeAgentError, TooLargeError
 from agent.peers.mqtt_client import Connection, Received
 from agent.peers.mqtt_presence import gateway_announcement
 from agent.peers.mqtt_topics import Topics
@@ -146,7 +146,7 @@ class Publisher:
         while not self._store.closed:
             self._woken.clear()
             if not self._connection.connected:
-                raise ConnectError(f"the connection to {self._options.broker} broke; try again")
+                raise self._connection.broken()
             if self._born:
                 self._born = False
                 await self._make_known(self._state.devices)
@@ -209,7 +209,7 @@ class Publisher:
     async def _send(self, topic: str, payload: bytes, retain: bool) -> None:
         options = self._options
         if not self._connection.connected:  # or else each of many would connect again
-            raise ConnectError(f"the connection to {options.broker} broke; try again")
+            raise self._connection.broken()
         await self._connection.publish(topic, payload, qos=options.qos, retain=retain)
 
     def _is_due(self, reading: Reading) -> bool:

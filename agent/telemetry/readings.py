@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -49,12 +50,56 @@ class Reading(msgspec.Struct, frozen=True):
         return _json.encode(told)
 
 
-_decoder = msgspec.json.Decoder(Reading)
+class _Columns(msgspec.Struct):
+    time: list[int]
+    value: list[Value]
+    sequence: list[int] = []
+
+
+class _Window(msgspec.Struct):
+    """A document with the readings of a packed sensor in the order of their times, which are in
+    microseconds after the document's."""
+
+    type: Literal["readings"]
+    device: _Name
+    sensor: _Name
+    time: _Name
+    columns: _Columns
+    unit: _Name | None = None
+    sequence: int | None = None
+    clock: str | None = None
+
+    def latest(self) -> Reading:
+        """Raises ValueError, IndexError, OverflowError for what is no window."""
+        columns = self.columns
+        time = datetime.fromisoformat(self.time) + timedelta(microseconds=columns.time[-1])
+        sequence = None
+        if self.sequence is not None and columns.sequence:
+            sequence = (self.sequence + columns.sequence[-1]) % _MODULUS
+        return Reading(
+            "reading",
+            self.device,
+            self.sensor,
+            f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z",
+            columns.value[-1],
+            self.unit,
+            sequence,
+            self.clock,
+        )
+
+
+_MODULUS: Final = 2**32  # of sequence numbers
+
+_decode_reading = msgspec.json.Decoder(Reading).decode
+_decode_window = msgspec.json.Decoder(_Window).decode
 
 
 def reading_of(body: str) -> Reading | None:
-    """The reading in a document's body (JSON text); None for any other document."""
+    """The reading in a document's body (JSON text), the latest one of a packed sensor's window;
+    None for any other document."""
     try:
-        return _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        if '"type":"readings"' in body:
+            return _decode_window(body).latest()
+        return _decode_reading(body)
+    except (msgspec.DecodeError, ValueError, IndexError, OverflowError, RecursionError):
         return None

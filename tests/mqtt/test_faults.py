@@ -15,14 +15,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiomqtt
+import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.documents.attachment import inline
+from agent.errors import ConnectError, EdgeAgentError
+from agent.peers import mqtt_client
 from agent.peers.local import LocalPeer
 from agent.peers.mqtt_calls import Info
+from agent.peers.mqtt_client import Connection, Received
+from agent.peers.mqtt_topics import parse_broker_url
 from agent.peers.mqtt_wire import Message, Want, encode_packet, pack
+from agent.server.mqtt_served import ServedDatabases
+from agent.store.databases import Databases
 from agent.store.store import Store
 from tests.mqtt.mosquitto import Mosquitto
 from tests.mqtt.site import (
@@ -35,6 +42,7 @@ from tests.mqtt.site import (
     opened,
     readings,
     replicate,
+    responding,
     site,
     until,
 )
@@ -240,6 +248,20 @@ def _gateways(hub: Site) -> list[dict[str, object]]:
     return hub.responder.present.gateways()
 
 
+async def test_who_goes_while_the_broker_is_away_is_not_there(tmp_path: Path) -> None:
+    async with Mosquitto(tmp_path / "broker") as broker, site(tmp_path, broker) as hub:
+        async with gateway(hub.url, announce=True) as peer:
+            await peer.info()
+            await until(lambda: _gateways(hub))
+            await broker.kill()
+        await broker.start()
+        await until(lambda: hub.responder.status()["state"] == "connected")
+        async with gateway(hub.url, node="gateway-2", announce=True) as peer:
+            await peer.info()
+            await until(lambda: "gateway-2" in [item["name"] for item in _gateways(hub)])
+            assert [item["name"] for item in _gateways(hub)] == ["gateway-2"]
+
+
 async def test_a_slow_reader_holds_up_nobody_else(tmp_path: Path) -> None:
     """It gets its content in the end, even after it fell silent for longer than is waited for."""
     large = secrets.token_bytes(400_000)
@@ -267,3 +289,88 @@ async def test_a_slow_reader_holds_up_nobody_else(tmp_path: Path) -> None:
         assert not reading.done()
         await reading
         assert bytes(read) == large
+
+
+async def test_many_slow_gateways_hold_up_nobody_else(tmp_path: Path) -> None:
+    """Of more calls than are worked on at once the rest does not come; others are answered."""
+    databases = Databases(tmp_path / "hub")
+    await databases.create("edge")
+    broker = Mosquitto(tmp_path / "broker")
+    async with (
+        broker,
+        responding(broker, ServedDatabases(databases), patience=60) as responder,
+        aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as slow,
+        gateway(f"{broker.url}/edge", timeout=10) as peer,
+    ):
+        begun: set[str] = set()
+        await slow.subscribe("edge-sync/edge/+/rep", qos=1)
+        for node in range(8):
+            for call in range(8):
+                properties = Properties(PacketTypes.PUBLISH)
+                properties.CorrelationData = f"{node}-{call}".encode()
+                properties.ResponseTopic = f"edge-sync/edge/slow-{node}/rep"
+                half = encode_packet(Message("", 5000, b"x" * 32, b"y"))
+                topic = f"edge-sync/edge/slow-{node}/req"
+                await slow.publish(topic, half, 1, properties=properties)
+        async with asyncio.timeout(30):
+            async for message in slow.messages:  # it asks for the rest
+                assert message.properties is not None
+                begun.add(message.properties.CorrelationData.decode())
+                if len(begun) == 64:
+                    break
+        assert (await peer.info()).doc_count == 0
+        assert responder.status()["refused"] == 0
+    await databases.close()
+
+
+async def test_a_broker_that_acknowledges_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left, and what the library keeps for it is gone; the next call connects again."""
+    monkeypatch.setattr(mqtt_client, "_ACKNOWLEDGE_LIMIT", 0.3)
+    lost: list[EdgeAgentError] = []
+    async with Mosquitto(tmp_path / "broker") as broker:
+        url, _ = parse_broker_url(broker.url)
+        connection = Connection(url, None, client_id="c", received=_ignore, lost=lost.append)
+        await connection.publish("a", b"1")
+        sent = connection.bytes_sent
+        broker.send(signal.SIGSTOP)
+        both = [connection.publish("a", b"2" * 1000), connection.publish("a", b"3" * 1000)]
+        for error in await asyncio.gather(*both, return_exceptions=True):
+            assert isinstance(error, ConnectError)
+        await until(lambda: lost)
+        assert not connection.connected
+        assert connection.bytes_sent > sent + 2000  # they count against a budget
+        broker.send(signal.SIGCONT)
+        await connection.publish("a", b"4")
+        await connection.close()
+
+
+def _ignore(_: Received) -> None:
+    pass
+
+
+async def test_a_broker_that_says_why_it_hangs_up() -> None:
+    """As EMQX does where two gateways have one name; Mosquitto 2.0 says nothing.
+
+    The bytes are those of MQTT 5, sections 3.2 and 3.14.
+    """
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"\x20\x03\x00\x00\x00")  # CONNACK
+        await said.wait()
+        writer.write(b"\xe0\x02\x8e\x00")  # DISCONNECT, session taken over
+        await writer.drain()
+        writer.close()
+
+    said, lost = asyncio.Event(), []
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        connection = Connection(url, None, client_id="a/b", received=_ignore, lost=lost.append)
+        await connection.open()
+        said.set()
+        await until(lambda: lost)
+        assert "another client has connected as 'a/b'" in str(lost[0])
+        assert "a name of its own" in str(connection.broken())
+        await connection.close()

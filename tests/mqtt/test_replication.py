@@ -149,6 +149,40 @@ async def test_changes_arrive_at_once_and_without_polling(
         assert hub.responder.status()["calls"] - before <= 2
 
 
+async def test_notices_come_to_who_follows_and_to_nobody_else(hub: Site, peer: MqttPeer) -> None:
+    """They cost the link: a gateway that only pushes, or has used its budget, gets none."""
+    async with gateway(hub.url, node="gateway-2") as other:
+        ids: list[str] = []
+
+        async def follow() -> None:
+            async for batch in other.changes(0, follow=True, limit=100):
+                ids.extend(change.id for change in batch.changes)
+
+        async def noticed(*changed: str) -> None:
+            for id in changed:
+                await edit(hub.hub, id, None, n=1)
+                await until(lambda: id in ids)  # noqa: B023
+
+        following = asyncio.create_task(follow())
+        await peer.info()
+        before = peer.traffic
+        await noticed("a", "b")
+        assert peer.traffic == before
+        feed = peer.changes(0, follow=True, limit=100)
+        assert len((await anext(feed)).changes) == 2
+        before = peer.traffic
+        await noticed("c")
+        await until(lambda: peer.traffic > before)
+        assert [change.id for change in (await anext(feed)).changes] == ["c"]
+        await feed.aclose()
+        await peer.info()
+        before = peer.traffic
+        await noticed("d", "e")
+        assert peer.traffic == before
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
 async def test_what_the_selection_leaves_out_stays(hub: Site, peer: MqttPeer, store: Store) -> None:
     await hub.hub.graft(readings(50))
     await edit(hub.hub, "setpoint", None, type="setpoint")
@@ -259,6 +293,33 @@ async def test_a_repeated_put_of_a_local_document_counts(tmp_path: Path) -> None
         assert await peer.get_local("c") == {"n": 1, "_rev": "0-1"}
         with pytest.raises(ConflictError):
             await peer.put_local("c", {"n": 2})
+    await databases.close()
+
+
+async def test_databases_are_not_kept_open_and_notices_come_all_the_same(tmp_path: Path) -> None:
+    """Whatever is changed is opened for that, and followed from then on."""
+    databases = Databases(tmp_path / "hub", most_open=4)
+    names = [f"db{number}" for number in range(12)]
+    for name in names:
+        await databases.create(name)
+    async with Mosquitto(tmp_path / "broker") as broker:
+        served = ServedDatabases(databases)
+        async with responding(broker, served), gateway(f"{broker.url}/db0", timeout=10) as peer:
+            feed = peer.changes(0, follow=True, limit=10)
+            await anext(feed)
+            for name in names[1:]:
+                async with gateway(f"{broker.url}/{name}", timeout=10, client_id=name) as other:
+                    assert (await other.info()).doc_count == 0
+            await until(lambda: len(databases.open_names) <= 4)
+            assert "db0" not in databases.open_names
+            with databases.using("db0"):
+                await edit(await databases.get("db0"), "late", None, n=1)
+            found: list[str] = []
+            async with asyncio.timeout(20):
+                while not found:
+                    found += [change.id for change in (await anext(feed)).changes]
+            assert found == ["late"]
+            await feed.aclose()
     await databases.close()
 
 

@@ -253,6 +253,21 @@ def test_decompression_is_bounded() -> None:
         pack(b"\0" * (MAX_MESSAGE + 1))
 
 
+@pytest.mark.parametrize("item", [b"\x00", b"\x60", b"\x80", b"\xa0"])
+def test_items_are_bounded(item: bytes) -> None:
+    """A few bytes on the wire must not become a gigabyte of empty lists."""
+    count = MAX_MESSAGE - 10
+    bomb = b"\1" + zlib.compress(b"\x9a" + count.to_bytes(4, "big") + item * count, 9)
+    assert len(bomb) < 20_000
+    with pytest.raises(TooLargeError, match="too many items"):
+        unpack(bomb)
+    with pytest.raises(WireError, match="too many items"):
+        decode_packet(cbor2.dumps([1, 0, *[""] * 100]))
+    # What a message of nothing but revisions may have.
+    revs = [f"{number:034}" for number in range(MAX_MESSAGE // 36)]
+    assert unpack(pack(revs)) == revs
+
+
 @pytest.mark.parametrize(
     ("packet", "why"),
     [
