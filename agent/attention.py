@@ -11,6 +11,12 @@ _LOW_PART, _FULL_PART = 0.1, 0.02
 """Too little is less than both, the bytes and the part of the disk: small disks are nearly full
 all the time, and of large ones a small part is enough."""
 
+CLOCK_ADVICE = (
+    'If this machine\'s clock is right at any time, write trust = "system" below [clock] in the '
+    "configuration and restart; if not: sudo timedatectl set-ntp true."
+)
+"""In a container, or beside another time daemon, the kernel may not know that it is right."""
+
 Status = Mapping[str, Any]
 
 
@@ -31,6 +37,7 @@ def attention(status: Status) -> list[dict[str, str]]:
     checks = (
         _disk,
         _store,
+        _retention,
         _devices,
         _remotes,
         _broker,
@@ -65,6 +72,20 @@ def _store(status: Status) -> Iterator[Finding]:
         what = f"The database was damaged on {salvaged['time']}; {copied} could be copied."
         do = f"Check the card; delete {salvaged['aside']} when the remotes have sent the rest."
         yield Finding("warning", what, do)
+
+
+def _retention(status: Status) -> Iterator[Finding]:
+    retention = status.get("retention") or {}
+    if retention.get("refusing"):
+        do = "See to the remotes, or raise max_size in [retention]."
+        yield Finding("error", f"Nothing is recorded: {_ended(retention['refusing'])}", do)
+    if retention.get("last_error"):
+        what = f"Retention: {_ended(retention['last_error'])}"
+        yield Finding("warning", what, "Check the disk; it is tried again by itself.")
+    if retention.get("dropped_at"):
+        what = f"{_count(retention['dropped'], 'reading')} had to be dropped unconfirmed, the last"
+        what += f" at {retention['dropped_at']}."
+        yield Finding("warning", what, "See to the remotes, or raise max_size in [retention].")
 
 
 def _devices(status: Status) -> Iterator[Finding]:
@@ -140,9 +161,8 @@ def _clock(status: Status) -> Iterator[Finding]:
     if clock and clock["state"] != "sure":
         yield Finding(
             "warning",
-            "The time is not known for sure; readings are marked, to be corrected later.",
-            "Give the machine a network time server (timedatectl), or a GPS; see [clock] in the "
-            "configuration.",
+            "No source has told the time yet; readings are marked, to be corrected later.",
+            CLOCK_ADVICE,
         )
 
 

@@ -16,6 +16,7 @@ from agent.config_clock import ClockConfig
 from agent.config_conflicts import ConflictConfig
 from agent.config_hooks import HookConfig
 from agent.config_login import Login
+from agent.config_retention import RetentionConfig
 from agent.config_sensors import SensorConfig
 from agent.config_types import DatabaseName, Name, Seconds
 from agent.errors import ConfigError
@@ -234,6 +235,13 @@ class RemoteConfig(Login, forbid_unknown_fields=True):
             examples=["longpoll"],
         ),
     ] = "continuous"
+    required: Annotated[
+        bool,
+        Meta(
+            description="false: retention need not wait until this remote has what it deletes",
+            examples=[False],
+        ),
+    ] = True
     push_selector: Selector | None = None
     pull_selector: Selector | None = None
     push_doc_ids: DocIds | None = None
@@ -314,6 +322,7 @@ class Config(Struct, forbid_unknown_fields=True):
     conflict: list[ConflictConfig] = []
     clock: ClockConfig = msgspec.field(default_factory=ClockConfig)
     hook: list[HookConfig] = []
+    retention: RetentionConfig | None = None
 
 
 class HubConfig(Struct, forbid_unknown_fields=True):

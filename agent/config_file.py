@@ -24,7 +24,7 @@ from agent.errors import ConfigError
 _FileT = TypeVar("_FileT", Config, HubConfig)
 
 
-_OF_A_GATEWAY = frozenset({"agent", "clock", "device", "remote"})
+_OF_A_GATEWAY = frozenset({"agent", "clock", "device", "remote", "retention"})
 
 
 def load(path: Path) -> Config:
@@ -197,6 +197,7 @@ def _check(config: Config, path: Path) -> None:
             )
     for remote in config.remote:
         _check_selections(remote, path)
+        _check_required(remote, path)
         _check_transport(remote, path)
         _check_login(remote, "remote", path)
     for telemetry in config.telemetry:
@@ -237,6 +238,14 @@ def _check_selections(remote: RemoteConfig, path: Path) -> None:
                 f"{path}: remote {remote.name!r}: {given[0]} is of no use with "
                 f'direction = "{other}"; take it out, or write direction = "both"'
             )
+
+
+def _check_required(remote: RemoteConfig, path: Path) -> None:
+    if not remote.required and remote.direction == "pull":
+        raise ConfigError(
+            f'{path}: remote {remote.name!r}: required is of no use with direction = "pull"; '
+            "take it out"
+        )
 
 
 def _check_transport(remote: RemoteConfig, path: Path) -> None:

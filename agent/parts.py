@@ -34,8 +34,11 @@ from firmware_adapters import Adapter, SettingsError
 from firmware_adapters import create as create_adapter
 
 if TYPE_CHECKING:
+    from agent.config_retention import RetentionConfig
     from agent.processing.change import Target
     from agent.processing.hook import Hook
+    from agent.replication.retention import Retention
+    from agent.sensors.clock import AgentClock
     from agent.server.mqtt import Broker, Responder
     from agent.telemetry.publisher import Publisher
 
@@ -175,6 +178,20 @@ def publisher_for(entry: TelemetryConfig, store: Store, config: Config) -> Publi
     from agent.telemetry.publisher import Publisher
 
     return Publisher(entry.name, store, telemetry_options(entry, config))
+
+
+def retention_for(entry: RetentionConfig, store: Store, clock: AgentClock) -> Retention:
+    """What keeps a store within its budget. Nobody has to confirm anything yet."""
+    from agent.replication.retention import Options, Retention, Rule
+
+    rules = [Rule(rule.device, rule.sensor, rule.seconds) for rule in entry.rule]
+    return Retention(
+        store,
+        Options(entry.bytes, entry.when_full, rules),
+        [],
+        clock=clock.seconds,
+        correcting=lambda: clock.waiting != 0,
+    )
 
 
 def hook_for(entry: HookConfig, databases: Databases, database: str | None) -> Hook:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from agent.config import AgentConfig, RemoteConfig
 from agent.parts import peer_for, selection_for
 from agent.peers.http import OnDate
 from agent.peers.local import LocalPeer
 from agent.peers.peer import Peer, traffic_of
+from agent.peers.retained import RetainedPeer
 from agent.replication.arrivals import Arrivals
 from agent.replication.budget import Budget
 from agent.replication.job import Job
@@ -26,9 +29,10 @@ class Remote:
         *,
         announce: bool,
         on_date: OnDate,
+        unwanted: Callable[[str], bool] | None = None,
     ) -> None:
         """`store` is the agent's database, `arrivals` what comes to it, `announce` and `on_date` as
-        `peer_for` has them. Raises ConfigError.
+        `peer_for` has them, `unwanted` says by ids what is not pulled. Raises ConfigError.
         """
         self.config = config
         self.database = agent.database
@@ -42,7 +46,8 @@ class Remote:
         if config.direction != "pull":
             self._add("push", local, self.peer)
         if config.direction != "push":
-            self._add("pull", self.peer, local)
+            target = local if unwanted is None else RetainedPeer(store, unwanted)
+            self._add("pull", self.peer, target)
 
     def _add(self, direction: str, source: Peer, target: Peer) -> None:
         config = self.config

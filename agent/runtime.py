@@ -19,6 +19,7 @@ from agent.config import (
     AgentConfig,
     Config,
     DeviceConfig,
+    RemoteConfig,
     ServerConfig,
     UserConfig,
     parse_listen,
@@ -35,6 +36,7 @@ from agent.parts import (
     hook_for,
     publisher_for,
     responder_for,
+    retention_for,
 )
 from agent.remote import Remote
 from agent.replication.arrivals import Arrivals
@@ -60,6 +62,7 @@ from firmware_adapters import PollingAdapter
 
 if TYPE_CHECKING:
     from agent.processing.hook import Hook
+    from agent.replication.retention import Confirmation, Retention
     from agent.server.mqtt import Broker, Responder
     from agent.telemetry.publisher import Publisher
 
@@ -173,6 +176,7 @@ class Agent:
         self._resolving = Supervisor()
         self._figures: Figures | None = None
         self._hooks: list[Hook] = []
+        self._retention: Retention | None = None
         self._responding = Supervisor()
         self._publishing = Supervisor()
         self._processing = Supervisor()
@@ -180,6 +184,7 @@ class Agent:
         self._timing = Supervisor()
         self._recorders = Supervisor()
         self._replications = Supervisor()
+        self._retaining = Supervisor()
         self._replication = ReplicationService(self.databases, self._replications.start)
         self._started = time.time()
         self._salvaged: Salvage | None = None
@@ -229,6 +234,10 @@ class Agent:
             self._timing.start("clock", self._clock.run)
             self._timing.start("clock correction", self._clock.correct)
         self._hooks = await asyncio.to_thread(self._build_hooks)
+        if self._retention is not None:
+            await self._retention.load()
+            self._retention.confirmations += self._confirmations()
+            self._retaining.start("retention", self._retention.run)
         app = make_app(
             self.databases,
             access=access,
@@ -268,6 +277,8 @@ class Agent:
         """Reads files: passwords, and what firmware adapters are installed."""
         clock = self._clock = AgentClock(config.clock, LinuxMachine(kernel_boot_id()))
         self._devices = [Device(entry, store, config.agent, clock) for entry in config.device]
+        if config.retention is not None:
+            self._retention = retention_for(config.retention, store, clock)
         arrivals = Arrivals()
         announcing = first_on_brokers(config.remote)
         self._remotes = [
@@ -277,6 +288,7 @@ class Agent:
                 config.agent,
                 arrivals,
                 announce=entry.name in announcing,
+                unwanted=self._unwanted(entry, config),
                 on_date=partial(clock.date, entry.name, tls=entry.url.startswith("https:")),
             )
             for entry in config.remote
@@ -289,6 +301,31 @@ class Agent:
             lambda: sum(hook.processed for hook in self._hooks),
         )
 
+    def _unwanted(self, remote: RemoteConfig, config: Config) -> Callable[[str], bool] | None:
+        """What is not to be pulled from a remote, as retention has deleted it. Readings of other
+        gateways may be late and new to another remote; so they pass unless there is none."""
+        if self._retention is None:
+            return None
+        others = [entry for entry in config.remote if entry.required and entry.direction != "pull"]
+        devices = {device.name for device in config.device}
+        only = all(entry.name == remote.name for entry in others)
+        return partial(self._retention.unwanted, devices=None if only else devices)
+
+    def _confirmations(self) -> list[Confirmation]:
+        """All that have to have what retention deletes."""
+        from agent.replication.retention import Followed, Pushed
+
+        own = self._config and self._config.agent.database
+        return [
+            *(
+                Pushed(f"remote {remote.config.name!r}", remote.jobs["push"].replicator)
+                for remote in self._remotes
+                if remote.config.required and "push" in remote.jobs
+            ),
+            *(Followed("hook", hook) for hook in self._hooks if hook.database == own),
+            *(Followed("telemetry", entry) for entry in self._publishers if entry.backlog),
+        ]
+
     def _build_hooks(self) -> list[Hook]:
         """Reads files, as `_build` does."""
         own = None if self._config is None else self._config.agent.database
@@ -300,6 +337,7 @@ class Agent:
             last_first.push_async_callback(self.databases.close)
             if self.server is not None:
                 last_first.push_async_callback(self.server.close)
+            last_first.push_async_callback(self._retaining.stop)
             last_first.push_async_callback(self._resolving.stop)
             last_first.push_async_callback(self._responding.stop)
             last_first.push_async_callback(self._publishing.stop)
@@ -340,6 +378,7 @@ class Agent:
             **self._links.restarts,
             **self._recorders.restarts,
             **self._replications.restarts,
+            **self._retaining.restarts,
         }
         status: dict[str, Any] = {
             "version": __version__,
@@ -375,6 +414,7 @@ class Agent:
         status["remotes"] = [
             await self._figures.of_remote(await remote_status(remote)) for remote in self._remotes
         ]
+        status["retention"] = None if self._retention is None else self._retention.status()
         status["pipeline"] = self._figures.pipeline()
         status["telemetry"] = [publisher.status() for publisher in self._publishers]
         return status

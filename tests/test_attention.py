@@ -90,7 +90,7 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
             "Settings of device greenhouse: another's.",
         ),
         (device(sensors=ALARM), "warning", "Alarm hot: greenhouse t is 99"),
-        ({"clock": {"state": "unsure"}}, "warning", "time is not known"),
+        ({"clock": {"state": "unsure"}}, "warning", "No source has told the time"),
         ({"restarts": {"recorder x": 2}}, "warning", "recorder x, has failed 2 times"),
         ({"hooks": [{"name": "m", "dead": 3, "last_error": None}]}, "error", "3 documents"),
         ({"hooks": [{"name": "m", "dead": 0, "last_error": "no"}]}, "warning", "Hook m"),
@@ -135,3 +135,20 @@ def test_errors_come_first() -> None:
         **job(state="failed", last_error="x"), clock={"state": "unsure"}, **disk(300, 30_000)
     )
     assert [level for level, _ in found] == ["error", "warning", "warning"]
+
+
+def test_retention() -> None:
+    kept = {"refusing": None, "last_error": None, "dropped": 4000, "dropped_at": None}
+    assert told(retention=kept) == []  # what was dropped before the start is in the status
+    assert told(retention={**kept, "refusing": "the database is full"}) == [
+        ("error", "Nothing is recorded: the database is full.")
+    ]
+    assert told(retention={**kept, "dropped_at": "2026-03-01T00:00:00Z"}) == [
+        (
+            "warning",
+            "4,000 readings had to be dropped unconfirmed, the last at 2026-03-01T00:00:00Z.",
+        )
+    ]
+    assert told(retention={**kept, "last_error": "the disk is full"}) == [
+        ("warning", "Retention: the disk is full.")
+    ]

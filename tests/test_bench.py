@@ -152,3 +152,11 @@ def test_a_target_is_a_ratio_or_a_limit() -> None:
     assert Row("x", "MiB", [99, 64, 1], target=limit).met is True
     assert Row("x", "MiB", [99, 65, 1], target=limit).met is False
     assert Row("x", "MiB", [1]).met is None
+
+
+def test_retention_runs_and_the_files_stay_within_the_budget(tmp_path: Path) -> None:
+    size, _, written, payload, lacking = run(tmp_path, "retention")["benches"]["retention"]
+    assert 50 < size["ours"]["max"] <= 100
+    assert written["ours"]["max"] > payload["ours"]["max"] > 0
+    assert lacking["ours"]["max"] == 0
+    assert not list(tmp_path.iterdir())

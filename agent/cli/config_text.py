@@ -56,6 +56,9 @@ def config_text(answers: Answers) -> str:
         "# The CouchDB-compatible server. Anything but loopback needs a user that may log in:\n"
         "# edge-agent user add NAME --role _admin --config FILE\n"
         f"[server]\nlisten = {_toml(answers.listen)}",
+        "# What time it is the kernel says (NTP), a remote over TLS, or a GPS receiver. Where the\n"
+        "# machine's clock is right at any time, and nobody says so, as in a container:\n"
+        '# [clock]\n# trust = "system"',
         *(table.strip() for table in answers.users),
         *(device_table(device) for device in answers.devices),
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.attention import CLOCK_ADVICE
 from agent.cli.options import json_option, print_json
 from agent.cli.running import fetch_status, find_running, running_options
 from agent.cli.showing import ago as _ago
@@ -15,6 +16,7 @@ from agent.cli.showing import duration as _duration
 from agent.peers.http_errors import one_line
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 
@@ -58,10 +60,12 @@ def _show(status: dict[str, Any]) -> None:
                 f"the damaged file is {salvaged['aside']}",
                 style="yellow",
             )
+    if status.get("retention"):
+        _show_retention(console, status["retention"])
     if status.get("clock", {}).get("state") == "unsure":
         console.print(
-            "clock: no source has told the time yet; what is recorded is marked, to be corrected "
-            "later (see docs/clock.md)",
+            "clock: no source has told the time yet; readings are marked, to be corrected later. "
+            f"{CLOCK_ADVICE} More: docs/clock.md",
             style="yellow",
         )
     if status.get("mqtt"):
@@ -106,6 +110,23 @@ def _show(status: dict[str, Any]) -> None:
                 cells = _sensor_cells(sensor) if sensor else ("-", "-", "-")
                 table.add_row(device["name"], *cells, gaps, errors, state)
         console.print(table)
+
+
+def _show_retention(console: Console, retention: dict[str, Any]) -> None:
+    if retention["max_size"] is not None:
+        console.print(
+            f"retention: {retention['used'] / 2**20:.1f} of {retention['max_size'] / 2**20:.1f} MiB"
+        )
+    for entry in retention["sensors"]:
+        if entry["dropped"]:
+            console.print(
+                f"{entry['dropped']} readings were dropped that not every remote had: "
+                f"{one_line(entry['device'])} {one_line(entry['sensor'])}",
+                style="yellow",
+            )
+    for said in (retention["refusing"], retention["last_error"]):
+        if said:
+            console.print(f"retention: {one_line(said)}", style="red")
 
 
 def hooks_table(hooks: list[dict[str, Any]]) -> Table:

@@ -41,7 +41,8 @@ def checks_for(
     yield Check.blocking("config", str(path), partial(_configuration, config))
     yield Check.blocking("secrets", str(path), partial(files.secrets, path, config, account))
     yield Check.blocking("certificate", "server", partial(listening.certificate, config.server))
-    yield Check.blocking("clock", "this machine", machine.clock)
+    trusted = isinstance(config, Config) and config.clock.trust == "system"
+    yield Check.blocking("clock", "this machine", partial(machine.clock, trusted=trusted))
     if data is not None:
         uptime = None if told is None else told.get("uptime")
         yield Check.blocking("data", str(data), partial(files.data, data, account))

@@ -30,8 +30,8 @@ _SHORT_RUN = 600.0
 _WEAR = {1: "normal", 2: "most spare blocks are used up", 3: "no spare blocks are left"}
 
 
-def clock(now: float | None = None) -> Sequence[Finding]:
-    """Whether the time is plausible, and kept by NTP."""
+def clock(now: float | None = None, *, trusted: bool = False) -> Sequence[Finding]:
+    """Whether the time is plausible, and kept by NTP or, with `trusted`, by somebody else."""
     moment = datetime.fromtimestamp(time.time() if now is None else now, UTC)
     shown = f"{moment:%Y-%m-%d %H:%M:%S} UTC"
     if moment.year < _MADE:
@@ -46,6 +46,9 @@ def clock(now: float | None = None) -> Sequence[Finding]:
     synchronised = kernel_synchronised()
     if synchronised:
         return [Finding("clock", "this machine", Level.OK, f"{shown}, kept by NTP")]
+    if trusted:
+        text = f'{shown}, trusted (trust = "system" below [clock])'
+        return [Finding("clock", "this machine", Level.OK, text)]
     reason = (
         "it is not synchronised with NTP, and drifts"
         if synchronised is False
@@ -55,7 +58,8 @@ def clock(now: float | None = None) -> Sequence[Finding]:
         Finding(
             *("clock", "this machine", Level.WARNING),
             f"{shown}; {reason}",
-            "sudo timedatectl set-ntp true; timedatectl timesync-status",
+            'sudo timedatectl set-ntp true; or, if something else keeps it right: trust = "system" '
+            "below [clock]",
         )
     ]
 

@@ -140,7 +140,8 @@ def microseconds(text: str) -> int:
 
 def timestamp(microseconds: int) -> str:
     """RFC 3339 in UTC, always with six decimals, as in ids. Raises OverflowError."""
-    return f"{_EPOCH + timedelta(microseconds=microseconds):%Y-%m-%dT%H:%M:%S.%fZ}"
+    at = _EPOCH + timedelta(microseconds=microseconds)
+    return at.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 LATEST = microseconds("9999-01-01T00:00:00Z")

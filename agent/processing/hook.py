@@ -167,6 +167,11 @@ class Hook:
         """What is called, for people."""
         return self._target.label
 
+    @property
+    def saved_seq(self) -> int:
+        """Everything up to this change was dealt with, which is durable."""
+        return self._saved_seq
+
     async def pending(self) -> int | None:
         """Changes that were not dealt with, also those that the selector leaves out; None while
         there is no database."""

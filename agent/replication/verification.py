@@ -3,7 +3,8 @@
 Between two agents by digests of ranges (`agent/documents/ranges.py`), from the coarsest down to the
 documents that differ. With any other database by both changes feeds, which are put side by side in
 a temporary file. What differs is then looked at once more: only a revision that one side has and
-the other one lacks counts, and only if it still does.
+the other one lacks counts, and only if it still does. What a side has deleted to make room it does
+not lack (`agent/documents/floors.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from agent.documents.floors import RETENTION, Floors
 from agent.documents.ranges import (
     EVERYTHING,
     FINEST,
@@ -65,6 +67,7 @@ class Verification:
         self.target = target
         self.documents = 0
         self.by = ""
+        self._floors = (Floors({}), Floors({}))
 
     async def differences(self, *, settle: float = _SETTLE) -> AsyncGenerator[Difference, None]:
         """In the order of their ids. `settle` (seconds) is how long a replication that is under
@@ -72,6 +75,10 @@ class Verification:
         """
         counts = [(await peer.info()).doc_count for peer in (self.source, self.target)]
         self.documents = max(counts)
+        self._floors = (
+            Floors.of(await self.source.get_local(RETENTION)),
+            Floors.of(await self.target.get_local(RETENTION)),
+        )
         found = self._by_ranges() if await self._have_ranges() else self._by_changes()
         waited = False
         async with contextlib.aclosing(found) as documents:
@@ -95,8 +102,8 @@ class Verification:
 
     async def _still(self, batch: Sequence[_Unequal]) -> Iterator[Difference]:
         """What of it is missing, now that some time has passed."""
-        ours = {id: here.revs for id, here, _ in batch if here.revs}
-        theirs = {id: there.revs for id, _, there in batch if there.revs}
+        ours = {id: here.revs for id, here, there in batch if self._wanted(1, here, there)}
+        theirs = {id: there.revs for id, here, there in batch if self._wanted(0, there, here)}
         in_target = await self.target.revs_diff(ours) if ours else {}
         in_source = await self.source.revs_diff(theirs) if theirs else {}
         return (
@@ -104,6 +111,10 @@ class Verification:
             for id, _, _ in batch
             if id in in_source or id in in_target
         )
+
+    def _wanted(self, side: int, leaves: Leaves, there: Leaves) -> bool:
+        """Whether a side should have these leaves of a document, of which it has others or none."""
+        return bool(leaves.revs) and (bool(there.revs) or not self._floors[side].above(leaves.id))
 
     # --- by ranges ---------------------------------------------------------------------
 
@@ -139,6 +150,14 @@ class Verification:
         """Those of a span that differ. A range can be of any size, so it is read in pages."""
         start, end = span
         while True:
+            if (gone := self._gone(start)) is not None:
+                side, until = gone
+                until = until if end is None else min(until, end)
+                async for item in self._left(side, (start, until)):
+                    yield item
+                if until == end:
+                    return
+                start = until
             here, there = await asyncio.gather(
                 _leaves(self.source, (start, end)), _leaves(self.target, (start, end))
             )
@@ -150,6 +169,24 @@ class Verification:
             if last is None:
                 return
             start = last + "\0"
+
+    def _gone(self, start: str) -> tuple[int, str] | None:
+        """A side that has deleted what follows on an id, and before which id that ends."""
+        for side, floors in enumerate(self._floors):
+            floor = floors.above(start)
+            if floor is not None:
+                return side, floor + "\0"
+        return None
+
+    async def _left(self, side: int, span: Span) -> AsyncGenerator[_Unequal, None]:
+        """What a side has where it has deleted: the other one may lack it."""
+        start, end = span
+        peer = (self.source, self.target)[side]
+        while page := await _leaves(peer, (start, end)):
+            for item in page:
+                nothing = Leaves(item.id, ())
+                yield (item.id, nothing, item) if side else (item.id, item, nothing)
+            start = page[-1].id + "\0"
 
     # --- by changes --------------------------------------------------------------------
 

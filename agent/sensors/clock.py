@@ -93,7 +93,8 @@ class AgentClock:
         """Documents corrected since the start."""
         self.waiting: int | None = 0
         """Documents whose time is not known yet, or has still to be compared with what it was; None
-        until those are counted that a process before has left."""
+        while there may be some that a process before has left: on a machine where nobody ever tells
+        the time they are all readings since it started, too many to be counted at each start."""
 
     @classmethod
     def of_system(cls) -> AgentClock:
@@ -119,6 +120,10 @@ class AgentClock:
     def now(self) -> str:
         """The time, as well as it is known: RFC 3339 in UTC."""
         return timestamp(self.monotonic() + self.scale().offset)
+
+    def seconds(self) -> float:
+        """The same, in seconds since the epoch."""
+        return (self.monotonic() + self.scale().offset) / _SECOND
 
     def at_least(self, newest: int, ahead: int) -> None:
         """Go on after what was recorded before; see `Timekeeper.at_least`."""
@@ -202,11 +207,11 @@ class AgentClock:
             self._keeper = Timekeeper(present.boot_id, self._machine.offset(), known=present.offset)
             self._keeper.source = present.source
         self._look()
-        if present is None and not self._keeper.sure:
-            await self._save(Boot(self._machine.boot_id, store.update_seq))
         if self._boots:
             self.waiting = None
             self._work.set()
+        if present is None and not self._keeper.sure:
+            await self._save(Boot(self._machine.boot_id, store.update_seq))
 
     async def run(self) -> None:
         """Look at the machine's clock now and then. Never returns."""
@@ -235,10 +240,6 @@ class AgentClock:
         """Do what can be done about what was marked in a boot."""
         present = boot.boot_id == self._machine.boot_id
         if present and not self._keeper.sure:
-            if self.waiting is None:
-                self.waiting = 0
-                async for ids in self._marked(boot, self._store.update_seq):
-                    self.waiting += len(ids)
             return
         if boot.offset is None:
             found = self._found_out(boot) if present else boot

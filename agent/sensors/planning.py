@@ -243,6 +243,8 @@ def _packed(packer: Packer, device: str, rule: Rule, sample: Sample, *, late: bo
     if reading.sequence is None and reading.time is not None:
         return False  # only by its document's id such a reading is known to come again
     at = microseconds(sample.at)
+    if at < 0:
+        return False  # held by a device since before 1970, to a gateway that starts then
     row = Row(at, sample.value, reading.sequence, reading.uptime_ms, sample.raw)
     mark = sample.moment.mark
     unset = None if mark is None else (mark.boot_id, at - mark.monotonic)

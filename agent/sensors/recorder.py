@@ -279,6 +279,7 @@ class Recorder:
         """Raises TransientError."""
         if state == self._local_text and planned.is_empty():
             return  # nothing new was told, and nothing is to be remembered: the disk is spared
+        self._store.check_room()
 
         def operation(transaction: Transaction) -> str:
             transaction.graft(planned.documents)

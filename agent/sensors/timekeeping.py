@@ -11,8 +11,8 @@ from enum import IntEnum
 
 from agent.sensors.moments import Scale
 
-EARLIEST = 1_767_225_600_000_000
-"""2026-01-01: a source that tells an earlier time is wrong itself."""
+EARLIEST, LATEST = 1_767_225_600_000_000, 4_102_444_800_000_000
+"""2026-01-01 and 2100-01-01: a source that tells a time before or after is wrong itself."""
 
 _JITTER = 1000
 """Two clocks cannot be read at the same moment; what differs by less is the same."""
@@ -84,7 +84,8 @@ class Timekeeper:
 
     def hear(self, told: Measurement, now: int) -> None:
         """Take what a source says at a moment of the monotonic clock, if it is to be believed."""
-        if self.trusted or told.high + now < EARLIEST or not self._believes(told, now):
+        possible = told.high + now >= EARLIEST and told.low + now < LATEST
+        if self.trusted or not possible or not self._believes(told, now):
             return
         self._rank, self._heard, self.source = told.rank, now, told.source
         offset = self._offset

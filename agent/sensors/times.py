@@ -15,7 +15,7 @@ def timestamp(microseconds: int) -> str:
 @lru_cache(maxsize=16)
 def _second(seconds: int) -> str:
     """Readings that come together are of the same second, or of the one before."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]  # %Y has no leading zeros
 
 
 def microseconds(timestamp: str) -> int:

@@ -78,6 +78,11 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "edge_agent_sensor_last_reading_timestamp_seconds": ("gauge", "Since the epoch."),
     "edge_agent_sensor_alarms": ("gauge", "Alarms that are raised."),
     "edge_agent_sensors_left_out": ("gauge", f"Sensors beyond the first {MOST_SENSORS}."),
+    "edge_agent_retention_used_bytes": ("gauge", "What counts against the budget."),
+    "edge_agent_retention_max_bytes": ("gauge", "The budget of the database."),
+    "edge_agent_retention_refusing": ("gauge", "1 while nothing is recorded for want of room."),
+    "edge_agent_retention_deleted_total": ("counter", "Deleted readings that all remotes have."),
+    "edge_agent_retention_dropped_total": ("counter", "Deleted readings that not all have."),
     "edge_agent_telemetry_published_total": ("counter", "Readings that were published."),
     "edge_agent_telemetry_skipped_total": ("counter", "Readings that were not."),
     "edge_agent_hook_processed_total": ("counter", "Documents that a hook is done with."),
@@ -125,6 +130,7 @@ def _samples(status: Status) -> Iterator[_Sample]:
     for remote in status.get("remotes", ()):
         yield from _remote(remote)
     yield from _devices(status)
+    yield from _retention(status)
     for entry in status.get("telemetry", ()):
         labels = {"telemetry": entry["name"]}
         yield "edge_agent_telemetry_published_total", labels, entry["published"]
@@ -225,6 +231,19 @@ def _devices(status: Status) -> Iterator[_Sample]:
                 yield from _sensor({**labels, "sensor": sensor["name"]}, sensor)
     if "devices" in status:
         yield "edge_agent_sensors_left_out", {}, max(0, sensors - MOST_SENSORS)
+
+
+def _retention(status: Status) -> Iterator[_Sample]:
+    retention = status.get("retention")
+    if not retention:
+        return
+    yield "edge_agent_retention_used_bytes", {}, retention["used"]
+    yield "edge_agent_retention_max_bytes", {}, retention["max_size"]
+    yield "edge_agent_retention_refusing", {}, retention["refusing"] is not None
+    for entry in retention["sensors"][:MOST_SENSORS]:
+        labels = {"device": entry["device"], "sensor": entry["sensor"]}
+        yield "edge_agent_retention_deleted_total", labels, entry["deleted"]
+        yield "edge_agent_retention_dropped_total", labels, entry["dropped"]
 
 
 def _sensor(labels: dict[str, str], sensor: Mapping[str, Any]) -> Iterator[_Sample]:

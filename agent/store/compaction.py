@@ -29,8 +29,16 @@ async def compact(writer: Writer, *, keep: int = 0) -> None:
     while after is not None:
         after = await writer.run(partial(_drop_old_bodies, after=after, keep=keep))
     await writer.run(_remove_unreferenced)
+    await give_back(writer)
+
+
+async def give_back(writer: Writer, *, keep: int = 0) -> None:
+    """Give unused pages back to the file system, but about `keep` of them; the WAL, too.
+
+    Raises StoreWriteError.
+    """
     unused, left = None, await writer.run(_release_pages)
-    while left and left != unused:  # a file may be unable to give pages back
+    while left > keep and left != unused:  # a file may be unable to give pages back
         unused, left = left, await writer.run(_release_pages)
     await writer.shrink()
 

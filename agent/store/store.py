@@ -19,9 +19,9 @@ from agent.documents.conditions import RegexTime
 from agent.documents.conflict import Conflict
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import DEFAULT_REVS_LIMIT
-from agent.errors import EdgeAgentError, StoreDamagedError, StoreError
+from agent.errors import EdgeAgentError, StoreDamagedError, StoreError, StoreWriteError
 from agent.store.blobs import CHUNK, Upload
-from agent.store.compaction import compact
+from agent.store.compaction import compact, give_back
 from agent.store.conflicts import ConflictsPage, conflict_of, conflicts_after, conflicts_by_id
 from agent.store.connection import StoreLock, open_writer
 from agent.store.find import FindPage, Position, find_page
@@ -52,6 +52,9 @@ _EXAMINERS = 2
 
 _READ_CHUNKS = 2
 """Chunks of an attachment that are read together, and in memory."""
+
+_PAGE_SIZE = 4096
+"""Of SQLite's files, unless they say otherwise."""
 
 _SHARED_ROWS = 100
 """Who is further behind than this many changes reads them alone."""
@@ -95,6 +98,8 @@ class Store:
         self._shared: dict[tuple[int, int, bool], asyncio.Future[ChangesPage]] = {}
         self._compaction: asyncio.Task[None] | None = None
         self._closed = False
+        self.refusal: str | None = None
+        """Why no document is taken at the moment, if none is."""
 
     @classmethod
     async def open(
@@ -168,10 +173,12 @@ class Store:
 
         Idempotent, in any order. One bool per revision: True when it was new.
         """
+        self.check_room()
         return await self._writer.run(lambda transaction: transaction.graft(revisions))
 
     async def edit(self, edits: Sequence[Edit]) -> list[Rev | None]:
         """Apply edits that name the revision they replace. None where that is a conflict."""
+        self.check_room()
         return await self._writer.run(lambda transaction: transaction.edit(edits))
 
     async def put_local(self, id: str, rev: str | None, body: str) -> str:
@@ -224,6 +231,15 @@ class Store:
             await compact(self._writer, keep=self.ancestors_kept)
         except EdgeAgentError as error:
             log.warning("compaction of %s has stopped: %s; ask for it again", self.path, error)
+
+    def check_room(self) -> None:
+        """Raises StoreWriteError while no document is taken, as when the disk is full."""
+        if self.refusal is not None:
+            raise StoreWriteError(f"{self.path}: {self.refusal}")
+
+    async def give_back(self, *, keep: int = 0) -> None:
+        """Give all unused space but `keep` bytes, about, back to the file system; the WAL, too."""
+        await give_back(self._writer, keep=keep // _PAGE_SIZE)
 
     async def write(self, operation: Callable[[Transaction], _T]) -> _T:
         """Several writes as one: all of them become durable, or none."""

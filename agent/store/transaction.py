@@ -379,15 +379,37 @@ class Transaction:
             forgotten = document.tree.remove(removed[id])
             self._save(document)
             self._rows.forget(id, forgotten)
-        purged = sum(map(bool, removed.values()))
-        if purged:
+        self._note_purged(sum(map(bool, removed.values())))
+        return removed
+
+    def retire(self, seqs: Iterable[int]) -> list[int]:
+        """Remove documents as they were at these changes, as if they had never been.
+
+        Passes over those that have changed since. Returns the changes whose documents are gone.
+        They have to be live, without conflicts and without attachments.
+        """
+        gone = []
+        for seq in seqs:
+            row = self._db.execute(
+                "DELETE FROM docs WHERE seq = ? RETURNING id, tree IS NULL", (seq,)
+            ).fetchone()
+            if row is None:
+                continue
+            gone.append(seq)
+            if not row[1]:
+                self._db.execute("DELETE FROM revisions WHERE id = ?", (row[0],))
+        self._live -= len(gone)
+        self._note_purged(len(gone))
+        return gone
+
+    def _note_purged(self, documents: int) -> None:
+        if documents:
             self._db.execute(
                 "INSERT INTO meta (key, value) VALUES (?1, ?2) "
                 "ON CONFLICT (key) DO UPDATE SET value = value + ?2",
-                (PURGE_SEQ, purged),
+                (PURGE_SEQ, documents),
             )
             self._set_meta(SEQ_FLOOR, self.update_seq)
-        return removed
 
     # --- compaction --------------------------------------------------------------------
 

@@ -123,6 +123,16 @@ class Publisher:
                     await self._save()
             await self._connection.close()
 
+    @property
+    def backlog(self) -> bool:
+        """Whether everything is to be published, however late."""
+        return self._options.backlog
+
+    @property
+    def saved_seq(self) -> int:
+        """With a backlog everything up to this change was published, which is durable."""
+        return self._state.seq or 0
+
     def status(self) -> dict[str, Any]:
         """For the agent's status: plain JSON values."""
         return {

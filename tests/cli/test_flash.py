@@ -20,7 +20,7 @@ import pytest
 from agent.config_file import load
 from agent.flash.boards import BOARDS
 from tests import agents
-from tests.agents import Finished, command, edge_agent
+from tests.agents import Finished, command, edge_agent, when_true
 from tests.cli.helpers import in_process
 from tests.cli.serial_ports import Listed, listing
 from tests.devices.building import boot_loader, need, simulated_board
@@ -42,6 +42,17 @@ def micropython_board(tmp_path: Path) -> Iterator[Board]:
     program = [sys.executable, "-m", "tests.devices.prompt", files]
     with Board(tmp_path / "port", tmp_path / "board.log", program) as board:
         yield board
+    when_true(lambda: not processes_in(files))
+
+
+def processes_in(folder: Path) -> list[int]:
+    """Those that have it as their working directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink() == folder:
+                found.append(int(process.name))
+    return found
 
 
 def on_terminal(*arguments: object) -> tuple[Finished, str]:

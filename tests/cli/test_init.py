@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -119,6 +120,17 @@ def test_a_device_that_is_not_there_yet(tmp_path: Path) -> None:
     assert f"device-1: no reading: {port}: no such port" in done.stdout
     (device,) = load(config).device
     assert (device.port, device.adapter, device.baud) == (str(port), "json-lines", 9600)
+
+
+def test_what_is_commented_out_is_valid(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    assert in_process("init", "--config", config, "--yes", *QUICK).status == 0
+    before = load(config)
+    assert before.clock.trust == "sources"
+    keys = re.compile(r"^# (?=\[|\w+ = )", re.MULTILINE)
+    config.write_text(keys.sub("", config.read_text()))
+    read = load(config)
+    assert (len(read.device), len(read.remote), read.clock.trust) == (1, 1, "system")
 
 
 def test_a_device_that_says_nothing(tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ begins anew.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import signal
 import subprocess
 import sys
+import termios
 import tty
 from pathlib import Path
 
@@ -20,9 +23,13 @@ _PIECE = 4096
 
 
 def serve(folder: Path) -> None:
-    """Run MicroPython's Unix port until standard input ends. It wants a terminal of its own."""
-    inside, outside = os.openpty()
-    tty.setraw(outside)
+    """Run MicroPython's Unix port until standard input ends. It wants a terminal of its own.
+
+    That terminal controls it: when this process has ended, however that happened, it is hung up,
+    and MicroPython ends as well. Its prompt would go on asking a terminal that is gone.
+    """
+    outside, inside = os.openpty()
+    tty.setraw(inside)
     while True:
         main = ["main.py"] if (folder / "main.py").exists() else []
         with subprocess.Popen(
@@ -31,11 +38,18 @@ def serve(folder: Path) -> None:
             stdin=inside,
             stdout=inside,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_be_controlled_by_standard_input,
         ) as process:
             while process.poll() is None:
                 if not _carry(outside):
                     process.kill()
                     return
+
+
+def _be_controlled_by_standard_input() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup, for one, has ignored
+    fcntl.ioctl(sys.stdin.fileno(), termios.TIOCSCTTY, 0)
 
 
 def _carry(outside: int) -> bool:

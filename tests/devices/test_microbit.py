@@ -30,6 +30,8 @@ def test_a_microbit_is_flashed_and_recorded(tmp_path: Path) -> None:
         assert flashed.status == 0, flashed.stderr
         assert flashed.json()["reading"]["sensor"] in ("button", "pin0")
         with serial.Serial(str(board.port), 115200) as line:
+            # No wish that reaches it from afar is to end it, though a command of that name does.
+            line.write(CborFrames().command(1, {"stop": True}))
             line.write(CborFrames().encode({"interval_ms": 300}))
         site = Site(tmp_path, board)
         site.start()

@@ -122,6 +122,23 @@ def test_a_clock_that_cannot_be_right() -> None:
     assert now.level in ("ok", "warning")
 
 
+def test_a_clock_that_the_configuration_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, where the kernel does not know of whoever keeps it."""
+    monkeypatch.setattr("agent.doctor.machine.kernel_synchronised", lambda: False)
+    config = agents.gateway_config(tmp_path / "gateway.toml")
+    level, _, mend = examined(config).of("clock")
+    assert level == "warning"
+    assert mend is not None
+    assert 'trust = "system" below [clock]' in mend
+    trusting = agents.gateway_config(tmp_path / "trusting.toml", '[clock]\ntrust = "system"\n')
+    level, text, mend = examined(trusting).of("clock")
+    assert (level, mend) == ("ok", None)
+    assert text.endswith('trusted (trust = "system" below [clock])')
+    assert clock(0, trusted=True)[0].level == "error"
+
+
 @pytest.mark.parametrize(
     ("life", "spare", "level", "words"),
     [

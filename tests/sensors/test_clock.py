@@ -18,7 +18,7 @@ from agent.sensors.times import microseconds, timestamp
 from agent.store.store import Store
 from agent.store.transaction import Transaction
 from tests.sensors.clocks import HOUR, SECOND, TRUE, FakeMachine, running_clock, tell
-from tests.sensors.recording import documents, line, recording, rows
+from tests.sensors.recording import documents, line, readings, recording, rows
 
 TOLERANCE = 2 * SECOND
 
@@ -251,6 +251,50 @@ async def test_the_next_process_goes_on_correcting(
     async with running_clock(store, machine) as idle:
         await until(lambda: settled(idle))
     assert store.update_seq == seq
+
+
+async def test_a_fast_sensors_reading_from_before_1970(store: Store) -> None:
+    """A device has held it for longer than the gateway, which starts in 1970, has been running."""
+    machine = FakeMachine()
+    sensors = [{"name": "t", "pack": 60}]
+    async with running_clock(store, machine) as clock:
+        async with recording(store, sensors=sensors, clock=clock) as recorder:
+            for n, age_ms in enumerate((60_250, 31_000, 0)):
+                await recorder.feed(line(sensor="t", value=n, seq=n, boot=7, age_ms=age_ms))
+                machine.now += SECOND
+            await recorder.drain()
+            assert [(time, value) for _, value, _, _, time, _ in await readings(store)] == [
+                ("1969-12-31T23:59:04.750000Z", 0),
+                ("1969-12-31T23:59:35.000000Z", 1),
+                ("1970-01-01T00:00:07.000000Z", 2),
+            ]
+            tell(clock, machine)
+            await until(lambda: settled(clock) and clock.corrected == 3)
+        told = [microseconds(time) - TRUE for _, _, _, _, time, _ in await readings(store)]
+    assert told == [round(at * SECOND) for at in (-54.75, -24.5, 7.5)]
+
+
+async def test_what_was_marked_before_the_clock_was_trusted(store: Store) -> None:
+    """Nobody says that the clock is right, though it is: then somebody configures that."""
+    machine = FakeMachine(system=TRUE)
+    async with running_clock(store, machine) as clock, recording(store, clock=clock) as recorder:
+        await recorder.feed(line(sensor="t", value=1))
+    marked = await documents(store, "reading")
+    assert [reading["clock"] for reading in marked] == ["unset"]
+    async with running_clock(store, machine) as clock:
+        await asyncio.sleep(0.1)
+        assert clock.status()["waiting"] is None  # they may be millions, and are not read for that
+    trusting = ClockConfig(trust="system")
+    async with running_clock(store, machine, trusting) as clock:
+        await until(lambda: settled(clock))
+        async with recording(store, clock=clock) as recorder:
+            await recorder.feed(line(sensor="t", value=2))
+    first, second = await documents(store, "reading")
+    assert [first] == marked
+    assert "clock" not in second
+    (account,) = await documents(store, "clock")
+    assert (account["clock"], account["source"]) == ("known", "system")
+    assert account["boot_id"] == first["boot_id"]
 
 
 def failing_after(store: Store, successes: int) -> Callable[..., Any]:

@@ -284,13 +284,16 @@ async def test_with_an_interval_readings_are_written_together(store: Store) -> N
     store.write = counting  # type: ignore[method-assign]
     async with recording(store, interval=0.2) as recorder:
         started = time.monotonic()
+        before = 0
         while not written:
             await recorder.feed(line(t=1))
+            before += 1
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while len(await readings(store)) < before:
+                await asyncio.sleep(0.01)
         # At a multiple of the interval, by the clock that all recorders share.
         assert int(time.monotonic() / 0.2) > int(started / 0.2)
-        before = len(await readings(store))
         assert before == recorder.sensors["t"].readings
         assert written == 1
         # Whoever waits for it does not wait so long; nor does too much at once.

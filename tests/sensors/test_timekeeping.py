@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.config_sensors import SensorConfig
+from agent.documents import readings
 from agent.documents.revision import Revision
+from agent.sensors import times
 from agent.sensors.correction import corrected
 from agent.sensors.moments import Scale
 from agent.sensors.packing import Body, Window, restored, rows_of
@@ -92,9 +95,12 @@ def test_whom_to_believe() -> None:
     assert (keeper.source, keeper.scale.offset) == ("remote cloud", TRUE + 3 * SECOND)
 
 
-def test_a_source_that_has_no_idea_is_not_believed() -> None:
+@pytest.mark.parametrize(
+    "at", ["1970-01-01T00:00:30Z", "2025-12-31T23:59:58Z", "9999-12-31T23:59:59Z"]
+)
+def test_a_source_that_has_no_idea_is_not_believed(at: str) -> None:
     keeper = Timekeeper("b", 0)
-    keeper.hear(date(30 * SECOND, 0), 0)
+    keeper.hear(date(microseconds(at), 0), 0)
     assert keeper.scale == Scale("b", 0, 0, unset=True)
 
 
@@ -104,6 +110,20 @@ def test_who_trusts_the_system_clock_follows_it() -> None:
     keeper.hear(date(TRUE, 0), 0)
     assert keeper.scale == Scale("b", TRUE - HOUR, TRUE)
     assert keeper.source == "system"
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("0001-01-01T00:00:00.000000Z", -62_135_596_800 * SECOND),
+        ("1969-12-31T23:59:59.900000Z", -SECOND // 10),
+        ("9999-12-31T23:59:59.999999Z", 253_402_300_800 * SECOND - 1),
+    ],
+)
+def test_the_first_and_the_last_times(text: str, at: int) -> None:
+    for module in (times, readings):
+        assert module.timestamp(at) == text
+        assert module.microseconds(text) == at
 
 
 # --- a device's readings through all of it ---------------------------------------------

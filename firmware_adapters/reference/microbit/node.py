@@ -70,6 +70,7 @@ def answer(commands):
                     refused[name] = text
     if "n" in header:
         header.pop("l", None)
+        state.stopped = False  # that was no command, but a setting that there is not
         return header, {"s": {"interval_ms": state.interval}, "e": refused}
     return (header, {}) if "l" in header else None
 
