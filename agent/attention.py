@@ -128,6 +128,19 @@ def _remotes(status: Status) -> Iterator[Finding]:
         for finding, directions in problems.items():
             named = f"Remote {remote['name']}, {' and '.join(directions)}"
             yield replace(finding, what=f"{named}: {finding.what}")
+        yield from _verified(remote["name"], remote.get("verified") or {})
+
+
+def _verified(name: str, verified: Status) -> Iterator[Finding]:
+    if verified.get("different"):
+        number = verified["different"]
+        differ = f"{_count(number, 'document')} differ{'s' if number == 1 else ''}"
+        what = f"Remote {name}: {differ} from those there, as of {verified['time']}."
+        do = "See `verified` in edge-agent status --json; edge-agent verify --repair mends it."
+        yield Finding("error", what, do)
+    if verified.get("error"):
+        what = f"Remote {name} could not be verified: {_ended(verified['error'])}"
+        yield Finding("warning", what, "Check the other side; it is tried again by itself.")
 
 
 def _job(job: Status) -> Iterator[Finding]:

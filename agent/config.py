@@ -249,6 +249,18 @@ class RemoteConfig(Login, forbid_unknown_fields=True):
     heartbeat: Seconds = 30.0
     checkpoint_interval: Seconds = 10.0
     retry_cap: Seconds = 60.0
+    verify_interval: (
+        Annotated[
+            float,
+            Meta(
+                ge=1,
+                le=31_536_000,
+                description="seconds between verifications, from 1 to 31536000, a year",
+                examples=[86_400],
+            ),
+        ]
+        | None
+    ) = None
     bytes_per_day: (
         Annotated[
             int,

@@ -12,6 +12,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
+from agent.errors import without_login
+
 _SECRETS = frozenset({"password", "password_hash", "signing_key"})
 
 
@@ -30,12 +32,13 @@ def explain(message: str, raw: dict[str, Any], root: type[Struct], within: str =
     if missing:
         steps.append(missing[1])
         return f"{_shown(steps, within)} is missing; expected {hint(steps, root, within)}"
-    # Never the value of a secret, nor a table that has one in it.
+    # Never a secret, as the path of a webhook often is one, nor a table that has one in it.
     if not re.match(r"(Expected|Invalid|Object|Unsupported) ", problem):  # a type's own words
         return f"{_shown(steps, within)}: {problem}"
     value = _value_at(raw, steps)
-    text = re.sub(r"(//)?[^'\"]*@", r"\1***@", repr(value))
-    given = "" if steps[-1] in _SECRETS or isinstance(value, dict | list) else f" = {text}"
+    secret = steps[-1] in _SECRETS or (steps[0] == "hook" and steps[-1] == "url")
+    text = repr(without_login(value) if isinstance(value, str) else value)
+    given = "" if secret or isinstance(value, dict | list) else f" = {text}"
     shown = _shown(steps, within)
     return f"{shown}{given} is not allowed; expected {hint(steps, root, within)}"
 

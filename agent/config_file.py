@@ -238,6 +238,11 @@ def _check_selections(remote: RemoteConfig, path: Path) -> None:
                 f"{path}: remote {remote.name!r}: {given[0]} is of no use with "
                 f'direction = "{other}"; take it out, or write direction = "both"'
             )
+        if given and remote.verify_interval is not None:
+            raise ConfigError(
+                f"{path}: remote {remote.name!r}: verify_interval is of no use with {given[0]}, "
+                "by which both sides differ on purpose; take one of them out"
+            )
 
 
 def _check_required(remote: RemoteConfig, path: Path) -> None:

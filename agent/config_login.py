@@ -69,6 +69,10 @@ class Login(Struct, kw_only=True):
         | None
     ) = None
 
+    def __repr__(self) -> str:
+        """Without passwords, which may stand in a URL, too."""
+        return f"<{self.label}>"
+
     def secret(self) -> str | None:
         """The password, from wherever it is kept. Raises ConfigError."""
         return self.kept("password")

@@ -7,6 +7,13 @@ They never hold a secret.
 
 from __future__ import annotations
 
+import re
+
+
+def without_login(url: str) -> str:
+    """What somebody gave for a URL, for an error: without all that comes before its last @."""
+    return re.sub(r"^([a-zA-Z][a-zA-Z0-9+.-]*:/+)?.*@", r"\1", url.strip(), flags=re.DOTALL)
+
 
 class EdgeAgentError(Exception):
     """Root of all errors raised by the agent."""

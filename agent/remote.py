@@ -14,6 +14,7 @@ from agent.replication.arrivals import Arrivals
 from agent.replication.budget import Budget
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
+from agent.replication.verifier import Verifier
 from agent.store.store import Store
 
 
@@ -48,6 +49,17 @@ class Remote:
         if config.direction != "push":
             target = local if unwanted is None else RetainedPeer(store, unwanted)
             self._add("pull", self.peer, target)
+        self.verifier: Verifier | None = None
+        if config.verify_interval is not None:
+            self.verifier = Verifier(
+                config.name,
+                config.verify_interval,
+                store,
+                self.peer,
+                self.jobs.values(),
+                direction=config.direction,
+                budget=self.budget,
+            )
 
     def _add(self, direction: str, source: Peer, target: Peer) -> None:
         config = self.config

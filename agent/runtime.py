@@ -271,6 +271,9 @@ class Agent:
         for remote in self._remotes:
             for job in remote.jobs.values():
                 self._replication.adopt(job, remote.database)
+            if remote.verifier is not None:
+                name = f"verification {remote.config.name}"
+                self._replications.start(name, remote.verifier.run)
         self._replication.start()
 
     def _build(self, config: Config, store: Store) -> None:

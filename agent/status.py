@@ -5,8 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from agent.config import DeviceConfig
 from agent.replication.job import Job
+from agent.replication.verifier import Verified
 from agent.sensors.device_settings import DeviceSettings
 from agent.sensors.link import SerialLink
 from agent.sensors.recorder import Recorder
@@ -74,7 +77,8 @@ async def remote_status(remote: Remote) -> dict[str, Any]:
     """`bytes_sent` and `bytes_received` over the link since the start; `bytes_per_document` and
     `bytes_per_reading` are all of these by what was carried in either direction, None as long as
     that is nothing. `budget` is there where one is set: `used` of today's `bytes_per_day`, and new
-    ones at `until`."""
+    ones at `until`. `verified` is there where that is scheduled: how the latest verification ended,
+    and in `error` why the one after it has not."""
     sent, received = remote.traffic()
     done = [job.progress for job in remote.jobs.values()]
     budget = remote.budget
@@ -92,8 +96,15 @@ async def remote_status(remote: Remote) -> dict[str, Any]:
             "used": budget.used,
             "until": timestamp(budget.until),
         },
+        "verified": None if remote.verifier is None else verified_status(remote.verifier.last),
         **{direction: await job_status(job) for direction, job in remote.jobs.items()},
     }
+
+
+def verified_status(last: Verified) -> dict[str, Any]:
+    """`time` is None as long as no verification has ended; `ids` are those of the first documents
+    that differ."""
+    return {**msgspec.structs.asdict(last), "time": timestamp(last.time)}
 
 
 def _each(size: int, count: int) -> float | None:

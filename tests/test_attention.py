@@ -58,6 +58,11 @@ def disk(free: int, total: int) -> dict[str, Any]:
     return {"system": {"disk_free": free * MIB, "disk_total": total * MIB}}
 
 
+def verified(**members: Any) -> dict[str, Any]:
+    last = {"time": "2026", "different": 0, "error": None, **members}
+    return {"remotes": [{"name": "cloud", "push": JOB, "verified": last}]}
+
+
 ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
 
 
@@ -75,6 +80,10 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         (job(state="waiting for its budget"), "warning", "bytes of today"),
         (job(doc_write_failures=1), "error", "1 revision could"),
         (job(doc_write_failures=2), "error", "2 revisions could"),
+        (verified(), None, ""),
+        (verified(different=1), "error", "cloud: 1 document differs from those there, as of 2026"),
+        (verified(different=2), "error", "2 documents differ from"),
+        (verified(error="no route"), "warning", "cloud could not be verified: no route."),
         (device(state="waiting", last_error="permission denied"), "error", "permission denied"),
         (device(state="waiting"), "error", "Device greenhouse is not heard"),
         (device(last_error="the disk is full"), "error", "the disk is full"),

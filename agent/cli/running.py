@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import msgspec
 from agent.cli.options import DEFAULT_CONFIG
 from agent.config import Config, HubConfig, parse_listen
 from agent.config_file import load_either
-from agent.errors import AuthError, ConfigError, ConnectError, NotCouchDBError
+from agent.errors import AuthError, ConfigError, ConnectError, NotCouchDBError, without_login
 from agent.peers.http_errors import connection_failures, one_line, refusal
 from agent.server.sessions import COOKIE, Sessions, existing_secret
 
@@ -264,8 +263,7 @@ def _check_url(url: str) -> None:
     except ValueError:
         good = False
     if not good:
-        shown = re.sub(r"//.*@", "//", url)
         raise ConfigError(
-            f"{shown!r} is not the address of an agent; give one like http://127.0.0.1:5984, "
-            "which it prints when it starts, with --url"
+            f"{without_login(url)!r} is not the address of an agent; give one like "
+            "http://127.0.0.1:5984, which it prints when it starts, with --url"
         )

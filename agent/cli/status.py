@@ -89,6 +89,8 @@ def _show(status: dict[str, Any]) -> None:
         console.print(table)
         for remote in status["remotes"]:
             console.print(_link(remote))
+            if remote["verified"]:
+                console.print(f"{remote['name']}: {_verified(remote['verified'])}")
             for direction in ("push", "pull"):
                 if lanes := _lanes(remote.get(direction)):
                     console.print(f"{remote['name']} {direction}: {lanes}")
@@ -165,6 +167,21 @@ def _link(remote: dict[str, Any]) -> str:
         text += f"; {budget['used']:,} of today's {budget['bytes_per_day']:,} used"
         text += f", more from {budget['until']}"
     return text
+
+
+def _verified(verified: dict[str, Any]) -> str:
+    """How the latest verification ended."""
+    if verified["time"]:
+        differ = (
+            f"{verified['different']:,} differ" if verified["different"] else "all are the same"
+        )
+        text = (
+            f"verified {_ago(verified['time'])}, {verified['documents']:,} documents compared by "
+        )
+        text += f"{verified['by']}, {differ}"
+    else:
+        text = "not verified yet"
+    return text if verified["error"] is None else f"{text}; {one_line(verified['error'])}"
 
 
 def _lanes(job: dict[str, Any] | None) -> str:

@@ -94,7 +94,12 @@ def secrets(path: Path, config: Config | HubConfig, account: Account) -> Sequenc
 def _secret_files(path: Path, config: Config | HubConfig) -> Iterator[Path]:
     logins = [*config.hook]
     others = [*config.remote, *config.telemetry] if isinstance(config, Config) else []
-    if any(login.password or getattr(login, "signing_key", None) for login in (*logins, *others)):
+    if any(
+        login.password
+        or getattr(login, "signing_key", None)
+        or "@" in (getattr(login, "url", None) or "")
+        for login in (*logins, *others)
+    ):
         yield path
     if config.server.tls_key is not None:
         yield Path(config.server.tls_key)

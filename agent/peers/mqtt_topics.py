@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, without_login
 from agent.peers.urls import Credentials
 
 DEFAULT_PREFIX = "edge-sync"
@@ -130,8 +130,7 @@ def _parse(text: str) -> tuple[BrokerUrl, list[str], Credentials | None]:
 
 
 def _bad(text: str, why: str) -> ConfigError:
-    shown = re.sub(r"//.*@", "//", text.strip())
-    return ConfigError(f"{shown!r} is not the URL of a broker: {why}")
+    return ConfigError(f"{without_login(text)!r} is not the URL of a broker: {why}")
 
 
 class Asked(NamedTuple):

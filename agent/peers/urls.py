@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, without_login
 
 AuthMode = Literal["auto", "basic", "cookie"]
 """How a password is used: `auto` logs in for a session and goes over to Basic where that is not
@@ -55,7 +55,7 @@ def parse_database_url(text: str) -> tuple[DatabaseUrl, Credentials | None]:
     Two spellings of one URL give the same result: case of scheme and host, default port, trailing
     slash, percent-encoding. Raises ConfigError, which does not repeat a password.
     """
-    shown = re.sub(r"//.*@", "//", text.strip())
+    shown = without_login(text)
 
     def bad(why: str) -> ConfigError:
         return ConfigError(f"{shown!r} is not a database URL: {why}")

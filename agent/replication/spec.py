@@ -153,7 +153,7 @@ def parse_endpoint(value: Any, side: str) -> Endpoint:
     if is_mqtt(place):
         return _mqtt_endpoint(place, value, side)
     if not place.lower().startswith(("http://", "https://")):
-        if "://" in place:
+        if ":" in place or "@" in place:  # no name; and it may have a password in it
             raise _bad(f"`{side}` has an invalid url")
         return Endpoint(place)
     try:

@@ -55,6 +55,7 @@ async def get(call: AttachmentCall) -> web.StreamResponse:
         "Accept-Ranges": "none" if found.encoding else "bytes",
         # A page that somebody attached must not act in the name of this server.
         "Content-Security-Policy": "sandbox",
+        "X-Content-Type-Options": "nosniff",
     }
     if found.encoding:
         headers["Vary"] = "Accept-Encoding"

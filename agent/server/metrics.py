@@ -66,6 +66,8 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "edge_agent_replication_last_confirmed_timestamp_seconds": ("gauge", "Since the epoch."),
     "edge_agent_remote_sent_bytes_total": ("counter", "Bytes sent to a remote."),
     "edge_agent_remote_received_bytes_total": ("counter", "Bytes received from a remote."),
+    "edge_agent_remote_different_documents": ("gauge", "Found by the latest verification."),
+    "edge_agent_remote_verified_timestamp_seconds": ("gauge", "When that ended, since the epoch."),
     "edge_agent_device_up": ("gauge", "1 while a device's port is open."),
     "edge_agent_device_received_bytes_total": ("counter", "Bytes that came from a device."),
     "edge_agent_device_errors_total": ("counter", "Damaged frames and the like."),
@@ -193,6 +195,12 @@ def _remote(remote: Mapping[str, Any]) -> Iterator[_Sample]:
     name = remote["name"]
     yield "edge_agent_remote_sent_bytes_total", {"remote": name}, remote.get("bytes_sent")
     yield "edge_agent_remote_received_bytes_total", {"remote": name}, remote.get("bytes_received")
+    verified = remote.get("verified")
+    if verified and verified["time"]:
+        different = verified["different"]
+        yield "edge_agent_remote_different_documents", {"remote": name}, different
+        at = _seconds(verified["time"])
+        yield "edge_agent_remote_verified_timestamp_seconds", {"remote": name}, at
     for direction in ("push", "pull"):
         job = remote.get(direction)
         if job is None:

@@ -74,7 +74,14 @@ def site_in(folder: Path, stack: ExitStack) -> Site:
     config = gateway_config(
         folder / "gateway.toml",
         table("device", name=DEVICE, port=str(node.port), adapter="cbor-frames"),
-        table("remote", name="cloud", url=f"{hub_url}/edge", create=True, retry_cap=1),
+        table(
+            "remote",
+            name="cloud",
+            url=f"{hub_url}/edge",
+            create=True,
+            retry_cap=1,
+            verify_interval=5,
+        ),
     )
     agent = stack.enter_context(gateway(config))
     site = Site(agent.wait_until_ready(), hub_url, agent, node)

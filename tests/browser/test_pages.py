@@ -48,6 +48,7 @@ def test_the_overview_shows_what_is_going_on(site: Site, opener: Opener) -> None
     expect(row).to_contain_text("live")
     expect(row).to_contain_text("just now")
     expect(page.get_by_role("row", name=re.compile("cloud pull"))).to_contain_text("live")
+    expect(page.get_by_text(re.compile("cloud was verified .*all are the same"))).to_be_visible()
     expect(page.get_by_role("link", name=DEVICE)).to_be_visible()
     expect(page.get_by_role("link", name=re.compile("^Conflicts"))).to_have_text(
         re.compile(r"Conflicts\s*[1-9]")

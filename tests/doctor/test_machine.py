@@ -321,7 +321,14 @@ def test_a_secret_that_everybody_may_read(tmp_path: Path) -> None:
     assert mend is not None
     assert mend.endswith(f"chmod 600 {secret}")
     secret.chmod(0o600)
+    config.chmod(0o644)
     assert "secrets" not in [finding["check"] for finding in examined(config).findings]
+    agents.gateway_config(
+        config, agents.table("remote", name="c", url="http://a:hunter2@[::1]:9/x")
+    )
+    level, _, mend = examined(config).of("secrets")
+    assert mend is not None
+    assert (level, mend.endswith(f"chmod 600 {config}")) == ("warning", True)
 
 
 # --- the server ------------------------------------------------------------------------

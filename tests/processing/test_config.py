@@ -41,7 +41,7 @@ def complaint(tmp_path: Path, text: str) -> str:
         ("command = ['true']\nuser = 'a'\n", ["user is only for a webhook"]),
         ("command = ['true']\nauth = 'bearer'\n", ["auth is only for a webhook"]),
         ("entry_point = 'none'\n", ["no hook is called 'none'; known are: none; install"]),
-        ("url = 'ftp://x/y'\n", ["= 'ftp://x/y'", "http(s)://HOST"]),
+        ("url = 'ftp://x/y'\n", ["hook.url", "http(s)://HOST"]),
         ("url = 'https://me:hunter2@x/y'\n", ["hook.url", "without a user"]),
         ("url = 'https://x:99999/y'\n", ["hook 'x': url", "check the host and the port"]),
         (URL + "password = 'hunter2'\n", ["password needs a user", 'auth = "bearer"']),

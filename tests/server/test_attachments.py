@@ -105,6 +105,7 @@ async def test_life_of_an_attachment(api: Api, data: bytes) -> None:
     assert (same.status, same.text) == (304, "")
     # A page that somebody attached runs no scripts in the name of this server.
     assert answer.headers["Content-Security-Policy"] == "sandbox"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
     second = await attach(api, "/db/a/b", b"two", **{"If-Match": first["rev"]})
     assert second["rev"][:2] == "2-"

@@ -96,6 +96,19 @@ def test_conflicts() -> None:
     assert read[of("edge_agent_conflicts_failed_total", policy="newest")] == 0
 
 
+def test_verification() -> None:
+    at, labels = "2026-03-01T00:00:00.000Z", {"remote": "cloud"}
+    last = {"time": at, "different": 3, "error": None}
+    read = values({**STATUS, "remotes": [{"name": "cloud", "verified": last}]})
+    assert read[of("edge_agent_remote_different_documents", **labels)] == 3
+    assert read[of("edge_agent_remote_verified_timestamp_seconds", **labels)] == 1772323200
+    never = {**last, "time": None, "different": 0}
+    for verified in (None, never):
+        told = exposition({**STATUS, "remotes": [{"name": "cloud", "verified": verified}]})
+        assert "verified" not in told
+        assert "different" not in told
+
+
 def test_what_is_not_known_is_left_out() -> None:
     told = exposition({**STATUS, "system": {**STATUS["system"], "memory_rss": None}})
     assert "process_resident_memory_bytes" not in told

@@ -17,11 +17,21 @@ export interface Direction {
   readonly errors?: number;
 }
 
+/** How the latest verification ended; `error` is why the one after that has not. */
+export interface Verified {
+  readonly time: string | null;
+  readonly by: string;
+  readonly documents: number;
+  readonly different: number;
+  readonly error: string | null;
+}
+
 export interface Remote {
   readonly name: string;
   readonly url: string;
   readonly bytes_sent?: number;
   readonly bytes_received?: number;
+  readonly verified?: Verified | null;
   readonly push?: Direction;
   readonly pull?: Direction;
 }

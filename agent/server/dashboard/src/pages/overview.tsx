@@ -3,7 +3,14 @@
 import { type Route, link, useNow, useShared } from "../hooks";
 import { Ago, Bar, Empty, Failure, Loading, Name, Pill, Stat } from "../parts";
 import { Pipeline, toneOf } from "../pipeline";
-import { type Attention, type Device, type Direction, type Status, directions } from "../status";
+import {
+  type Attention,
+  type Device,
+  type Direction,
+  type Status,
+  type Verified,
+  directions,
+} from "../status";
 import { at, bytes, count, duration, many, parseTime, rate, sum } from "../text";
 
 export function Overview(_: { route: Route }) {
@@ -89,11 +96,35 @@ function Remotes({ status }: { status: Status }) {
                   direction={direction}
                 />
               ))}
+              {status.remotes.map(
+                ({ name, verified }) =>
+                  verified && <VerifiedRow key={name} name={name} verified={verified} />,
+              )}
             </tbody>
           </table>
         </div>
       )}
     </section>
+  );
+}
+
+function VerifiedRow({ name, verified }: { name: string; verified: Verified }) {
+  const { time, documents, different, error } = verified;
+  return (
+    <tr class={different || error ? "trouble" : undefined}>
+      <td colSpan={9}>
+        <Name>{name}</Name>{" "}
+        {time === null ? (
+          "is not verified yet."
+        ) : (
+          <>
+            was verified <Ago time={parseTime(time)} />: {count(documents)} documents,{" "}
+            {different ? `${count(different)} differ` : "all are the same"}.
+          </>
+        )}
+        {error && ` ${error}.`}
+      </td>
+    </tr>
   );
 }
 

@@ -1,0 +1,95 @@
+"""`scripts/sbom` names all that the agent runs with."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distribution, version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.install.machine import CHECKOUT, build_package, missing
+
+_LACKING = missing()
+EXTRAS = ("dsmr", "mbus", "modbus", "nmea")
+
+
+def needed(name: str, extras: frozenset[str], found: set[str]) -> set[str]:
+    """What a package requires here, directly and not, as the index's own library reads it."""
+    for text in distribution(name).requires or ():
+        requirement = Requirement(text)
+        marker = requirement.marker
+        wanted = marker is None or any(marker.evaluate({"extra": e}) for e in (*extras, ""))
+        next_name = canonicalize_name(requirement.name)
+        if wanted and next_name not in found:
+            found.add(next_name)
+            needed(next_name, frozenset(requirement.extras), found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def bom() -> Any:
+    done = subprocess.run(
+        [sys.executable, CHECKOUT / "scripts/sbom"], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_every_dependency_is_named(bom: Any) -> None:
+    named = {component["name"] for component in bom["components"]}
+    assert named == needed("edge-sync-agent", frozenset(EXTRAS), set())
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    direct = list(project["dependencies"])
+    direct += [each for extra in EXTRAS for each in project["optional-dependencies"][extra]]
+    assert {canonicalize_name(Requirement(each).name) for each in direct} <= named
+    assert "pytest" not in named
+
+
+def test_with_its_version_and_licence(bom: Any) -> None:
+    pinned = (CHECKOUT / "constraints.txt").read_text().splitlines()
+    for component in bom["components"]:
+        name = component["name"]
+        assert component["version"] == version(name)
+        assert component["purl"] == f"pkg:pypi/{name}@{version(name)}"
+        assert name == "pip" or f"{name}=={version(name)}" in pinned
+        [licence] = component["licenses"]
+        told = licence.get("expression") or licence["license"]["name"]
+        assert told != "unknown"
+        assert 2 < len(told) < 80
+    main = bom["metadata"]["component"]
+    assert (main["name"], main["licenses"]) == ("edge-sync-agent", [{"expression": "Apache-2.0"}])
+
+
+def test_as_cyclonedx_has_it(bom: Any) -> None:
+    """What the schema demands, and that its references lead somewhere."""
+    assert (bom["bomFormat"], bom["specVersion"], bom["version"]) == ("CycloneDX", "1.6", 1)
+    parts = [bom["metadata"]["component"], *bom["components"]]
+    refs = [part["bom-ref"] for part in parts]
+    assert len(set(refs)) == len(refs)
+    assert sorted(each["ref"] for each in bom["dependencies"]) == sorted(refs)
+    for each in bom["dependencies"]:
+        assert set(each["dependsOn"]) <= set(refs)
+
+
+@pytest.mark.skipif(_LACKING is not None, reason=f"this needs {_LACKING}")
+@pytest.mark.timeout(600)
+def test_the_package_brings_that_of_what_is_in_it(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    subprocess.run(["dpkg-deb", "--extract", build_package(tmp_path), root], check=True)
+    told = json.loads((root / "usr/share/doc/edge-sync-agent/sbom.json").read_text())
+    folders = (root / "opt/edge-agent/lib").glob("python*/site-packages/*.dist-info")
+    there = {
+        (canonicalize_name(found[1]), found[2])
+        for folder in folders
+        if (found := re.fullmatch(r"(.+?)-([^-]+)\.dist-info", folder.name))
+    }
+    parts = [told["metadata"]["component"], *told["components"]]
+    assert {(part["name"], part["version"]) for part in parts} == there
+    assert len(there) > 20
