@@ -111,7 +111,13 @@ def merged(conflict: Conflict) -> tuple[dict[str, Any], list[Path]]:
     """All leaves in one body as far as they can be, and the fields that they disagree on.
 
     Those are as the winner has them. Where no common ancestor is known it is taken for empty.
+    Raises ConfigError where not all leaves are there to look at.
     """
+    if not conflict.complete:
+        raise ConfigError(
+            f"{conflict.id!r} has {len(conflict.revs)} revisions in conflict, too many or too "
+            "large ones to merge; keep one with --choose"
+        )
     values = [dict(leaf.body) for leaf in conflict.leaves]
     clashes: dict[Path, None] = {}
     for join in conflict.joins:

@@ -60,10 +60,10 @@ def show_conflict(shown: Shown) -> None:
     base = conflict.base
     sides = [leaf.body for leaf in conflict.leaves]
     table = Table("", "field")
-    table.add_column("base" if base is None else f"base\n{one_line(str(base.rev))}")
+    table.add_column("base" if base is None else f"base\n{one_line(base.rev)}")
     for place, leaf in enumerate(conflict.leaves):
         name = "winner" if place == 0 else f"other {place}"
-        table.add_column(f"{name}\n{one_line(str(leaf.rev))}")
+        table.add_column(f"{name}\n{one_line(leaf.rev)}")
     for path in paths([*([] if base is None else [base.body]), *sides]):
         values = [value_at(side, path) for side in sides]
         before = Absent.NOT_FOUND if base is None else value_at(base.body, path)
@@ -84,7 +84,7 @@ def show_conflict(shown: Shown) -> None:
     for leaf in conflict.leaves:
         if leaf.attachments:
             names = ", ".join(one_line(attachment.name) for attachment in leaf.attachments)
-            out.print(f"{leaf.rev}: attachments {names}")
+            out.print(f"{one_line(leaf.rev)}: attachments {names}")
     if not conflict.complete:
         out.print(f"{len(conflict.revs) - len(conflict.leaves)} more revisions are not shown")
 

@@ -167,7 +167,7 @@ def resolve(
     if as_json:
         print_json(answer)
     else:
-        click.echo(f"{id}: resolved, {answer['rev']}")
+        click.echo(f"{id}: resolved, {one_line(answer['rev'])}")
 
 
 @conflicts_command.command("test-policy")
@@ -320,13 +320,14 @@ def _edited(conflict: Conflict) -> dict[str, Any]:
         for leaf in conflict.leaves:
             value = value_at(leaf.body, path)
             shown = "-" if value is Absent.NOT_FOUND else msgspec.json.encode(value).decode()
-            lines.append(f"#   {leaf.rev}: {shown}\n")
+            lines.append(f"#   {one_line(leaf.rev)}: {shown}\n")
     text = msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
     written = click.edit("".join(lines) + text + "\n", extension=".json")
     if written is None:
         raise ConfigError("the editor has saved nothing; nothing was written")
     try:
-        kept = "\n".join(line for line in written.splitlines() if not line.startswith("#"))
+        # Not `splitlines`: a text in JSON may hold what that takes for the end of a line, too.
+        kept = "\n".join(line for line in written.split("\n") if not line.startswith("#"))
         result = msgspec.json.decode(kept)
     except msgspec.DecodeError as error:
         raise ConfigError(f"that is no JSON ({error}); nothing was written") from None

@@ -54,12 +54,17 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except EdgeAgentError as error:
             print_json_error(ctx, str(error))
-            raise click.ClickException(str(error)) from None
+            raise click.ClickException(_shown(str(error))) from None
         except click.UsageError as error:
             if wants_json:  # which the command may not have got to read
                 remember_json(ctx)
             print_json_error(ctx, error.format_message())
             raise
+
+
+def _shown(text: str) -> str:
+    """An error may quote what comes from elsewhere; a terminal obeys control characters."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

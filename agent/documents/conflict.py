@@ -11,6 +11,7 @@ be compared with an ancestor that is too old, and clash with itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ MOST_LEAVES = 32
 """Live leaves of one document whose bodies are looked at."""
 
 MOST_ROUNDS = 16
-"""Generations in a row that each resolved a conflict, after which it is left to people."""
+"""Generations in a row over which sides disagreed, after which a conflict is left to people."""
 
 _MOST_BASES, _MOST_DEPTH = 4, 2
 """Common ancestors that are merged for a join, and how often these have several themselves."""
@@ -156,17 +157,19 @@ def resolved_by(tree: RevTree, tombstones: Iterable[tuple[Rev, object]]) -> dict
 
 
 def rounds_of(tree: RevTree) -> int:
-    """How many generations in a row, before the winner, each have a sibling that was deleted.
+    """How many generations in a row, before the winner, each have a disputed sibling.
 
-    A resolution leaves such a trace, and the next one in a row follows upon it. One side that
-    decides otherwise than another, or never the same, makes it long: so it is noticed wherever the
-    document comes. Not counted beyond `MOST_ROUNDS`; trees with fewer tombstones have 0.
+    That is one with two tombstones, which tell of different resolutions: two sides have decided
+    otherwise, or one side never the same. Sides that agree make the same tombstone, however often
+    a document comes into conflict. It is noticed wherever the document comes. Not counted beyond
+    `MOST_ROUNDS`; trees with fewer disputes have 0.
     """
     leaves = tree.leaves()
-    beaten = {tree.parent(leaf) for leaf in leaves if tree.is_deleted(leaf)}
-    if len(beaten) < MOST_ROUNDS:
+    ended = Counter(tree.parent(leaf) for leaf in leaves if tree.is_deleted(leaf))
+    disputed = [rev for rev, tombstones in ended.items() if tombstones > 1]
+    if len(disputed) < MOST_ROUNDS:
         return 0
-    siblings = {tree.parent(rev) for rev in beaten if rev is not None}
+    siblings = {tree.parent(rev) for rev in disputed if rev is not None}
     rounds = 0
     before = tree.parent(leaves[0])
     step = None if before is None else tree.parent(before)

@@ -222,7 +222,9 @@ class Python:
             if isinstance(result, str) and result == UNDECIDED:
                 return Undecided(f"the policy {self.context.policy!r} has left it undecided")
             return Decided(_checked(result), all_attachments(conflict))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - somebody else's code; all others go on
+        except KeyboardInterrupt:  # of a command
+            raise
+        except BaseException as error:  # noqa: BLE001 - somebody else's code; all others go on
             return Failed(f"{type(error).__name__}: {error}"[:500])
 
 

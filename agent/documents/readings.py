@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -27,16 +27,21 @@ _MICROSECOND = timedelta(microseconds=1)
 _NAMES_IN_ID = re.compile(r"(.+):[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z:[^:]*")
 
 
+# Anybody may write documents that look like readings: what no adapter tells is none.
+_Integer: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Value: TypeAlias = _Integer | float | bool | str | None
+
+
 class _Columns(msgspec.Struct):
-    time: list[int]
-    value: list[Value]
+    time: list[_Integer]
+    value: list[_Value]
 
 
 class _Single(msgspec.Struct, tag_field="type", tag="reading"):
     device: str
     sensor: str
     time: str
-    value: Value
+    value: _Value
     unit: str | None = None
     quality: Any = None
     clock: Any = None
@@ -79,7 +84,10 @@ class Readings:
 
 
 def readings_of(body: str) -> Readings | None:
-    """The readings in a document's body (JSON text), or in a part of one; None for any other."""
+    """The readings in a document's body (JSON text), or in a part of one; None for any other.
+
+    Those before 1970, or from `LATEST` on, are none either.
+    """
     try:
         found = _decoder.decode(body)
         at = microseconds(found.time)
@@ -95,6 +103,8 @@ def readings_of(body: str) -> Readings | None:
         if any(later < earlier for earlier, later in pairwise(times)):
             pairs = sorted(zip(times, values, strict=True), key=lambda pair: pair[0])
             times, values = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if not 0 <= times[0] <= times[-1] < LATEST:
+        return None
     quality = found.quality if isinstance(found.quality, str) else None
     flags = NOT_GOOD if quality not in (None, "good") else 0
     if found.clock is not None:
@@ -132,3 +142,7 @@ def timestamp(microseconds: int) -> str:
     """RFC 3339 in UTC, always with six decimals, as in ids. Raises OverflowError."""
     at = _EPOCH + timedelta(microseconds=microseconds)
     return at.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+LATEST = microseconds("9999-01-01T00:00:00Z")
+"""All times of readings are before this one."""

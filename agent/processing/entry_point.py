@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Any
@@ -16,6 +14,7 @@ import msgspec
 from agent.errors import AttemptError, ConfigError, RefusedChangeError, TransientError
 from agent.peers.http_errors import one_line
 from agent.processing.change import Change
+from agent.threads import in_thread_of_its_own
 
 ENTRY_POINT_GROUP = "edge_sync_agent.hooks"
 
@@ -68,32 +67,22 @@ class EntryPoint:
         """There is nothing to close."""
 
     async def _in_thread(self, argument: Any) -> None:
-        """As asyncio.to_thread, but one that hangs takes no other's thread, and may be left
-        behind when the process ends."""
         if self._in_use:
             raise TransientError(
                 f"{self.label} still runs, from the call before; see why it takes so long"
             )
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[BaseException | None] = loop.create_future()
 
-        def finish(raised: BaseException | None) -> None:
-            self._in_use = False
-            if not done.done():
-                done.set_result(raised)
-
-        def run() -> None:
-            raised: BaseException | None = None
+        def run() -> BaseException | None:
             try:
                 self._function(argument)
             except BaseException as error:  # noqa: BLE001 - whoever waits is told
-                raised = error
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(finish, raised)
+                return error
+            finally:
+                self._in_use = False
+            return None
 
         self._in_use = True
-        threading.Thread(target=run, name=f"hook {self.label}", daemon=True).start()
-        raised = await done
+        raised = await in_thread_of_its_own(run, name=f"hook {self.label}")
         if isinstance(raised, Exception | SystemExit):
             raise raised
         if raised is not None:

@@ -11,13 +11,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
-from agent.documents.conflict import Conflict
+from agent.documents.conflict import Conflict, Join
 from agent.documents.policies import Decided, Failed, Policy, Undecided, first_match
 from agent.documents.revision import Rev
 from agent.documents.selector import SelectorError
@@ -27,6 +26,7 @@ from agent.replication.manager import Spawn
 from agent.store.databases import Databases
 from agent.store.resolutions import Overtaken, Resolution, resolution_of, resolve
 from agent.store.store import Store
+from agent.threads import in_thread_of_its_own
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ _PAGE = 250
 
 _REMEMBERED = 10_000
 """Conflicts left to people whose reasons are kept in memory."""
+
+_PATIENCE = 60.0
+"""Seconds for the decisions of a page, before it is said that they take long."""
 
 _LONGEST_WAIT = 60.0
 """Seconds after which the clock is looked at again: it may have been set."""
@@ -51,11 +54,23 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A conflict that was left to people, while these are its leaves."""
+    """A conflict that was left to people, while these are its leaves, and so they are merged.
+
+    A tombstone that comes later may tell of a nearer ancestor, see `joins_of`.
+    """
 
     revs: tuple[Rev, ...]
+    joins: tuple[Join, ...]
     policy: Policy | None
     decision: Undecided | Failed
+
+    @classmethod
+    def of(cls, conflict: Conflict, policy: Policy | None, decision: Undecided | Failed) -> Left:
+        return cls(conflict.revs, conflict.joins, policy, decision)
+
+    def holds_for(self, conflict: Conflict) -> bool:
+        """Whether the conflict is still the one that was decided."""
+        return (self.revs, self.joins) == (conflict.revs, conflict.joins)
 
     @property
     def state(self) -> str:
@@ -87,20 +102,15 @@ class Resolver:
 
     async def run(self) -> None:
         """Follow the database, whenever there is one. Ends only when it is cancelled."""
-        # Not asyncio's own threads, nor the store's: what somebody's policy does may take long.
-        threads = ThreadPoolExecutor(1, thread_name_prefix="conflicts")
-        try:
-            while True:
-                with self._databases.using(self.database):
-                    store = await self._databases.wait_for(self.database)
-                    kept = [policy.ancestors for policy in self.policies]
-                    store.ancestors_kept = max(kept, default=0)
-                    await self._follow(store, threads)
-                self._left.clear()
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
+        while True:
+            with self._databases.using(self.database):
+                store = await self._databases.wait_for(self.database)
+                kept = [policy.ancestors for policy in self.policies]
+                store.ancestors_kept = max(kept, default=0)
+                await self._follow(store)
+            self._left.clear()
 
-    async def catch_up(self, store: Store, seq: int = 0, threads: Executor | None = None) -> int:
+    async def catch_up(self, store: Store, seq: int = 0) -> int:
         """Deal with all conflicts of documents that changed after `seq`; returns the newest one.
 
         Raises StoreError, StoreWriteError.
@@ -108,7 +118,7 @@ class Resolver:
         while True:
             page = await store.conflicts_after(seq, limit=_PAGE)
             if page.conflicts:
-                await self._deal(store, page.conflicts, threads)
+                await self._deal(store, page.conflicts)
             seq = page.last_seq
             if page.complete:
                 return seq
@@ -119,7 +129,7 @@ class Resolver:
         The second is "waiting" (for people, or for its turn), "undecided" or "failed".
         """
         left = self._left.get(conflict.id)
-        if left is not None and left.revs == conflict.revs:
+        if left is not None and left.holds_for(conflict):
             name = None if left.policy is None else left.policy.name
             return name, left.state, left.decision.reason
         try:
@@ -128,13 +138,13 @@ class Resolver:
             return None, "failed", str(error)
         return None if policy is None else policy.name, "waiting", None
 
-    async def _follow(self, store: Store, threads: Executor) -> None:
+    async def _follow(self, store: Store) -> None:
         """Until the database is deleted."""
         seq = 0
         while not store.closed:
             seen = store.conflicts_seen
             try:
-                seq = await self.catch_up(store, seq, threads)
+                seq = await self.catch_up(store, seq)
             except StoreError:
                 if store.closed:
                     return
@@ -155,20 +165,17 @@ class Resolver:
             await store.wait_a_while(store.update_seq, wait)
         return False
 
-    async def _deal(
-        self, store: Store, conflicts: Sequence[Conflict], threads: Executor | None
-    ) -> None:
+    async def _deal(self, store: Store, conflicts: Sequence[Conflict]) -> None:
         now = self._clock()
         fresh = [conflict for conflict in conflicts if not self._is_left(conflict, now)]
-        decide = partial(_decided, self.policies, fresh, now)
-        decisions = await asyncio.get_running_loop().run_in_executor(threads, decide)
+        decisions = await self._decide(fresh, now)
         left = []
         made = []
         for conflict, policy, decision in decisions:
             if isinstance(decision, Resolution):
                 made.append((conflict, policy, decision))
             else:
-                left.append(Left(conflict.revs, policy, decision))
+                left.append(Left.of(conflict, policy, decision))
                 self._leave(conflict, left[-1])
         await self._write(store, made)
         failures = [each.decision.reason for each in left if each.state == "failed"]
@@ -182,6 +189,23 @@ class Resolver:
                 "%s: conflicts left to people: %d more; edge-agent conflicts list shows them",
                 self.database, len(left),
             )  # fmt: skip
+
+    async def _decide(self, conflicts: Sequence[Conflict], now: float) -> list[_Decided]:
+        decide = partial(_decided, self.policies, conflicts, now)
+        deciding = asyncio.ensure_future(
+            in_thread_of_its_own(decide, name=f"conflicts of {self.database}")
+        )
+        try:
+            await asyncio.wait([deciding], timeout=_PATIENCE)
+            if not deciding.done():
+                log.error(
+                    "%s: the policies have not decided on %d conflicts within %d s; see whether a "
+                    "function of a package hangs, no conflict is resolved until it returns",
+                    self.database, len(conflicts), _PATIENCE,
+                )  # fmt: skip
+            return await deciding
+        finally:
+            deciding.cancel()
 
     async def _write(
         self, store: Store, made: Sequence[tuple[Conflict, Policy, Resolution]]
@@ -198,7 +222,7 @@ class Resolver:
                     await self._write(store, [each])
                 return
             [(conflict, policy, _)] = made
-            self._leave(conflict, Left(conflict.revs, policy, Failed(str(error))))
+            self._leave(conflict, Left.of(conflict, policy, Failed(str(error))))
             return
         for (conflict, policy, _), result in zip(made, results, strict=True):
             if not isinstance(result, Overtaken):
@@ -209,7 +233,7 @@ class Resolver:
     def _is_left(self, conflict: Conflict, now: float) -> bool:
         """Whether nothing has changed since it was left to people."""
         left = self._left.get(conflict.id)
-        if left is None or left.revs != conflict.revs:
+        if left is None or not left.holds_for(conflict):
             return False
         until = left.decision.until if isinstance(left.decision, Undecided) else None
         if until is None:
@@ -270,11 +294,14 @@ class ConflictService:
         return {"present": present, "policies": counts}
 
 
+_Decided: TypeAlias = tuple[Conflict, Any, Resolution | Undecided | Failed]
+
+
 def _decided(
     policies: Sequence[Policy], conflicts: Sequence[Conflict], now: float
-) -> list[tuple[Conflict, Any, Resolution | Undecided | Failed]]:
+) -> list[_Decided]:
     """For each conflict its policy, None where there is none, and what it has decided."""
-    found: list[tuple[Conflict, Any, Resolution | Undecided | Failed]] = []
+    found: list[_Decided] = []
     for conflict in conflicts:
         policy = None
         decision: Resolution | Undecided | Failed

@@ -127,6 +127,7 @@ def _row(call: DatabaseCall, conflict: Conflict, *, joins: bool) -> dict[str, An
     )
     row: dict[str, Any] = {
         "id": conflict.id,
+        "revs": [str(rev) for rev in conflict.revs],
         "leaves": [_doc(conflict, leaf) for leaf in conflict.leaves],
         "base": None if conflict.base is None else _doc(conflict, conflict.base),
         "policy": policy,
@@ -134,7 +135,6 @@ def _row(call: DatabaseCall, conflict: Conflict, *, joins: bool) -> dict[str, An
         "reason": reason,
     }
     if joins:
-        row["revs"] = [str(rev) for rev in conflict.revs]
         row["rounds"] = conflict.rounds
         row["bases"] = [_doc(conflict, base) for base in conflict.bases.values()]
         row["joins"] = [_join(join) for join in conflict.joins]

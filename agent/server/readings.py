@@ -10,12 +10,11 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from agent.documents.readings import Readings, Value, microseconds, timestamp
+from agent.documents.readings import LATEST, Readings, Value, microseconds, timestamp
 from agent.errors import RequestError
 from agent.server.answers import BASIC_HEADERS, Stream, answer
 from agent.server.call import DatabaseCall
 from agent.store.reading_range import (
-    LATEST,
     Sensor,
     Steps,
     Work,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from time import thread_time
 from typing import Any
 
 import msgspec
@@ -30,6 +31,9 @@ from agent.documents.tree import RevTree
 
 _PAGE_BYTES = 4 * 1024 * 1024
 """A page ends with the conflict that exceeds this."""
+
+_PAGE_SECONDS = 0.25
+"""Of processor time; so does a page then: histories may be long, and readers hold the WAL back."""
 
 _MOST_BYTES = 16 * 1024 * 1024
 """Of the bodies of one document that are looked at."""
@@ -87,14 +91,16 @@ def _page(
 ) -> ConflictsPage:
     conflicts = []
     total = 0
+    until = thread_time() + _PAGE_SECONDS
+    complete = True
     for row in rows:
         conflict, size = _conflict(db, row)
         conflicts.append(conflict)
         seq = row[0]
         total += size
-        if total > _PAGE_BYTES:
+        if total > _PAGE_BYTES or thread_time() > until or len(conflicts) == limit:
+            complete = False
             break
-    complete = len(conflicts) < limit and total <= _PAGE_BYTES
     if complete:
         seq = db.execute("SELECT coalesce(max(seq), 0) FROM docs").fetchone()[0]
     return ConflictsPage(conflicts, seq, complete)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
+from time import thread_time
 from typing import NamedTuple
 
 from agent.documents.attachment import Attachment, attachments_from_store
@@ -18,6 +19,9 @@ from agent.documents.tree import RevTree
 from agent.store.conflicts import read_joins
 
 _LOOKUP = 500
+
+_LONGEST = 0.1
+"""Seconds of processor time for the histories of documents in conflict, at a time."""
 
 
 class Body(NamedTuple):
@@ -145,29 +149,36 @@ class DocumentRows:
         # A leaf without a body needs histories that contradict each other; see RevTree.
         return Body(*row[0]) if row else EMPTY
 
-    def unneeded(self, after: int, last: int, keep: int) -> list[tuple[int]]:
+    def unneeded(self, after: int, last: int, keep: int) -> tuple[list[tuple[int]], int]:
         """The rows of old bodies, among these rows, that no merge is going to ask for.
 
-        See `Transaction.drop_old_bodies`.
+        With them the row up to which it has looked, `last` unless that takes long; the writer has
+        other work. See `Transaction.drop_old_bodies`.
         """
         rows = self._db.execute(
             "SELECT revisions.rowid, id, revisions.gen, revisions.hash, docs.gen, "
             "CASE WHEN docs.conflicts > 0 THEN docs.tree END "
             "FROM revisions JOIN docs USING (id) "
-            "WHERE revisions.rowid > ? AND revisions.rowid <= ? AND NOT revisions.leaf",
+            "WHERE revisions.rowid > ? AND revisions.rowid <= ? AND NOT revisions.leaf "
+            "ORDER BY revisions.rowid",
             (after, last),
         )
-        found = []
+        until = thread_time() + _LONGEST
+        bases: dict[str, set[Rev]] = {}
+        found: list[tuple[int]] = []
         for row, id, generation, digest, newest, encoded in rows:
             if generation >= newest - keep:
                 continue
             if encoded is not None:
-                tree = RevTree.decode(encoded)
-                joins = read_joins(self._db, id, tree, live_leaves(tree))
-                if Rev(generation, digest) in all_bases(joins):
+                if id not in bases:
+                    if bases and thread_time() > until:
+                        return found, row - 1
+                    tree = RevTree.decode(encoded)
+                    bases[id] = all_bases(read_joins(self._db, id, tree, live_leaves(tree)))
+                if Rev(generation, digest) in bases[id]:
                     continue
             found.append((row,))
-        return found
+        return found, last
 
     def attachments(self, document: Document, rev: Rev) -> tuple[Attachment, ...]:
         """The attachments of a revision whose body is here."""

@@ -21,14 +21,13 @@ from dataclasses import dataclass, replace
 from time import thread_time
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
-from agent.documents.readings import Readings, microseconds, readings_of, timestamp
+from agent.documents.readings import LATEST, Readings, microseconds, readings_of, timestamp
 
 _T = TypeVar("_T")
 
 Work: TypeAlias = Generator[None, sqlite3.Connection, _T]
 """Reads with the connection that it is sent, and yields after each short query."""
 
-LATEST = microseconds("9999-01-01T00:00:00Z")
 _STEP_SECONDS = 0.1
 _PAGE = 500
 

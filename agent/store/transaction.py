@@ -428,9 +428,8 @@ class Transaction:
         if last is None:
             return None
         if keep:
-            self._db.executemany(
-                "DELETE FROM revisions WHERE rowid = ?", self._rows.unneeded(after, last, keep)
-            )
+            unneeded, last = self._rows.unneeded(after, last, keep)
+            self._db.executemany("DELETE FROM revisions WHERE rowid = ?", unneeded)
         else:
             self._db.execute(
                 "DELETE FROM revisions WHERE rowid > ? AND rowid <= ? AND NOT leaf", (after, last)

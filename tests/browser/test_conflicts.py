@@ -59,6 +59,35 @@ def test_a_version_is_kept_as_a_whole(site: Site, opener: Opener) -> None:
     assert conflicts_of(site, "whole") == []
 
 
+def test_members_that_look_alike_are_chosen_one_by_one(site: Site, opener: Opener) -> None:
+    site.graft("alike", f"1-{A}", **{"a.b": 1, "a": {"b": 1}})
+    site.graft("alike", f"2-{B}", f"1-{A}", **{"a.b": 22, "a": {"b": 23}})
+    site.graft("alike", f"2-{C}", f"1-{A}", **{"a.b": 32, "a": {"b": 33}})
+    page = opener(site.url, "#/conflicts?id=alike")
+    chosen = [page.get_by_role("radio", name=f"a.b: {value}") for value in (22, 33)]
+    for radio in chosen:
+        radio.check()
+    for radio in chosen:
+        expect(radio).to_be_checked()
+    page.get_by_role("button", name="Resolve with what is chosen").click()
+    expect(page).to_have_url(re.compile("#/conflicts$|#/conflicts.db"))
+    doc = site.get("alike")
+    assert (doc["a.b"], doc["a"]) == (22, {"b": 33})
+
+
+def test_of_very_many_versions_one_is_kept_as_a_whole(site: Site, opener: Opener) -> None:
+    site.graft("many", f"1-{A}", v=0)
+    for number in range(40):
+        site.graft("many", f"2-{number:032x}", f"1-{A}", v=number)
+    page = opener(site.url, "#/conflicts?id=many")
+    expect(page.get_by_text("8 more are not shown")).to_be_visible()
+    expect(page.get_by_role("button", name="Resolve with what is chosen")).to_have_count(0)
+    page.get_by_role("button", name="Keep version 2", exact=True).click()
+    expect(page.get_by_role("button", name="Keep version 2", exact=True)).to_have_count(0)
+    assert site.get("many")["v"] == 38
+    assert conflicts_of(site, "many") == []
+
+
 def test_who_is_overtaken_writes_nothing(site: Site, opener: Opener) -> None:
     make(site, "overtaken")
     page = opener(site.url, "#/conflicts?id=overtaken", expected=["409"])

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Opener
@@ -188,6 +189,14 @@ def test_hostile_documents_are_only_text(site: Site, opener: Opener) -> None:
         doc = site.get(id)
         assert (doc["link"], doc["inner"]) == (values["url"], values["inner"])
         request("DELETE", f"{site.url}/edge/{_path(id)}?rev={doc['_rev']}")
+
+
+@pytest.mark.parametrize("id", [".", ".."])
+def test_what_a_browser_cannot_ask_for_is_said(site: Site, opener: Opener, id: str) -> None:
+    """Instead of showing, or changing, what the path leads to."""
+    page = opener(site.url, at(id))
+    expect(page.get_by_text("No browser can ask for a document").first).to_be_visible()
+    expect(page.locator("pre.json")).to_have_count(0)
 
 
 def _path(id: str) -> str:

@@ -150,3 +150,28 @@ field = "bid"
         assert [leaf["bid"] for leaf in odd["leaves"]] == [1, 2]
         assert (same["policy"], same["state"]) == ("bids", "undecided")
         assert "out of order" in gateway.log
+
+
+def test_a_policy_that_hangs_does_not_keep_the_agent_from_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+import pathlib, time
+
+def hang(base, leaves, context):
+    pathlib.Path(context.settings["called"]).touch()
+    time.sleep(600)
+"""
+    publish(tmp_path / "site", "hangs", code, {"hang": "hangs:hang"})
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    called = tmp_path / "called"
+    entry = table("conflict", name="hang", policy="python", entry_point="hang")
+    settings = f'[conflict.settings]\ncalled = "{called}"\n'
+    with agents.gateway(agents.gateway_config(tmp_path / "g.toml", entry + settings)) as gateway:
+        url = gateway.wait_until_ready().rstrip("/")
+        base = put(url, "a", v=0)
+        history = [{"start": 2, "ids": [letter, base[2:]]} for letter in "ba"]
+        docs = [{"_id": "a", "_rev": f"2-{each['ids'][0]}", "_revisions": each} for each in history]
+        request("POST", f"{url}/edge/_bulk_docs", {"docs": docs, "new_edits": False})
+        when_true(called.exists)
+        assert gateway.stop().status == 0

@@ -197,6 +197,42 @@ def test_an_editor_that_is_left_writes_nothing(
     assert gateway.json("list")["total"] == 1
 
 
+def test_a_text_with_separators_of_lines_can_be_edited(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "one\u2028# other\u2028last\x85end"
+    gateway.conflict("one", {"v": text, "a": 1}, {"v": text, "b": 1}, base={"v": text})
+    monkeypatch.setenv("EDITOR", editor(tmp_path, "touch -d '2030-01-01' $1"))
+    done = gateway.run("resolve", "one", "--edit")
+    assert (done.status, done.stderr) == (0, "")
+    assert gateway.doc("one") == {"v": text, "a": 1, "b": 1}
+
+
+def test_revisions_are_not_obeyed_by_the_terminal(gateway: Gateway) -> None:
+    """A hash is whatever another side says."""
+    hostile = "2-\x1b[31m"
+    gateway.conflict("one", {"v": 1}, {"v": 2}, base={})
+    name = {"data": "", "content_type": "text/plain"}
+    docs = [{"_id": "one", "_rev": hostile, "v": 3, "_attachments": {"a": name}}]
+    request("POST", f"{gateway.url}/edge/_bulk_docs", {"docs": docs, "new_edits": False})
+    assert hostile in gateway.json("show", "one")["revs"]
+    shown = gateway.run("show", "one").stdout
+    assert "attachments a" in shown
+    told = [shown, gateway.run("resolve", "one", "--choose", "9").complaint()]
+    assert not [text for text in told if "\x1b" in text]
+
+
+def test_what_is_too_much_to_merge_is_not_taken_for_merged(gateway: Gateway) -> None:
+    gateway.conflict("one", {"v": 1}, base={})
+    docs = [{"_id": "one", "_rev": f"2-x{number}", "v": number} for number in range(40)]
+    request("POST", f"{gateway.url}/edge/_bulk_docs", {"docs": docs, "new_edits": False})
+    refused = gateway.run("resolve", "one", "--set", "w=1").complaint()
+    assert "41 revisions" in refused
+    assert gateway.json("list")["total"] == 1
+    kept = gateway.run("resolve", "one", "--choose", "2-x9")
+    assert (kept.status, gateway.doc("one")) == (0, {"v": 9})
+
+
 def test_an_overtaken_resolution_is_refused_with_what_has_changed(
     gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,16 +146,21 @@ def test_joins_depend_on_the_tree_only(revisions: list[Revision], random: Any) -
 
 
 def test_a_quarrel_shows_in_the_tree() -> None:
-    """Each time two sides resolve otherwise, one of the results is beaten, and so on."""
+    """Each time two sides resolve otherwise, both end what is beaten, one of the results is beaten
+    next, and so on. Sides that agree have made one tombstone."""
+    agreed = [rev("a")]
     revisions = [rev("a")]
     path: tuple[str, ...] = ("a",)
     for number in range(MOST_ROUNDS + 2):
         assert rounds_of(tree_of(*revisions)) <= max(0, number - 1)
         beaten = rev(f"b{number}", *path)
-        revisions += [beaten, rev("t", *beaten.path, deleted=True)]
+        revisions += [beaten, *(rev(name, *beaten.path, deleted=True) for name in "tu")]
+        agreed += [beaten, rev("t", *beaten.path, deleted=True)]
         path = (f"c{number}", *path)
         revisions.append(rev(*path))
+        agreed.append(rev(*path))
     assert rounds_of(tree_of(*revisions)) == MOST_ROUNDS
+    assert rounds_of(tree_of(*agreed)) == 0
 
 
 def test_one_resolution_after_the_other_is_no_quarrel() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -160,6 +161,8 @@ async def test_what_cannot_be_decided_is_left_and_the_others_are_not_held_up(
         match context.id:
             case "raises":
                 raise ValueError("no idea")
+            case "cancelled":
+                raise asyncio.CancelledError
             case "rubbish":
                 return {"_id": "x"}
             case "large":
@@ -168,26 +171,38 @@ async def test_what_cannot_be_decided_is_left_and_the_others_are_not_held_up(
                 return UNDECIDED
         return {"v": "ok"}
 
-    for id in ("good", "large", "raises", "rubbish", "undecided"):
+    for id in ("good", "large", "raises", "rubbish", "undecided", "cancelled"):
         await conflict(store, id, {"v": 1}, {"v": 2})
     resolver = await caught_up(databases, store, policy(python(unreliable)))
     assert await body(store, "good") == {"v": "ok"}
-    assert (await store.info()).conflict_count == 4
-    assert resolver.counts["p"] == Counts(resolved=1, undecided=1, failed=3)
+    assert (await store.info()).conflict_count == 5
+    assert resolver.counts["p"] == Counts(resolved=1, undecided=1, failed=4)
     outlooks = {}
     for found in (await store.conflicts_by_id("", limit=10)).conflicts:
         outlooks[found.id] = resolver.outlook(found)
         assert [leaf.body for leaf in found.leaves] == [{"v": 1}, {"v": 2}]
     assert outlooks["raises"] == ("p", "failed", "ValueError: no idea")
     assert outlooks["undecided"][1] == "undecided"
-    assert outlooks["rubbish"][1] == outlooks["large"][1] == "failed"
+    assert outlooks["rubbish"][1] == outlooks["large"][1] == outlooks["cancelled"][1] == "failed"
     assert "no idea" in caplog.text or "_id" in caplog.text or "8000000" in caplog.text
     # Nothing is asked again before its leaves are others.
     await resolver.catch_up(store)
-    assert len(calls) == 5
+    assert len(calls) == 6
     await put(store, "raises", "2-z", v=3)
     await resolver.catch_up(store)
-    assert calls[5:] == ["raises"]
+    assert calls[6:] == ["raises"]
+
+
+async def test_conflicts_that_take_long_to_read_are_read_one_by_one(
+    databases: Databases, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.store.conflicts._PAGE_SECONDS", 0)
+    for id in "abc":
+        await conflict(store, id, {"v": 1}, {"v": 2})
+    page = await store.conflicts_after(0, limit=10)
+    assert ([each.id for each in page.conflicts], page.complete) == (["a"], False)
+    resolver = await caught_up(databases, store, policy(Keep(Best())))
+    assert resolver.counts == {"p": Counts(resolved=3)}
 
 
 async def test_manual_and_unmatched_conflicts_wait(databases: Databases, store: Store) -> None:
@@ -291,6 +306,48 @@ async def test_an_edit_that_overtakes_a_decision_is_decided_anew(
     assert len(await store.resolutions(limit=10)) == 1
 
 
+async def test_a_tombstone_that_comes_late_tells_how_to_merge(
+    databases: Databases, store: Store
+) -> None:
+    """Elsewhere 2-l went into 3-m; somebody who did not know that has edited 2-l once more."""
+    base = (await put(store, "a", v=0)).hash
+    await store.graft([revision("a", "m", "w", base, body='{"v":1,"w":1}')])
+    await store.graft([revision("a", "l", base, body='{"v":1}')])
+    await store.graft([revision("a", "n", "l", base, body='{"v":2}')])
+    resolver = await caught_up(databases, store, policy(ThreeWay()))
+    assert resolver.counts["p"].undecided == 1
+    mark = '{"resolved_to":"3-m"}'
+    await store.graft([revision("a", "t", "l", base, body=mark, deleted=True)])
+    await resolver.catch_up(store)
+    assert await body(store, "a") == {"v": 2, "w": 1}
+    assert (await store.info()).conflict_count == 0
+
+
+async def test_it_is_said_that_a_policy_takes_long(
+    databases: Databases,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("agent.replication.conflicts._PATIENCE", 0.05)
+    returns = threading.Event()
+
+    def slow(base: Any, leaves: list[dict[str, Any]], context: PolicyContext) -> Any:
+        returns.wait(20)
+        return {"v": 3}
+
+    await conflict(store, "a", {"v": 1}, {"v": 2})
+    async with running(Resolver(databases, "db", [policy(python(slow))])):
+        await until(lambda: _true("whether a function of a package hangs" in caplog.text))
+        returns.set()
+
+        async def resolved() -> bool:
+            return (await store.info()).conflict_count == 0
+
+        await until(resolved)
+    assert await body(store, "a") == {"v": 3}
+
+
 async def test_attachments_of_both_sides_are_merged(databases: Databases, store: Store) -> None:
     first = await put(store, "a")
     for letter, name in (("z", "one"), ("y", "other")):
@@ -337,6 +394,20 @@ async def test_sides_that_never_agree_are_stopped(tmp_path: Path) -> None:
         assert reason is not None
         assert "same policy" in reason
         await databases.close()
+
+
+async def test_sides_that_agree_are_not_stopped_however_often_a_document_is_in_conflict(
+    databases: Databases, store: Store
+) -> None:
+    resolver = Resolver(databases, "db", [policy(Keep(Best()))])
+    path = [(await put(store, "a")).hash]
+    for number in range(2 * MOST_ROUNDS):
+        for letter in "zy":  # both sides have edited the winner
+            await store.graft([revision("a", f"{letter}{number}", *path)])
+        await resolver.catch_up(store)
+        path.insert(0, f"z{number}")
+        document = await get(store, "a")
+        assert (document.rev.hash, document.conflicts) == (f"z{number}", 0)
 
 
 async def test_compaction_keeps_the_ancestors_that_a_merge_may_need(

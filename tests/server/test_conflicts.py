@@ -48,6 +48,7 @@ async def test_conflicts_are_listed_with_their_leaves_and_the_base(api: Api) -> 
     assert base == {"_id": "a", "v": 0}
     assert row == {
         "id": "a",
+        "revs": ["2-c", "2-b"],
         "leaves": [
             {"_id": "a", "_rev": "2-c", "v": "c"},
             {"_id": "a", "_rev": "2-b", "v": "b"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from agent.server.call import DatabaseCall
 from tests.server.accounts import auth, guarded
 from tests.server.api import Api
 
+JSON = {"Content-Type": "application/json"}
 START = 1_772_323_200_000  # 2026-03-01T00:00:00Z
 
 
@@ -117,6 +119,38 @@ async def test_strange_names(api: Api) -> None:
     assert (await api.get(path)).json["columns"]["min"] == [5]
     answer = await api.get(f"{path}&format=csv")
     assert answer.headers["Content-Disposition"] == 'attachment; filename="d-___.csv"'
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "rest"),
+    [
+        ("reading", "2026-03-01", {"value": 10**400}),
+        ("reading", "9999-12-31", {"value": 1}),
+        ("reading", "0001-01-01", {"value": 1}),
+        ("readings", "2026-03-01", {"columns": {"time": [0, 10**18], "value": [1, 2]}}),
+        ("readings", "2026-03-01", {"columns": {"time": [-(10**18), 0], "value": [1, 2]}}),
+        ("readings", "2026-03-01", {"columns": {"time": [0, 10**400], "value": [1, 2]}}),
+    ],
+)
+async def test_what_no_device_can_have_told_does_not_hide_the_others(
+    api: Api, kind: str, at: str, rest: dict[str, Any]
+) -> None:
+    """Whoever may write documents may write such ones, too."""
+    time = f"{at}T00:00:59.000000Z"
+    body = {"type": kind, "device": "d", "sensor": "t", "time": time, **rest}
+    document = {"_id": f"d:t:{time}:0", **body}
+    # Not msgspec's encoder, which has no such integers.
+    told = await api.request("POST", "/db", data=json.dumps(document), headers=JSON)
+    assert told.status == 201
+    await store(api, reading(1, 20.5), reading(2, 21.5))
+    [sensor] = (await api.get("/db/_sensors")).json["sensors"]
+    assert sensor["last_value"] == 21.5
+    path = "/db/_series?device=d&sensor=t"
+    for points in (2, 600):
+        columns = (await api.get(f"{path}&points={points}")).json["columns"]
+        assert (columns["min"], columns["max"]) == ([20.5, 21.5], [20.5, 21.5])
+    lines = (await api.get(f"{path}&format=csv")).text.splitlines()
+    assert len(lines) == 3
 
 
 async def test_csv(api: Api) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.documents.revision import Rev
 from agent.errors import StoreWriteError
+from agent.store.conflicts import read_joins
 from agent.store.store import Store
 from agent.store.transaction import Transaction
 from tests.store.helpers import get, put, reading, revision, rows
@@ -36,6 +38,30 @@ async def test_only_leaves_keep_their_bodies(store: Store, path: Path) -> None:
     ]
     assert [await get(store, id) for id in "ab"] == before
     assert not store.compacting
+
+
+@pytest.mark.parametrize("longest", [0, 60])
+async def test_documents_in_conflict_do_not_hold_the_writer_up(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch, longest: float
+) -> None:
+    """Their histories may be long: each is looked at once a step, not once for each old body."""
+    looked_at = []
+
+    def counted(db: Any, id: str, *options: Any) -> Any:
+        looked_at.append(id)
+        return read_joins(db, id, *options)
+
+    monkeypatch.setattr("agent.store.document_rows.read_joins", counted)
+    monkeypatch.setattr("agent.store.document_rows._LONGEST", longest)
+    store.ancestors_kept = 2
+    for id in "abc":
+        [first, *_, last] = await versions(store, id, 10)
+        await store.graft([revision(id, "x", first.hash)])
+        await put(store, id, last)
+    await store.start_compaction()
+    assert looked_at == list("abc")
+    kept = rows(path, "SELECT id, gen FROM revisions WHERE NOT leaf ORDER BY id, gen")
+    assert kept == [(id, gen) for id in "abc" for gen in (1, 9, 10)]
 
 
 def on_disk(path: Path) -> int:

@@ -26,7 +26,14 @@ export interface Options {
   readonly signal?: AbortSignal;
 }
 
+/** A browser takes these for steps in the path, however they are written; it would ask for another. */
+const STEP = /\/\.\.?(?=[/?]|$)/;
+
 async function send(method: string, path: string, options: Options): Promise<Response> {
+  if (STEP.test(path.split("?", 1)[0] ?? "")) {
+    const reason = 'No browser can ask for a document called "." or ".."; use the HTTP API.';
+    throw new ApiError(400, "bad_request", reason, "");
+  }
   const text = options.text ?? (options.body === undefined ? null : JSON.stringify(options.body));
   const headers: Record<string, string> = { Accept: "application/json" };
   if (text !== null) headers["Content-Type"] = "application/json";

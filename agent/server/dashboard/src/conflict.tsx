@@ -45,7 +45,7 @@ export function OneConflict({ db, id }: { db: string; id: string }) {
       )}
       {value && (
         <Sides
-          key={revsOf(value).join(" ")}
+          key={value.revs.join(" ")}
           db={db}
           conflict={value}
           onOvertaken={(what) => {
@@ -58,6 +58,7 @@ export function OneConflict({ db, id }: { db: string; id: string }) {
   );
 }
 
+/** Of the versions that are shown. */
 function revsOf(conflict: Conflict): string[] {
   return conflict.leaves.map((leaf) => text(leaf, "_rev"));
 }
@@ -92,12 +93,13 @@ function Sides({
     winner,
   );
   const open = choice.filter((each) => each === null).length;
+  const unseen = conflict.revs.length - conflict.leaves.length;
   const choose = (index: number, leaf: number) => {
     setEdited(undefined);
     setChoice(choice.map((before, at) => (at === index ? leaf : before)));
   };
   const resolve = async (how: string) => {
-    const leavesText = JSON.stringify(revsOf(conflict));
+    const leavesText = JSON.stringify(conflict.revs);
     const asked = `{"id":${JSON.stringify(conflict.id)},"leaves":${leavesText},${how}}`;
     try {
       await request("POST", inDb(db, ["_resolve"]), { text: asked });
@@ -113,6 +115,7 @@ function Sides({
       <p class="hint">
         <StatePill conflict={conflict} /> {shown(conflict.reason)}
         {!conflict.base && " The version that both sides began with is not kept here."}
+        {unseen > 0 && ` ${unseen} more are not shown, too many or too large: keep one as it is.`}
       </p>
       <div class="card scrolls" tabIndex={0} role="region" aria-label="The versions side by side">
         <table class="sides tall">
@@ -155,7 +158,7 @@ function Sides({
           )}
         </table>
       </div>
-      {writes && (
+      {writes && unseen === 0 && (
         <>
           <details>
             <summary>The result</summary>
@@ -229,7 +232,7 @@ function FieldRow({
               <label>
                 <input
                   type="radio"
-                  name={name}
+                  name={path.join("\0")}
                   checked={chosen === leaf}
                   aria-label={`${shown(name)}: ${shownValue}`}
                   onChange={() => onChoose(leaf)}

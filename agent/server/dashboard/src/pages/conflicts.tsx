@@ -12,6 +12,8 @@ const PAGE = 50;
 
 export interface Conflict {
   readonly id: string;
+  /** All live revisions; of too many, or too large ones, not all are among `leaves`. */
+  readonly revs: readonly string[];
   readonly leaves: readonly Json[];
   readonly base: Json | null;
   readonly policy: string;
@@ -49,9 +51,11 @@ export async function conflictsOf(
 function conflictOf(row: Json): Conflict {
   const members = row.kind === "object" ? row.members : new Map<string, Json>();
   const leaves = members.get("leaves");
+  const revs = members.get("revs");
   const base = members.get("base");
   return {
     id: text(row, "id"),
+    revs: revs === undefined ? [] : (JSON.parse(line(revs)) as string[]),
     leaves: leaves?.kind === "array" ? leaves.items : [],
     base: base?.kind === "object" ? base : null,
     policy: text(row, "policy"),
@@ -123,7 +127,7 @@ function ConflictLine({ db, conflict }: { db: string; conflict: Conflict }) {
           <StatePill conflict={conflict} />
         </span>
         <span class="note">
-          {many(conflict.leaves.length, "version")}; they differ in{" "}
+          {many(conflict.revs.length, "version")}; they differ in{" "}
           <Name>{names.join(", ") || "nothing but their history"}</Name>
           {fields.length > names.length && ` and ${fields.length - names.length} more`}
         </span>
