@@ -10,7 +10,7 @@ import click
 
 from agent.bridge import Bridge, bridge_for
 from agent.cli.broker import broker_from, broker_options
-from agent.cli.options import read_password
+from agent.cli.options import password_from
 from agent.config import parse_listen
 from agent.runtime import run_until_signalled
 
@@ -35,6 +35,11 @@ _LISTEN = "127.0.0.1:5985"
     help="The password for the user in the upstream's URL.",
 )
 @click.option(
+    "--upstream-password-env",
+    metavar="NAME",
+    help="The environment variable that has it, instead.",
+)
+@click.option(
     "--upstream-ca-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -51,6 +56,7 @@ def bridge_command(
     broker: str,
     upstreams: tuple[str, ...],
     upstream_password_file: Path | None,
+    upstream_password_env: str | None,
     upstream_ca_file: Path | None,
     listen: str,
     **options: Any,
@@ -59,7 +65,7 @@ def bridge_command(
 
     It keeps nothing, so several may share the work (the same --group), and any may end at any time.
     """
-    password = None if upstream_password_file is None else read_password(upstream_password_file)
+    password = password_from(upstream_password_file, upstream_password_env)
     bridge = bridge_for(
         broker_from(broker=broker, **options),
         upstreams,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agent.cli.options import read_password
+from agent.cli.options import password_from
 from agent.config import host_name
 from agent.errors import ConfigError
 from agent.peers.mqtt_topics import DEFAULT_GROUP, parse_broker_url
@@ -36,6 +36,11 @@ def broker_options(*, required: bool) -> Callable[[_CommandT], _CommandT]:
             type=_file,
             metavar="FILE",
             help="The password for the user in the broker's URL.",
+        ),
+        click.option(
+            "--broker-password-env",
+            metavar="NAME",
+            help="The environment variable that has it, instead.",
         ),
         click.option(
             "--broker-ca-file",
@@ -77,6 +82,7 @@ def broker_from(
     *,
     broker: str,
     broker_password_file: Path | None,
+    broker_password_env: str | None,
     broker_ca_file: Path | None,
     broker_certificate: Path | None,
     broker_key: Path | None,
@@ -88,10 +94,11 @@ def broker_from(
     from agent.server.mqtt import Broker
 
     url, credentials = parse_broker_url(broker)
-    if broker_password_file is not None:
+    password = password_from(broker_password_file, broker_password_env)
+    if password is not None:
         if credentials is None:
-            raise ConfigError("--broker-password-file needs a user in the broker's URL")
-        credentials = Credentials(credentials.user, read_password(broker_password_file))
+            raise ConfigError("a password for the broker needs a user in the broker's URL")
+        credentials = Credentials(credentials.user, password)
     if not group or any(letter in "+#/" for letter in group):
         raise ConfigError("--group: a name without + # /, for example --group edge-sync")
     tls = TlsFiles(broker_ca_file, broker_certificate, broker_key)

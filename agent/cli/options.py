@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +53,20 @@ def read_password(file: Path) -> str:
         return file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: no password can be read from it ({error})") from None
+
+
+def password_from(file: Path | None, variable: str | None) -> str | None:
+    """The password in a file or an environment variable, whichever is named. Raises ConfigError."""
+    if file is not None and variable is not None:
+        raise ConfigError("a password is in a file or in an environment variable; name one of them")
+    if variable is None:
+        return None if file is None else read_password(file)
+    try:
+        return os.environ[variable]
+    except KeyError:
+        raise ConfigError(
+            f"the environment variable {variable} is not set; set it, or name a file"
+        ) from None
 
 
 def print_json(value: Any) -> None:

@@ -19,9 +19,18 @@ from agent.peers.urls import Credentials
 from agent.server.mqtt_served import ServedDatabases
 from agent.store.databases import Databases
 from agent.store.store import Store
-from tests.agents import CHECKOUT
+from tests.agents import CHECKOUT, AgentProcess
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import contents, fails, gateway, opened, readings, replicate, responding
+from tests.mqtt.site import (
+    contents,
+    fails,
+    gateway,
+    opened,
+    readings,
+    replicate,
+    responding,
+    until,
+)
 from tests.server.certificates import self_signed
 
 SECRET = "p@ss/w0rd"
@@ -123,6 +132,35 @@ async def test_passwords(tmp_path: Path) -> None:
         error = await error_of(f"{url}/edge")
         assert isinstance(error, ConnectError)
         assert "nobody answers" in str(error)
+
+
+@pytest.mark.parametrize("option", ["file", "env"])
+async def test_the_password_of_a_hub(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROKER_PASSWORD", SECRET)
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET + "\n")
+    where = {"file": str(secret), "env": "BROKER_PASSWORD"}[option]
+    async with guarded(tmp_path / "broker", "hub", "gateway-1") as broker:
+        arguments = (
+            *("hub", "--data", tmp_path / "data", "--listen", "127.0.0.1:0", "--broker"),
+            *(broker.url.replace("//", "//hub@"), f"--broker-password-{option}", where),
+        )
+        with AgentProcess(*arguments, log=tmp_path / "log") as hub:
+            await asyncio.to_thread(hub.wait_until_ready)
+            asking = {"user": "gateway-1", "password": SECRET, "node": "gateway-1"}
+            async with gateway(f"{broker.url}/edge", **asking) as peer:
+
+                async def answers() -> bool:
+                    try:
+                        await peer.create()
+                    except ConnectError:
+                        return False
+                    return True
+
+                await until(answers)
+                assert (await peer.info()).doc_count == 0
 
 
 def tls_listener(server: tuple[Path, Path], more: str = "") -> str:

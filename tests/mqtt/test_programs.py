@@ -128,6 +128,13 @@ def test_mistakes_on_the_command_line(tmp_path: Path, broker: Mosquitto, free_po
             "loopback",
         ),
         (["--broker", "mqtt://host", "--upstream", "http://a/db", "--group", "a/b"], "--group"),
+        (
+            [
+                *("--broker", "mqtt://u@host", "--upstream", "http://a/db"),
+                *("--broker-password-env", "NOT_SET_ANYWHERE"),
+            ],
+            "NOT_SET_ANYWHERE is not set",
+        ),
     ):
         assert part in in_process("bridge", *arguments).complaint()
 
