@@ -36,9 +36,6 @@ MOST_SESSIONS = 50
 
 _LOG_VERSION = 1
 _MEETINGS = 2
-_LOOK_EVERY = 10
-"""Checkpoints from one look at who else writes them to the next: a log is up to 15 KB."""
-
 _REMEMBERED = 3600.0
 
 
@@ -134,6 +131,8 @@ class Log:
         self._peers = (source, target)
         self._others = others or Others()
         self._revs = [(log or {}).get("_rev") for log in (source_log, target_log)]
+        self._known = [next(iter(_history(log)), None) for log in (source_log, target_log)]
+        """The newest entry on each side, when it was last read or written."""
         self._older = [] if common is None else _sessions_from(common, target_log)
         self._most_sessions = most_sessions
         self._session = secrets.token_hex(16)
@@ -179,11 +178,17 @@ class Log:
         The target's log goes first: a crash between the two leaves the older common session.
         """
         log = self.note(seq, counts, ranges)
-        if self._written % _LOOK_EVERY == 0:
-            for peer in self._peers:
-                self._look(peer, await peer.get_local(self.id))
+        for side, peer in enumerate(self._peers):
+            present = await peer.get_local(self.id)
+            if self._is_older(present, self._known[side]):
+                raise DatabaseRecreatedError(
+                    f"{peer.label}: the checkpoint is an older one, so the database was probably "
+                    "restored from a backup; starting from there"
+                )
+            self._look(peer, present)
         for side in (1, 0):
             self._revs[side] = await self._put(self._peers[side], log, self._revs[side])
+            self._known[side] = log["history"][0]
 
     def note(self, seq: Seq, counts: Counts, ranges: Sequence[Range] = ()) -> dict[str, Any]:
         """What `write` writes, kept in `last` only."""
@@ -226,6 +231,18 @@ class Log:
                 ) from None
             self._look(peer, present)
             return await peer.put_local(self.id, _with_rev(log, (present or {}).get("_rev")))
+
+    def _is_older(self, present: Mapping[str, Any] | None, known: Mapping[str, Any] | None) -> bool:
+        """Whether a log is from before the entry that it had."""
+        if known is None:
+            return False
+        entries = {entry["session_id"]: entry for entry in _history(present)}
+        same = entries.get(known["session_id"])
+        if same is not None:
+            return _checkpoint_number(same) < _checkpoint_number(known)
+        # Without the session it is older, too, unless somebody else has written it.
+        newest = next(iter(entries), None)
+        return newest is None or newest in {entry["session_id"] for entry in self._older}
 
     def _look(self, peer: Peer, present: Mapping[str, Any] | None) -> None:
         """Look at who wrote the log that is there. Servers, CouchDB too, take any revision."""

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.documents.revision import first_revision
@@ -128,6 +129,29 @@ async def test_a_target_restored_from_a_backup_is_filled_again(tmp_path: Path) -
     await target.put_local(log.id, {**backup, "_rev": present["_rev"]})
     assert (await Log.open(source, target)).start_seq == 3
     await asyncio.gather(a.close(), b.close())
+
+
+@pytest.mark.parametrize("sessions", [1, 2])
+async def test_a_target_restored_during_a_run_ends_it(tmp_path: Path, sessions: int) -> None:
+    """What it had confirmed is not there any more, though no request has failed."""
+    a, b = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
+    source, target = LocalPeer(a), LocalPeer(b)
+    log = await Log.open(source, target)
+    await log.write(3, COUNTS)
+    backup = await target.get_local(log.id)
+    assert backup is not None
+    if sessions == 2:
+        log = await Log.open(source, target)
+    await log.write(7, COUNTS)
+    await b.write(lambda transaction: transaction.locals.put(log.id, "0-2", encoded(backup)))
+    with pytest.raises(DatabaseRecreatedError, match="restored from a backup"):
+        await log.write(9, COUNTS)
+    assert (await Log.open(source, target)).start_seq == 3
+    await asyncio.gather(a.close(), b.close())
+
+
+def encoded(log: dict[str, Any]) -> str:
+    return msgspec.json.encode({key: log[key] for key in log if key != "_rev"}).decode()
 
 
 async def test_a_checkpoint_that_has_gone_is_not_written_again(tmp_path: Path) -> None:
