@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.install.machine import CHECKOUT, CONFIG, Machine, build_package, missing, rebuild
+from tests.install.machine import CHECKOUT, CONFIG, Machine, missing, rebuild
 
 _LACKING = missing()
 needs_machine = pytest.mark.skipif(_LACKING is not None, reason=f"this needs {_LACKING}")
@@ -18,11 +18,6 @@ needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="this needs systemd-analyze"
 )
 UNIT = CHECKOUT / "scripts/debian/edge-agent.service"
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_package(tmp_path_factory.mktemp("package"))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.install.machine import CHECKOUT, build_package, missing
+from tests.install.machine import CHECKOUT, missing
 
 _LACKING = missing()
 EXTRAS = ("dsmr", "mbus", "modbus", "nmea")
@@ -80,9 +80,9 @@ def test_as_cyclonedx_has_it(bom: Any) -> None:
 
 @pytest.mark.skipif(_LACKING is not None, reason=f"this needs {_LACKING}")
 @pytest.mark.timeout(600)
-def test_the_package_brings_that_of_what_is_in_it(tmp_path: Path) -> None:
+def test_the_package_brings_that_of_what_is_in_it(package: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    subprocess.run(["dpkg-deb", "--extract", build_package(tmp_path), root], check=True)
+    subprocess.run(["dpkg-deb", "--extract", package, root], check=True)
     told = json.loads((root / "usr/share/doc/edge-sync-agent/sbom.json").read_text())
     folders = (root / "opt/edge-agent/lib").glob("python*/site-packages/*.dist-info")
     there = {
