@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any, TypeVar
+
+import click
 
 from agent.cli.options import read_password
 from agent.errors import ConfigError, NotFoundError
@@ -14,6 +17,29 @@ from agent.peers.local import LocalPeer
 from agent.peers.mqtt_topics import is_mqtt
 from agent.peers.peer import Peer
 from agent.store.store import Store
+
+_CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
+
+
+def password_options(command: _CommandT) -> _CommandT:
+    """--source-password-file and --target-password-file."""
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    for option in (
+        click.option(
+            "--target-password-file",
+            type=file,
+            metavar="FILE",
+            help="The password for the user in TARGET.",
+        ),
+        click.option(
+            "--source-password-file",
+            type=file,
+            metavar="FILE",
+            help="The password for the user in SOURCE, where the process list does not show it.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from agent.cli.options import json_option, print_json
-from agent.cli.places import opened
+from agent.cli.places import opened, password_options
 from agent.documents.selector import SelectorError, parse_selector
 from agent.errors import EdgeAgentError
 from agent.peers.peer import Peer
@@ -23,8 +23,6 @@ from agent.replication.replicator import Replicator
 from agent.replication.selection import Selection
 
 _REFRESH = 0.2
-
-_password_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _read_selector(
@@ -47,18 +45,7 @@ def _read_selector(
 @click.argument("target")
 @click.option("--continuous", is_flag=True, help="Go on as changes are made, until Ctrl-C.")
 @click.option("--create-target", is_flag=True, help="Make the target database if it is missing.")
-@click.option(
-    "--source-password-file",
-    type=_password_file,
-    metavar="FILE",
-    help="The password for the user in SOURCE, where the process list does not show it.",
-)
-@click.option(
-    "--target-password-file",
-    type=_password_file,
-    metavar="FILE",
-    help="The password for the user in TARGET.",
-)
+@password_options
 @click.option(
     "--selector",
     metavar="JSON",

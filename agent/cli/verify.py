@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from agent.cli.options import json_option, print_json
-from agent.cli.places import opened
+from agent.cli.places import opened, password_options
 from agent.errors import EdgeAgentError
 from agent.peers.peer import Peer
 from agent.replication.verification import Difference, Verification
@@ -18,25 +18,12 @@ from agent.replication.verification import Difference, Verification
 _SHOWN = 20
 _AT_ONCE = 100
 
-_password_file = click.Path(exists=True, dir_okay=False, path_type=Path)
-
 
 @click.command()
 @click.argument("source")
 @click.argument("target")
 @click.option("--repair", is_flag=True, help="Bring both sides what they lack.")
-@click.option(
-    "--source-password-file",
-    type=_password_file,
-    metavar="FILE",
-    help="The password for the user in SOURCE, where the process list does not show it.",
-)
-@click.option(
-    "--target-password-file",
-    type=_password_file,
-    metavar="FILE",
-    help="The password for the user in TARGET.",
-)
+@password_options
 @click.option(
     "--settle",
     type=click.FloatRange(min=0, max=3600),
