@@ -74,6 +74,7 @@ async def fuzz(name: str, target: Target, *, count: int, seed: int) -> None:
         for number in range(-len(kept), count):
             data = kept[number] if number < 0 else mutated(kept, chance)
             await _try(name, target, data)
+            await asyncio.sleep(0)  # each is a step of its own to who watches the loop
     finally:
         tracemalloc.stop()
 
