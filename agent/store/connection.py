@@ -84,6 +84,12 @@ class StoreLock:
         if not self.was_store:
             self._write(_OPENED)
 
+    def forget(self) -> None:
+        """The file is about to be deleted: that it is gone will be no damage."""
+        self.was_store = False
+        self._write(b"")
+        os.fsync(self._file)
+
     def _write(self, state: bytes) -> None:
         os.truncate(self._file, 0)
         os.pwrite(self._file, b"%d\n%b" % (os.getpid(), state), 0)

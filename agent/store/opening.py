@@ -7,11 +7,16 @@ from pathlib import Path
 
 from agent.errors import StoreDamagedError, StoreError
 from agent.store.connection import StoreLock, damage, marker, open_writer
-from agent.store.salvage import set_aside
+from agent.store.salvage import copy_of, put_in_place, set_aside
 
 _EMPTY = "it is empty, and was not"
 _GONE = "it is gone"
 _NOT_SQLITE = "it is no SQLite file any more"
+
+
+def exists(path: Path) -> bool:
+    """There is a store, or a copy of a damaged one that takes its place when it is opened."""
+    return path.exists() or copy_of(path).exists()
 
 
 def damage_found(path: Path) -> str | None:
@@ -27,6 +32,7 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
 
     Raises StoreDamagedError, and what `open_writer` raises.
     """
+    put_in_place(path)
     reason = damage_found(path)
     if reason is None and lock.was_store:
         reason = None if path.exists() else _GONE
@@ -56,7 +62,6 @@ def open_or_salvage(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Con
         return open_checked(path, lock, create=create)
     except StoreDamagedError as error:
         set_aside(path, error.reason)
-        marker(path).unlink(missing_ok=True)
     return open_checked(path, lock, create=create)
 
 

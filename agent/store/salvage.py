@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 import sqlite3
 import time
@@ -24,8 +23,9 @@ import msgspec
 from agent.documents.attachment import Stored, attachments_from_store
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import RevTree
+from agent.durable import sync_folder
 from agent.errors import EdgeAgentError, StoreError
-from agent.store.connection import open_writer
+from agent.store.connection import explained, marker, open_writer
 from agent.store.schema import SEQ_FLOOR, SETTING
 from agent.store.transaction import Transaction
 
@@ -62,8 +62,8 @@ class Salvage(msgspec.Struct, frozen=True):
 def set_aside(path: Path, reason: str) -> Salvage:
     """Move a damaged store away and put a copy of what is readable in its place. Blocking.
 
-    Interrupted anywhere, it can be done again: the old file is moved when the copy is complete.
-    Raises StoreDamagedError when there is no room for the copy, and StoreError.
+    Interrupted anywhere, it can be done again: once the copy is complete it has another name, and
+    the next opening puts it in place. Raises StoreDamagedError when there is no room for the copy, and StoreError.
     """
     size = path.stat().st_size if path.exists() else 0
     free = shutil.disk_usage(path.parent).free
@@ -92,12 +92,9 @@ def set_aside(path: Path, reason: str) -> Salvage:
             (SALVAGED, msgspec.json.encode(done).decode()),
         )
         copy.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    for suffix in _FILES:
-        old = path.with_name(path.name + suffix)
-        if old.exists():
-            old.rename(aside.with_name(aside.name + suffix))
-    fresh.rename(path)
-    _sync(path.parent)
+    fresh.rename(copy_of(path))
+    sync_folder(path.parent)
+    put_in_place(path)
     log.error(
         "%s was damaged (%s): %d documents were copied, %d were wrong; the damaged file is %s, and "
         "what remotes have comes back by replication",
@@ -108,6 +105,39 @@ def set_aside(path: Path, reason: str) -> Salvage:
         aside,
     )
     return done
+
+
+def copy_of(path: Path) -> Path:
+    """The complete copy of a damaged store, until it has the store's name."""
+    return path.with_name(f"{path.name}.salvaged")
+
+
+def put_in_place(path: Path) -> None:
+    """Give a complete copy the name of its store, and the damaged files another one. Blocking.
+
+    Does nothing without such a copy. Raises StoreError when that cannot be read.
+    """
+    copy = copy_of(path)
+    if not copy.exists():
+        return
+    aside = path.with_name(_set_aside_as(copy))
+    for suffix in _FILES:
+        old = path.with_name(path.name + suffix)
+        if old.exists():
+            old.rename(aside.with_name(aside.name + suffix))
+    sync_folder(path.parent)  # first, or SQLite might take the old WAL for that of the copy
+    copy.rename(path)
+    marker(path).unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _set_aside_as(copy: Path) -> str:
+    """The file name that a copy says the damaged store gets."""
+    with explained(copy):
+        uri = f"{copy.absolute().as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            (body,) = db.execute("SELECT body FROM local WHERE id = ?", (SALVAGED,)).fetchone()
+    return Path(msgspec.json.decode(body, type=Salvage).aside).name
 
 
 @contextmanager
@@ -356,11 +386,3 @@ def _scan(
         except sqlite3.DatabaseError:
             continue
         return
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

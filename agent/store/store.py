@@ -26,7 +26,7 @@ from agent.store.conflicts import ConflictsPage, conflict_of, conflicts_after, c
 from agent.store.connection import StoreLock, open_writer
 from agent.store.find import FindPage, Position, find_page
 from agent.store.mango_index import MangoIndex, all_indexes
-from agent.store.opening import damage_found, open_checked, open_or_salvage
+from agent.store.opening import damage_found, exists, open_checked, open_or_salvage
 from agent.store.planner import Plan
 from agent.store.reader import (
     ChangesPage,
@@ -122,7 +122,7 @@ class Store:
                 raise StoreError(
                     f"{path}: a folder; name the file of a store in it", path=str(path)
                 )
-            if not create and not path.exists():
+            if not create and not exists(path):
                 open_writer(path, create=False)  # raises, before a lock file is made
             lock = StoreLock(path)
             try:

@@ -319,16 +319,21 @@ class Cut:
     left: Tree
 
 
+_NAMING = frozenset({record.CREATE, record.FOLDER_MADE, record.RENAME, record.LINK, record.UNLINK})
+
+
 def cuts(disk: Disk, events: Sequence[Event], chance: random.Random, count: int) -> Iterator[Cut]:
-    """So many power cuts at random moments; some come right after somebody was told something.
+    """So many power cuts: at any moment, right after somebody was told something, or where files
+    have just been made, renamed or removed, which is seldom and the most delicate.
 
     `disk` follows: when a cut is taken, it is at the cut's moment.
     """
-    told = [number + 1 for number, event in enumerate(events) if event.kind == record.MARK]
-    moments = sorted(
-        chance.choice(told) if told and chance.random() < 0.4 else chance.randint(0, len(events))
-        for _ in range(count)
-    )
+    choices = [
+        range(len(events) + 1),
+        [number + 1 for number, event in enumerate(events) if event.kind == record.MARK],
+        [number + 1 for number, event in enumerate(events) if event.kind in _NAMING],
+    ]
+    moments = sorted(chance.choice(chance.choice(choices) or choices[0]) for _ in range(count))
     done = 0
     for moment in moments:
         for event in events[done:moment]:

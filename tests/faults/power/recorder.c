@@ -13,6 +13,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -20,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
@@ -314,6 +316,19 @@ ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at, size_t
         return syscall(SYS_copy_file_range, in, in_at, out, out_at, length, flags);
     errno = ENOSYS; /* then programs read and write */
     return -1;
+}
+
+int ioctl(int file, unsigned long request, ...)
+{
+    va_list rest;
+    va_start(rest, request);
+    void *argument = va_arg(rest, void *);
+    va_end(rest);
+    if ((request == FICLONE || request == FICLONERANGE) && inode_of(file)) {
+        errno = EOPNOTSUPP; /* the same */
+        return -1;
+    }
+    return (int)syscall(SYS_ioctl, file, request, argument);
 }
 
 ssize_t sendfile64(int out, int in, off_t *offset, size_t length)

@@ -23,9 +23,9 @@ from agent.errors import EdgeAgentError
 from agent.store import opening
 from agent.store.connection import open_writer
 from tests.agents import CHECKOUT
-from tests.faults.power import stores
+from tests.faults.power import small_files, stores
 from tests.faults.power.disk import Disk, cuts, lay_out
-from tests.faults.power.record import Event, Marks, environment, read
+from tests.faults.power.record import WRITE, Event, Marks, environment, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,8 @@ SCENARIOS: dict[str, Scenario] = {
         stores.salvage, partial(stores.check, may_be_set_aside=True), stores.damaged
     ),
     "deletion": Scenario(stores.delete, stores.check_deleted),
+    "configuration": Scenario(small_files.configure, small_files.check_configured),
+    "update": Scenario(small_files.update, small_files.check_updated, small_files.installed),
 }
 
 
@@ -85,7 +87,9 @@ class Recorded:
             env={**os.environ, **environment(library, place, log)},
             check=True,
         )
-        return cls(name, disk, read(log))
+        events = read(log)
+        assert any(event.kind == WRITE for event in events), "the recorder was not loaded"
+        return cls(name, disk, events)
 
     def cut(self, count: int, seed: int, folder: Path) -> None:
         """Cut the power so many times, and look at what is left. Blocks.

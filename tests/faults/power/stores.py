@@ -286,7 +286,12 @@ class Told:
         return self._marks[kind][-1][0] if self._marks[kind] else None
 
     def revisions(self) -> set[tuple[str, str]]:
-        return {(id, rev) for kind in ("revs", "readable") for (revs,) in self.of(kind) for id, rev in revs}
+        return {
+            (id, rev)
+            for kind in ("revs", "readable")
+            for (revs,) in self.of(kind)
+            for id, rev in revs
+        }
 
     def ids(self, kind: str) -> set[str]:
         return {id for (ids,) in self.of(kind) for id in ids}
@@ -371,9 +376,7 @@ def _check_retained(path: Path, told: Told, found: Contents) -> None:
 async def check_deleted(folder: Path, marks: list[Any]) -> None:
     """A database that is gone stays away; one that is there is whole."""
     told = Told(marks)
-    created, going, gone = (
-        told.last(kind) for kind in ("created", "deleting", "deleted database")
-    )
+    created, going, gone = (told.last(kind) for kind in ("created", "deleting", "deleted database"))
     databases = Databases(data(folder))
     if created is not None and created != going:
         store = await databases.get(DATABASE)  # nobody has asked for its deletion
