@@ -1,5 +1,5 @@
-"""A gateway with a device and a hub, recorded while they work, and started again after a power cut at
-one of them or at both. Whoever had power all along is as it was at that moment.
+"""A gateway with a device and a hub, recorded while they work, and started again after a power cut
+at one of them or at both. Whoever had power all along is as it was at that moment.
 """
 
 from __future__ import annotations
@@ -28,7 +28,18 @@ from tests.faults.power.disk import Disk, Tree, cuts, lay_out
 from tests.faults.power.record import Event, Marks, environment, read
 from tests.faults.power.scenarios import LostError
 from tests.faults.power.stores import Told
-from tests.faults.site import PASSWORD, USER, Contents, Place, Site, Writer, contents, get, revisions, until
+from tests.faults.site import (
+    PASSWORD,
+    USER,
+    Contents,
+    Place,
+    Site,
+    Writer,
+    contents,
+    get,
+    revisions,
+    until,
+)
 from tests.sensors.uart import Uart
 from tests.server.accounts import quick_hash
 
@@ -102,7 +113,7 @@ class RecordedField:
         site = Site(place, table, environment=environment(library, place, log))
         writers = [_Client(each, marks) for each in site.places]
         with device.uart:
-            async with site.running(*writers) as session:
+            async with site.running(*writers):
                 for number in (1, 2):
                     await until("enough was done", partial(_enough, number, device, site, writers))
                     if number == 1:
@@ -203,7 +214,7 @@ class RecordedField:
         )
         user = UserConfig(name=USER, password_hash=quick_hash(PASSWORD), roles=["_admin"])
         hub = Agent(folder / "hub", ServerConfig(listen=f"127.0.0.1:{site.hub.port}"), [user])
-        gateway = Agent.from_config(load(config))
+        gateway = Agent.from_config(await asyncio.to_thread(load, config))
         stop = asyncio.Event()
         async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
             for agent in (hub, gateway):
@@ -232,8 +243,7 @@ async def _both_have(site: Site, session: aiohttp.ClientSession, count: int) -> 
 
     async def equal() -> bool:
         pages = [
-            await get(session, f"{place.url}/edge/_changes?style=all_docs")
-            for place in site.places
+            await get(session, f"{place.url}/edge/_changes?style=all_docs") for place in site.places
         ]
         found = [revisions(page) if page and "results" in page else set() for page in pages]
         return found[0] == found[1] and len(found[0]) >= count

@@ -46,7 +46,7 @@ def missing_compiler() -> str | None:
 def recorder(folder: Path) -> Path:
     """The recorder, compiled into a folder."""
     library = folder / "recorder.so"
-    subprocess.run(["gcc", *_OPTIONS, "-o", library, _SOURCE, "-ldl"], check=True)
+    subprocess.run(["gcc", *_OPTIONS, "-o", library, _SOURCE], check=True)
     return library
 
 

@@ -1,6 +1,6 @@
 """The scenarios by name: `python -m tests.faults.power.scenarios NAME FOLDER` does a one's work.
 
-A third argument sabotages the agent, to show that what is lost is found: see `SABOTAGES`.
+A third argument is for `PRAGMA synchronous`, which is FULL: with less, losses have to be found.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from agent.store.connection import open_writer
 from tests.agents import CHECKOUT
 from tests.faults.power import small_files, stores
 from tests.faults.power.disk import Disk, cuts, lay_out
-from tests.faults.power.record import WRITE, Event, Marks, environment, read
+from tests.faults.power.record import Event, Marks, environment, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,6 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
-SABOTAGES = ("OFF", "NORMAL")
-"""Values of `PRAGMA synchronous`, which is FULL."""
-
-
 class LostError(AssertionError):
     """Something is not there, or not right, after a power cut."""
 
@@ -74,21 +70,27 @@ class Recorded:
         self._disk = disk
 
     @classmethod
-    def of(cls, name: str, library: Path, folder: Path, *sabotage: str) -> Recorded:
-        """Record it, in a folder that is made for it. Blocks."""
+    def of(cls, name: str, library: Path, folder: Path, *, synchronous: str = "FULL") -> Recorded:
+        """Record it, in a folder that is made for it. Blocks.
+
+        In the end what was recorded has to be what is there, so that nothing was missed.
+        """
         place = folder / "recorded"
         place.mkdir(parents=True)
         asyncio.run(SCENARIOS[name].prepare(place))
         disk = Disk(place)
         log = folder / "log"
         subprocess.run(
-            [sys.executable, "-m", __name__, name, place, *sabotage],
+            [sys.executable, "-m", __name__, name, place, synchronous],
             cwd=CHECKOUT,
             env={**os.environ, **environment(library, place, log)},
             check=True,
         )
         events = read(log)
-        assert any(event.kind == WRITE for event in events), "the recorder was not loaded"
+        replayed = copy.deepcopy(disk)
+        for event in events:
+            replayed.follow(event)
+        assert replayed.now() == Disk(place).now(), "something was not recorded"
         return cls(name, disk, events)
 
     def cut(self, count: int, seed: int, folder: Path) -> None:
@@ -110,7 +112,7 @@ class Recorded:
             shutil.rmtree(place)
 
 
-def _work(name: str, folder: Path, synchronous: str = "FULL") -> None:
+def _work(name: str, folder: Path, synchronous: str) -> None:
     stores.hurry()
 
     def sabotaged(path: Path, *, create: bool) -> sqlite3.Connection:
@@ -124,4 +126,4 @@ def _work(name: str, folder: Path, synchronous: str = "FULL") -> None:
 
 
 if __name__ == "__main__":
-    _work(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+    _work(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -56,8 +56,8 @@ async def check_configured(folder: Path, marks: list[Any]) -> None:
     told = Told(marks)
     config = _config(folder)
     if config.exists() or told.of("written"):
-        read = load(config)
-        assert read.remote[0].secret() == _SECRET
+        read = await asyncio.to_thread(load, config)
+        assert await asyncio.to_thread(read.remote[0].secret) == _SECRET
         names = [user.name for user in read.user]
         assert names == list(_USERS[: len(names)])
         assert len(names) >= len(told.of("user"))

@@ -1,7 +1,8 @@
 """What a store goes through while it is recorded, and what has to be there after a power cut.
 
 A scenario has three parts, which share a folder: `prepare` makes what is there before, `work` runs
-under the recorder and marks what was acknowledged, `check` gets the folder as a power cut has left it.
+under the recorder and marks what was acknowledged, `check` gets the folder as a power cut has left
+it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import shutil
 import sqlite3
 import tempfile
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -158,7 +158,7 @@ async def damaged(folder: Path) -> None:
     await store.put_local("state", None, '{"kept":true}')
     await store.close()
     _damage(file(folder), 3)
-    mark_damaged(file(folder), "database disk image is malformed")
+    await asyncio.to_thread(mark_damaged, file(folder), "database disk image is malformed")
 
 
 def _damage(path: Path, pages: int) -> None:
@@ -246,7 +246,7 @@ async def salvage(folder: Path, marks: Marks) -> None:
         store = await databases.get(DATABASE)
         await Client(store, marks, f"new{turn}").mixed(6)
         # Found while it runs, as by a reader; nothing is damaged, so nothing may go.
-        mark_damaged(file(folder), "database disk image is malformed")
+        await asyncio.to_thread(mark_damaged, file(folder), "database disk image is malformed")
         await databases.close()
 
 
@@ -311,7 +311,7 @@ async def check(folder: Path, marks: list[Any], *, may_be_set_aside: bool = Fals
     assert may_be_set_aside or newest >= (told.last("seq") or 0), "sequences would be used twice"
     for id, rev, digest in told.of("attached"):
         await _check_attached(store, id, rev, digest)
-    for name, turn in {name: turn for name, turn in told.of("local")}.items():
+    for name, turn in dict(told.of("local")).items():
         found = await store.get_local(name)
         assert found is not None, name
         assert msgspec.json.decode(found[1])["n"] >= turn
@@ -392,6 +392,3 @@ async def check_deleted(folder: Path, marks: list[Any]) -> None:
     await put(store, "after the power cut")
     await databases.close()
     await asyncio.to_thread(contents, file(folder))
-
-
-Prepare = Callable[[Path], Awaitable[None]]
