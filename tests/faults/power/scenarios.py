@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import os
 import random
 import shutil
@@ -113,6 +114,7 @@ class Recorded:
 
 
 def _work(name: str, folder: Path, synchronous: str) -> None:
+    logging.getLogger("agent").addHandler(logging.NullHandler())
     stores.hurry()
 
     def sabotaged(path: Path, *, create: bool) -> sqlite3.Connection:
