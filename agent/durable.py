@@ -1,4 +1,4 @@
-"""Names that outlast a power cut: a file's name is durable once its folder was synced, see fsync(2)."""
+"""Names that outlast a power cut: a file's is durable once its folder was synced, see fsync(2)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.durable import make_folder, sync_folder
 from agent.errors import DocumentError, NotFoundError, StoreError, StoreExistsError, StoreHeldError
-from agent.store.connection import StoreLock
+from agent.store.connection import StoreLock, marker
 from agent.store.opening import exists
 from agent.store.salvage import copy_of
 from agent.store.store import Store
@@ -256,11 +256,10 @@ def _unlink(path: Path) -> None:
     lock = StoreLock(path)
     try:
         lock.forget()
-        for file in (copy_of(path), path):
+        for file in (marker(path), copy_of(path), path):
             file.unlink(missing_ok=True)
-        sync_folder(path.parent)  # never the file without its WAL
-        for suffix in ("-wal", "-shm", ".damaged", ".lock"):
+        sync_folder(path.parent)  # what is left means nothing then; never the file without its WAL
+        for suffix in ("-wal", "-shm", ".lock"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
-        sync_folder(path.parent)
     finally:
         lock.release()

@@ -11,6 +11,7 @@ from agent.store.salvage import copy_of, put_in_place, set_aside
 
 _EMPTY = "it is empty, and was not"
 _GONE = "it is gone"
+_MARKED = "it was found while it was open"  # a power cut has left the marker without its text
 _NOT_SQLITE = "it is no SQLite file any more"
 
 
@@ -22,7 +23,7 @@ def exists(path: Path) -> bool:
 def damage_found(path: Path) -> str | None:
     """How an open store was found to be damaged, or None."""
     try:
-        return marker(path).read_text("utf-8")
+        return marker(path).read_text("utf-8") or _MARKED
     except OSError:
         return None
 

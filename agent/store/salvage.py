@@ -63,7 +63,8 @@ def set_aside(path: Path, reason: str) -> Salvage:
     """Move a damaged store away and put a copy of what is readable in its place. Blocking.
 
     Interrupted anywhere, it can be done again: once the copy is complete it has another name, and
-    the next opening puts it in place. Raises StoreDamagedError when there is no room for the copy, and StoreError.
+    the next opening puts it in place. Raises StoreDamagedError when there is no room for the copy,
+    and StoreError.
     """
     size = path.stat().st_size if path.exists() else 0
     free = shutil.disk_usage(path.parent).free

@@ -207,7 +207,7 @@ class Disk:
             return _tree(self._root, lambda folder: folder.durable, lambda f: bytes(f.durable))
         left: dict[int, dict[str, _Node]] = {}
         lost: set[tuple[int, str]] = set()
-        share = chance.choice((0.0, 0.5, 0.9, 1.0))
+        share = chance.choice((0.3, 0.5, 0.7, 1.0))
         for change in self._changes:
             if chance.random() >= share or change.keys() & lost:
                 lost |= change.keys()
@@ -319,19 +319,21 @@ class Cut:
     left: Tree
 
 
-_NAMING = frozenset({record.CREATE, record.FOLDER_MADE, record.RENAME, record.LINK, record.UNLINK})
+_NAMING = record.CREATE + record.FOLDER_MADE + record.RENAME + record.LINK + record.UNLINK
 
 
 def cuts(disk: Disk, events: Sequence[Event], chance: random.Random, count: int) -> Iterator[Cut]:
-    """So many power cuts: at any moment, right after somebody was told something, or where files
-    have just been made, renamed or removed, which is seldom and the most delicate.
+    """So many power cuts: at any moment, right after somebody was told something, where a name has
+    just changed, or after a rename, which is seldom and the most delicate.
 
     `disk` follows: when a cut is taken, it is at the cut's moment.
     """
     choices = [
         range(len(events) + 1),
-        [number + 1 for number, event in enumerate(events) if event.kind == record.MARK],
-        [number + 1 for number, event in enumerate(events) if event.kind in _NAMING],
+        *(
+            [number + 1 for number, event in enumerate(events) if event.kind in kinds]
+            for kinds in (record.MARK, _NAMING, record.RENAME)
+        ),
     ]
     moments = sorted(chance.choice(chance.choice(choices) or choices[0]) for _ in range(count))
     done = 0

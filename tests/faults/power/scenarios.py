@@ -50,7 +50,12 @@ SCENARIOS: dict[str, Scenario] = {
         for version in range(1, 5)
     },
     "salvage": Scenario(
-        stores.salvage, partial(stores.check, may_be_set_aside=True), stores.damaged
+        stores.salvage,
+        partial(stores.check, damage=(stores.MALFORMED, stores.MARKED)),
+        stores.damaged,
+    ),
+    "a store that is gone": Scenario(
+        stores.write, partial(stores.check, damage=(stores.GONE,)), stores.gone
     ),
     "deletion": Scenario(stores.delete, stores.check_deleted),
     "configuration": Scenario(small_files.configure, small_files.check_configured),

@@ -27,6 +27,7 @@ from agent.store import blobs, writer
 from agent.store.connection import mark_damaged
 from agent.store.databases import Databases
 from agent.store.retention import Record, Retained, by_seq
+from agent.store.salvage import salvaged
 from agent.store.store import Store
 from agent.store.transaction import Edit
 from tests.faults.power.record import Marks
@@ -35,6 +36,9 @@ from tests.store.fixtures.make import fill
 from tests.store.helpers import put, revision
 
 DATABASE = "db"
+MALFORMED = "database disk image is malformed"
+MARKED = "it was found while it was open"
+GONE = "it is gone"
 _PADDING = "x" * 200
 _NOW = "2026-01-02T00:00:00.000000Z"
 _PAGE = 4096
@@ -158,7 +162,21 @@ async def damaged(folder: Path) -> None:
     await store.put_local("state", None, '{"kept":true}')
     await store.close()
     _damage(file(folder), 3)
-    await asyncio.to_thread(mark_damaged, file(folder), "database disk image is malformed")
+    await asyncio.to_thread(mark_damaged, file(folder), MALFORMED)
+
+
+async def gone(folder: Path) -> None:
+    """What a check of the file system may leave: no store, and a WAL that belonged to it."""
+    data(folder).mkdir()
+    path, wal = file(folder), file(folder).with_name(f"{DATABASE}.sqlite-wal")
+    store = await Store.open(path)
+    await store.graft([_reading("dev", number) for number in range(300)])
+    await store.give_back()  # so that the WAL has only some pages
+    await store.graft([_reading("dev", number) for number in range(300, 320)])
+    left = await asyncio.to_thread(wal.read_bytes)
+    await store.close()
+    path.unlink()
+    await asyncio.to_thread(wal.write_bytes, left)
 
 
 def _damage(path: Path, pages: int) -> None:
@@ -246,7 +264,7 @@ async def salvage(folder: Path, marks: Marks) -> None:
         store = await databases.get(DATABASE)
         await Client(store, marks, f"new{turn}").mixed(6)
         # Found while it runs, as by a reader; nothing is damaged, so nothing may go.
-        await asyncio.to_thread(mark_damaged, file(folder), "database disk image is malformed")
+        await asyncio.to_thread(mark_damaged, file(folder), MALFORMED)
         await databases.close()
 
 
@@ -262,6 +280,8 @@ async def delete(folder: Path, marks: Marks) -> None:
         marks.add("created", turn)
         await Client(store, marks, f"c{turn}").mixed(3)
         marks.add("deleting", turn)
+        if turn % 2:
+            await asyncio.to_thread(mark_damaged, store.path, MALFORMED)
         await databases.delete(DATABASE)
         marks.add("deleted database", turn)
     await databases.close()
@@ -297,18 +317,21 @@ class Told:
         return {id for (ids,) in self.of(kind) for id in ids}
 
 
-async def check(folder: Path, marks: list[Any], *, may_be_set_aside: bool = False) -> None:
-    """The store opens by itself, whole; all that was acknowledged is there; it goes on."""
+async def check(folder: Path, marks: list[Any], *, damage: tuple[str, ...] = ()) -> None:
+    """The store opens by itself, whole; all that was acknowledged is there; it goes on.
+
+    `damage` is what was wrong with it before, and the only reasons for which it may be set aside.
+    """
     told = Told(marks)
     databases = Databases(data(folder))
     if told.of("made"):
         store = await databases.get(DATABASE)
     else:
         store = await databases.ensure(DATABASE)
-    aside = [each.name for each in data(folder).glob("*.damaged-*")]
-    assert may_be_set_aside or not aside, aside
+    done = await salvaged(store)
+    assert done is None or done.reason in damage, done
     newest = store.update_seq
-    assert may_be_set_aside or newest >= (told.last("seq") or 0), "sequences would be used twice"
+    assert damage or newest >= (told.last("seq") or 0), "sequences would be used twice"
     for id, rev, digest in told.of("attached"):
         await _check_attached(store, id, rev, digest)
     for name, turn in dict(told.of("local")).items():
@@ -388,7 +411,7 @@ async def check_deleted(folder: Path, marks: list[Any]) -> None:
             store = await databases.get(DATABASE)
             assert (await store.info()).doc_count == 0
     store = await databases.ensure(DATABASE)
-    assert not list(data(folder).glob("*.damaged-*"))
+    assert going != gone or await salvaged(store) is None, "nothing was damaged"
     await put(store, "after the power cut")
     await databases.close()
     await asyncio.to_thread(contents, file(folder))
