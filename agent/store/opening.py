@@ -23,7 +23,7 @@ def exists(path: Path) -> bool:
 def damage_found(path: Path) -> str | None:
     """How an open store was found to be damaged, or None."""
     try:
-        return marker(path).read_text("utf-8") or _MARKED
+        return marker(path).read_text("utf-8", "replace").strip("\0") or _MARKED
     except OSError:
         return None
 
