@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import sqlite3
@@ -12,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.errors import StoreDamagedError, StoreError
+from agent.errors import StoreDamagedError, StoreError, StoreExistsError
 from agent.peers.local import LocalPeer
 from agent.replication.replicator import Replicator
 from agent.store import salvage
@@ -100,6 +101,62 @@ async def test_what_is_readable_is_copied_and_the_rest_comes_back(
     await Replicator(LocalPeer(cloud), LocalPeer(store)).run()
     assert await contents(store) == before
     await cloud.close()
+    await databases.close()
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+async def test_a_complete_copy_is_put_in_place_by_the_next_start(
+    databases: Databases, path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    """However many of the files had their new names when the power was cut."""
+    before = await make(path, count=50)
+    marker(path).write_text("malformed")
+    left = moved
+
+    def rename(file: Path, to: Path) -> None:
+        nonlocal left
+        if file.suffix != ".salvaging":
+            if not left:
+                raise OSError("power cut")
+            left -= 1
+        os.rename(file, to)  # noqa: PTH104
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", rename)
+        with pytest.raises(OSError, match="power cut"):
+            await databases.get("db")
+    there = {file.name for file in path.parent.glob("db.sqlite*")}
+    assert "db.sqlite.salvaged" in there
+    assert ("db.sqlite" in there) == (not moved)
+    assert await databases.names() == ["db"]
+    with pytest.raises(StoreExistsError):
+        await databases.create("db")
+    store = await databases.get("db")
+    assert await contents(store) == before
+    assert told(path).reason == "malformed"
+    there = {file.name for file in path.parent.glob("db.sqlite*")}
+    assert Path(told(path).aside).name in there
+    assert "db.sqlite.salvaged" not in there
+    await databases.close()
+
+
+async def test_a_database_that_is_deleted_takes_its_copy_along(
+    databases: Databases, path: Path
+) -> None:
+    await make(path, count=50)
+    await asyncio.to_thread(path.rename, path.with_name("db.sqlite.salvaged"))
+    await databases.delete("db")
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", [b"", b"\0\0\0", b"\xff"])
+async def test_a_marker_counts_whatever_is_left_of_its_text(
+    databases: Databases, path: Path, text: bytes
+) -> None:
+    before = await make(path, count=50)
+    marker(path).write_bytes(text)
+    assert await contents(await databases.get("db")) == before
+    assert told(path).reason in ("it was found while it was open", "\ufffd")
     await databases.close()
 
 
