@@ -35,10 +35,10 @@ from agent.errors import (
 from agent.processing.change import Change, Target, change_of
 from agent.processing.dead_letters import DeadLetters
 from agent.store.databases import Databases
-from agent.store.reader import StoredDocument
 from agent.store.selecting import matching
 from agent.store.sequences import number_of, suffix, text_of
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 from agent.store.transaction import Transaction
 
 log = logging.getLogger(__name__)

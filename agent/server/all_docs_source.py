@@ -9,8 +9,9 @@ import msgspec
 
 from agent.documents.revision import Rev
 from agent.server import local
-from agent.store.reader import PAGE_BYTES, DocumentsPage, StoredDocument
+from agent.store.listing import DocumentsPage
 from agent.store.store import Store
+from agent.store.stored import PAGE_BYTES, StoredDocument
 
 _DESIGN = "_design/"
 

@@ -15,8 +15,8 @@ from agent.documents.revision import canonical
 from agent.errors import EdgeAgentError, NotFoundError, RequestError
 from agent.server.answers import answer
 from agent.server.call import DatabaseCall
-from agent.store.reader import StoredDocument
 from agent.store.selecting import as_json
+from agent.store.stored import StoredDocument
 
 _INSTEAD = {
     "_view": "Map/reduce views in JavaScript are not run here; "

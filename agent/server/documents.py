@@ -37,7 +37,7 @@ from agent.server.edits import (
 )
 from agent.server.render import conflicts, deleted_conflicts, rendered, revs_info
 from agent.server.uploads import Uploads, read_document, with_uploads
-from agent.store.reader import StoredDocument
+from agent.store.stored import StoredDocument
 from agent.store.transaction import Edit
 
 

@@ -21,8 +21,8 @@ from agent.errors import EdgeAgentError, TooLargeError
 from agent.peers.mqtt_client import Connection, Received
 from agent.peers.mqtt_presence import gateway_announcement
 from agent.peers.mqtt_topics import Topics
-from agent.store.reader import StoredDocument
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 from agent.telemetry.home_assistant import (
     BIRTH,
     Sensor,
