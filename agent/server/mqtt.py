@@ -17,7 +17,7 @@ from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from agent.backoff import Backoff
+from agent.backoff import transient_backoff
 from agent.errors import (
     EdgeAgentError,
     PermanentError,
@@ -68,8 +68,6 @@ _LONGEST_CORRELATION: Final = 64
 
 _NOTICE_PAUSE, _LONGEST_NOTICE_PAUSE = 0.02, 0.25
 """Seconds between two notices that a database has changed."""
-
-_RETRY_BASE, _RETRY_CAP = 0.5, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ class Responder:
 
     async def run(self) -> None:
         """Stay connected. An error in the program ends it, for a supervisor to start it again."""
-        backoff = Backoff(_RETRY_BASE, _RETRY_CAP)
+        backoff = transient_backoff()
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 while True:
@@ -321,7 +319,7 @@ class Responder:
             self._tasks.create_task(self._watch(database))
 
     async def _watch(self, database: str) -> None:
-        backoff = Backoff(_RETRY_BASE, _RETRY_CAP)
+        backoff = transient_backoff()
         pace = Pace()
         since: Seq = None
         try:
