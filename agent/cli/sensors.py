@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -26,6 +25,7 @@ from agent.cli.running import (
     running_options,
 )
 from agent.cli.showing import plain_console, sparkline
+from agent.documents.times import microseconds, timestamp
 from agent.errors import ConfigError, ConnectError
 from agent.peers.http_errors import one_line
 
@@ -94,13 +94,15 @@ async def _print_readings(running: Running, status: dict[str, Any], *, as_json: 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
     """A line for each reading; a document of the type `readings` holds those of a time window."""
-    first = datetime.fromisoformat(document["time"])
+    try:
+        first = microseconds(document["time"])
+    except ValueError:  # somebody's document that only looks like a reading
+        return
     columns = document.get("columns") or {"time": [0], "value": [document["value"]]}
-    for microseconds, value in zip(columns["time"], columns["value"], strict=True):
-        at = (first + timedelta(microseconds=microseconds)).isoformat(timespec="microseconds")
+    for after, value in zip(columns["time"], columns["value"], strict=True):
         named = f"{document['device']} {document['sensor']}"
         shown = _shown(value, document.get("unit"))
-        yield one_line(f"{at.replace('+00:00', 'Z')} {named} {shown}")
+        yield one_line(f"{timestamp(first + after)} {named} {shown}")
 
 
 def _shown(value: Any, unit: str | None) -> str:

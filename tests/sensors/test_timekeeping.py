@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agent.config_sensors import SensorConfig
 from agent.documents import readings
 from agent.documents.revision import Revision
+from agent.documents.times import microseconds, timestamp
 from agent.sensors import times
 from agent.sensors.correction import corrected
 from agent.sensors.moments import Scale
@@ -21,7 +22,6 @@ from agent.sensors.packing import Body, Window, restored, rows_of
 from agent.sensors.planning import Arrival, DeviceState, Plan, plan
 from agent.sensors.rules import Rules
 from agent.sensors.timekeeping import Measurement, Rank, Timekeeper
-from agent.sensors.times import microseconds, timestamp
 from firmware_adapters import Reading
 from tests.sensors.clocks import HOUR, SECOND, TRUE
 
