@@ -16,7 +16,7 @@ import aiohttp
 import click
 import msgspec
 
-from agent.cli.options import DEFAULT_CONFIG
+from agent.cli.options import DEFAULT_CONFIG, read_password
 from agent.config import Config, HubConfig, parse_listen
 from agent.config_file import load_either
 from agent.errors import AuthError, ConfigError, ConnectError, NotCouchDBError, without_login
@@ -106,7 +106,7 @@ def _at(url: str, password_file: Path | None) -> Running:
         return Running(url)
     password = unquote(parts.password or "")
     if password_file is not None:
-        password = password_file.read_text("utf-8").strip()
+        password = read_password(password_file)
     pair = f"{unquote(parts.username)}:{password}".encode()
     address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     return Running(address, {"Authorization": "Basic " + base64.b64encode(pair).decode()})

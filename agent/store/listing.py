@@ -7,8 +7,22 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from typing import TypedDict, Unpack
 
 from agent.store.stored import PAGE_BYTES, StoredDocument, columns, filled
+
+
+class IdRange(TypedDict, total=False):
+    """Ids by code point, from `start` to `end`, both included unless it is said that they are not.
+
+    With `descending` from the highest on; then `start` is above `end`.
+    """
+
+    start: str | None
+    inclusive_start: bool
+    end: str | None
+    inclusive_end: bool
+    descending: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +36,20 @@ class DocumentsPage:
 def all_docs(
     db: sqlite3.Connection,
     *,
-    start: str | None = None,
-    inclusive_start: bool = True,
-    end: str | None = None,
-    inclusive_end: bool = True,
-    descending: bool = False,
     skip: int = 0,
     limit: int,
     bodies: bool = True,
+    **ids: Unpack[IdRange],
 ) -> DocumentsPage:
-    """Live documents in the order of their ids (by code point), `start` and `end` included.
+    """Live documents in the order of their ids.
 
     The next page begins behind the last one of this: at its id, without `inclusive_start`.
     Without `bodies` every body is empty, which saves reading them.
     """
-    where, parameters = _bounds(start, inclusive_start, end, inclusive_end, descending)
+    where, order, parameters = _selected(**ids)
     sql = (
         f"SELECT {columns(bodies=bodies)} FROM docs WHERE NOT deleted AND {where} "  # noqa: S608
-        f"ORDER BY id {'DESC' if descending else 'ASC'} LIMIT ? OFFSET ?"
+        f"ORDER BY id {order} LIMIT ? OFFSET ?"
     )
     return _page(db, sql, parameters, limit, skip)
 
@@ -47,20 +57,16 @@ def all_docs(
 def local_docs(
     db: sqlite3.Connection,
     *,
-    start: str | None = None,
-    inclusive_start: bool = True,
-    end: str | None = None,
-    inclusive_end: bool = True,
-    descending: bool = False,
     skip: int = 0,
     limit: int,
+    **ids: Unpack[IdRange],
 ) -> DocumentsPage:
     """`_local` documents in the order of their ids, which are without `_local/`."""
-    where, parameters = _bounds(start, inclusive_start, end, inclusive_end, descending)
+    where, order, parameters = _selected(**ids)
     sql = (
         "SELECT 0, id, 0, CAST(rev AS TEXT), 0, 0, body, NULL, NULL "  # noqa: S608
         f"FROM local WHERE {where} "
-        f"ORDER BY id {'DESC' if descending else 'ASC'} LIMIT ? OFFSET ?"
+        f"ORDER BY id {order} LIMIT ? OFFSET ?"
     )
     return _page(db, sql, parameters, limit, skip)
 
@@ -80,14 +86,14 @@ def _page(
     return DocumentsPage(documents, len(documents) < limit and size <= PAGE_BYTES)
 
 
-def _bounds(
-    start: str | None,
-    inclusive_start: bool,
-    end: str | None,
-    inclusive_end: bool,
-    descending: bool,
-) -> tuple[str, list[str]]:
-    """The condition on `id` that a range of ids means, and its parameters."""
+def _selected(
+    start: str | None = None,
+    inclusive_start: bool = True,
+    end: str | None = None,
+    inclusive_end: bool = True,
+    descending: bool = False,
+) -> tuple[str, str, list[str]]:
+    """What a range of ids means: the condition on `id`, the order, and the parameters."""
     conditions = ["1"]
     parameters = []
     for bound, inclusive, operator in (
@@ -97,4 +103,4 @@ def _bounds(
         if bound is not None:
             conditions.append(f"id {operator}{'=' if inclusive else ''} ?")
             parameters.append(bound)
-    return " AND ".join(conditions), parameters
+    return " AND ".join(conditions), "DESC" if descending else "ASC", parameters
