@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -216,20 +217,17 @@ class HttpClient:
         if unbuffered:
             # Servers and proxies collect what they compress: heartbeats would be held back.
             extra["Accept-Encoding"] = "identity"
-        login = self._login
-        headers = {} if login is None else await login.headers()
-        response = await self._exchange(
-            method, path, query, body, silence, headers | extra, decompress=decompress
+        exchange = partial(
+            self._exchange, method, path, query, body, silence, decompress=decompress
         )
-        if login is None:
-            return response
-        if response.status == 401 and login.has_expired(headers):
+        if self._login is None:
+            return await exchange(extra)
+        headers = await self._login.headers()
+        response = await exchange(headers | extra)
+        if response.status == 401 and self._login.has_expired(headers):
             response.release()
-            headers = await login.headers()
-            response = await self._exchange(
-                method, path, query, body, silence, headers | extra, decompress=decompress
-            )
-        login.renew(response.cookies)
+            response = await exchange(await self._login.headers() | extra)
+        self._login.renew(response.cookies)
         return response
 
     async def _post_form(
