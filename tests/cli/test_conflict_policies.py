@@ -85,9 +85,9 @@ def exists(url: str, id: str) -> bool:
     try:
         return bool(request("GET", f"{url}/edge/{id}"))
     except HTTPError as error:
-        if error.code == 404:  # the database itself may not be there yet
-            return False
-        raise
+        if error.code != 404:
+            raise
+        return False  # the database itself may not be there yet
 
 
 def body(url: str, id: str) -> Any:
