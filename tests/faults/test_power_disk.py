@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.power import record
 from tests.faults.power.disk import SECTOR, Disk, Tree
-from tests.faults.power.record import Event, environment, missing_compiler, read
+from tests.faults.power.record import Event, environment, read
 
 OLD, NEW = b"o" * 4 * SECTOR, b"n" * 4 * SECTOR
 CUTS = 300
@@ -148,13 +148,6 @@ commands = "cp -a b copy; mv copy/w copy/v; mv copy kept; "
 commands += "truncate -s 4000 kept/v; rm -r a/empty; sync -f kept; install -m 600 b/w i"
 subprocess.run(["bash", "-ec", commands], check=True)
 """
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if (missing := missing_compiler()) is not None:
-        pytest.skip(missing)
-    return record.recorder(tmp_path_factory.mktemp("recorder"))
 
 
 @pytest.fixture

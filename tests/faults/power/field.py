@@ -46,8 +46,8 @@ from tests.server.accounts import quick_hash
 
 _SENSORS = ("level", "fast")
 """One with a document for each reading, one whose readings are packed."""
-_READINGS = 60
-_WRITES = 60
+_READINGS = 40
+_WRITES = 40
 _VICTIMS = (("gateway",), ("gateway",), ("hub",), ("gateway", "hub"))
 
 

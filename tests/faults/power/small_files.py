@@ -18,7 +18,7 @@ from tests.agents import CHECKOUT
 from tests.faults.power.record import Marks
 from tests.faults.power.stores import Told
 
-_USERS = ("anna", "otto", "mia")
+_USERS = ("anna", "otto")
 _SECRET = "hunter2"
 _KEPT = {"edge.sqlite": b"a" * 150_000, "edge.sqlite-wal": b"b" * 20_000}
 
