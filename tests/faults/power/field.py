@@ -22,6 +22,7 @@ import msgspec
 from agent.config import ServerConfig, UserConfig
 from agent.config_file import load
 from agent.errors import EdgeAgentError
+from agent.replication.checkpoint import common_entry
 from agent.runtime import Agent
 from agent.store.store import Store
 from tests import agents
@@ -167,6 +168,8 @@ class RecordedField:
         if told.of("stored"):
             file = folder / "gateway" / "edge.sqlite"
             await asyncio.to_thread(_check_readings, file, told.last("stored"))
+        if len(before) == len(self._site.places):
+            await asyncio.to_thread(_check_checkpoints, folder, before)
         if start:
             await self._start(folder, before)
 
@@ -230,6 +233,28 @@ def _check_readings(file: Path, stored: int) -> None:
             assert len(numbers) == len(set(numbers)), f"readings of {sensor} are there twice"
             lost = set(range(1, stored + 1)) - set(numbers)
             assert not lost, f"acknowledged readings of {sensor} are lost: {sorted(lost)[:5]}"
+
+
+def _check_checkpoints(folder: Path, found: Mapping[str, Contents]) -> None:
+    """Neither side believes that the other one has what it has not."""
+    logs: dict[str, dict[str, Any]] = {}
+    changes: dict[str, list[tuple[int, str, str]]] = {}
+    for place in found:
+        with closing(sqlite3.connect(folder / place / "edge.sqlite")) as db:
+            bodies = db.execute("SELECT id, body FROM local WHERE body LIKE '%source_last_seq%'")
+            logs[place] = {id: msgspec.json.decode(body) for id, body in bodies}
+            query = "SELECT seq, id, gen || '-' || hash FROM docs"
+            changes[place] = db.execute(query).fetchall()
+    for id in logs["gateway"].keys() & logs["hub"].keys():
+        # Sequences of a push are the gateway's own, numbers; those of a pull are texts.
+        pushed = isinstance(logs["gateway"][id]["source_last_seq"], int)
+        source, target = ("gateway", "hub") if pushed else ("hub", "gateway")
+        common = common_entry(logs[source][id], logs[target][id])
+        if common is not None:
+            last = int(str(common["recorded_seq"]).partition("-")[0])
+            passed = {(id, rev) for seq, id, rev in changes[source] if seq <= last}
+            missing = passed - found[target].known
+            assert not missing, f"{target} has not what is confirmed: {sorted(missing)[:3]}"
 
 
 def _enough(number: int, device: _Device, site: Site, writers: Sequence[Writer]) -> bool:
