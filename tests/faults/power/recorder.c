@@ -1,13 +1,14 @@
 /* Records what a program does to the files below a folder, for tests/faults/power/disk.py.
  *
- * Loaded by LD_PRELOAD; FOLDER and LOG come from POWER_FOLDER and POWER_LOG, absolute paths without
- * symbolic links. Each record is a struct header and its payload, appended by one write, so that the
- * records of several processes come in the order in which things happened. A call and its record are
- * one step for the other threads.
+ * Loaded by LD_PRELOAD; the folder and the log are POWER_FOLDER and POWER_LOG, absolute paths
+ * without symbolic links. Each record is a struct header and its payload, appended by one write, so that
+ * the records of several processes come in the order in which things happened. A call and its
+ * record are one step for the other threads.
  *
  * SQLite's -shm files are left out: they are mapped into memory, and made anew after a power cut.
  * What would change a file in a way that is not recorded ends the program, with one exception: what
- * C's stdio writes is not seen. Python and SQLite do without it, and who records compares in the end.
+ * C's stdio writes is not seen. Python and SQLite do without it, and who records compares in the
+ * end. For machines whose off_t has 64 bits.
  */
 
 #define _GNU_SOURCE
@@ -113,7 +114,8 @@ static int within(int at, const char *path, char inside[PATH_MAX])
     const char *rest = parent + folder_length;
     if (strncmp(parent, folder, folder_length) || (*rest && *rest != '/'))
         return 0;
-    if (snprintf(inside, PATH_MAX, "%s%s%s", *rest ? rest + 1 : "", *rest ? "/" : "", name) >= PATH_MAX)
+    rest += *rest == '/';
+    if (snprintf(inside, PATH_MAX, "%s%s%s", rest, *rest ? "/" : "", name) >= PATH_MAX)
         give_up("a long path");
     return 1;
 }
@@ -187,15 +189,35 @@ static int open_it(int at, const char *path, int flags, mode_t mode)
         va_end(rest); \
     }
 
-int open(const char *path, int flags, ...) { MODE(flags) return open_it(AT_FDCWD, path, flags, mode); }
-int open64(const char *path, int flags, ...) { MODE(flags) return open_it(AT_FDCWD, path, flags, mode); }
-int openat(int at, const char *path, int flags, ...) { MODE(flags) return open_it(at, path, flags, mode); }
-int openat64(int at, const char *path, int flags, ...) { MODE(flags) return open_it(at, path, flags, mode); }
-int __open_2(const char *path, int flags) { return open_it(AT_FDCWD, path, flags, 0); }
-int __open64_2(const char *path, int flags) { return open_it(AT_FDCWD, path, flags, 0); }
-int __openat_2(int at, const char *path, int flags) { return open_it(at, path, flags, 0); }
-int __openat64_2(int at, const char *path, int flags) { return open_it(at, path, flags, 0); }
-int creat(const char *path, mode_t mode) { return open_it(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode); }
+#define OPENS(name) \
+    int name(const char *path, int flags, ...) \
+    { \
+        MODE(flags) \
+        return open_it(AT_FDCWD, path, flags, mode); \
+    }
+
+#define OPENS_AT(name) \
+    int name(int at, const char *path, int flags, ...) \
+    { \
+        MODE(flags) \
+        return open_it(at, path, flags, mode); \
+    }
+
+/* Those that begin with underscores are what the others become with _FORTIFY_SOURCE. */
+OPENS(open)
+OPENS(open64)
+OPENS(__open_2)
+OPENS(__open64_2)
+OPENS_AT(openat)
+OPENS_AT(openat64)
+OPENS_AT(__openat_2)
+OPENS_AT(__openat64_2)
+
+int creat(const char *path, mode_t mode)
+{
+    return open_it(AT_FDCWD, path, O_CREAT | O_WRONLY | O_TRUNC, mode);
+}
+
 int creat64(const char *path, mode_t mode) { return creat(path, mode); }
 
 /* --- contents ------------------------------------------------------------------------ */
@@ -212,7 +234,8 @@ int creat64(const char *path, mode_t mode) { return creat(path, mode); }
     pthread_mutex_unlock(&lock); \
     return size
 
-static void note_parts(uint64_t inode, int64_t at, const struct iovec *parts, int count, size_t size)
+static void note_parts(uint64_t inode, int64_t at, const struct iovec *parts, int count,
+                       size_t size)
 {
     for (int i = 0; i < count && size; i++) {
         size_t length = parts[i].iov_len < size ? parts[i].iov_len : size;
@@ -311,11 +334,23 @@ int fallocate64(int file, int mode, off_t offset, off_t length)
     return result;
 }
 
-int fallocate(int file, int mode, off_t offset, off_t length) { return fallocate64(file, mode, offset, length); }
-int posix_fallocate64(int file, off_t offset, off_t length) { return fallocate64(file, 0, offset, length) ? errno : 0; }
-int posix_fallocate(int file, off_t offset, off_t length) { return posix_fallocate64(file, offset, length); }
+int fallocate(int file, int mode, off_t offset, off_t length)
+{
+    return fallocate64(file, mode, offset, length);
+}
 
-ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at, size_t length, unsigned flags)
+int posix_fallocate64(int file, off_t offset, off_t length)
+{
+    return fallocate64(file, 0, offset, length) ? errno : 0;
+}
+
+int posix_fallocate(int file, off_t offset, off_t length)
+{
+    return posix_fallocate64(file, offset, length);
+}
+
+ssize_t copy_file_range(int in, off64_t *in_at, int out, off64_t *out_at, size_t length,
+                        unsigned flags)
 {
     if (!inode_of(out))
         return syscall(SYS_copy_file_range, in, in_at, out, out_at, length, flags);
@@ -343,7 +378,10 @@ ssize_t sendfile64(int out, int in, off_t *offset, size_t length)
     return syscall(SYS_sendfile, out, in, offset, length);
 }
 
-ssize_t sendfile(int out, int in, off_t *offset, size_t length) { return sendfile64(out, in, offset, length); }
+ssize_t sendfile(int out, int in, off_t *offset, size_t length)
+{
+    return sendfile64(out, in, offset, length);
+}
 
 void *mmap64(void *address, size_t length, int protection, int flags, int file, off_t offset)
 {
@@ -407,11 +445,24 @@ static int renamed(char kind, long number, int old_at, const char *old_path, int
     return result;
 }
 
-int rename(const char *from, const char *to) { return renamed('r', SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0); }
-int renameat(int old_at, const char *from, int new_at, const char *to) { return renamed('r', SYS_renameat2, old_at, from, new_at, to, 0); }
-int renameat2(int old_at, const char *from, int new_at, const char *to, unsigned flags) { return renamed('r', SYS_renameat2, old_at, from, new_at, to, (int)flags); }
-int link(const char *from, const char *to) { return renamed('l', SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0); }
-int linkat(int old_at, const char *from, int new_at, const char *to, int flags) { return renamed('l', SYS_linkat, old_at, from, new_at, to, flags); }
+int renameat2(int old_at, const char *from, int new_at, const char *to, unsigned flags)
+{
+    return renamed('r', SYS_renameat2, old_at, from, new_at, to, (int)flags);
+}
+
+int renameat(int old_at, const char *from, int new_at, const char *to)
+{
+    return renameat2(old_at, from, new_at, to, 0);
+}
+
+int rename(const char *from, const char *to) { return renameat2(AT_FDCWD, from, AT_FDCWD, to, 0); }
+
+int linkat(int old_at, const char *from, int new_at, const char *to, int flags)
+{
+    return renamed('l', SYS_linkat, old_at, from, new_at, to, flags);
+}
+
+int link(const char *from, const char *to) { return linkat(AT_FDCWD, from, AT_FDCWD, to, 0); }
 
 int unlinkat(int at, const char *path, int flags)
 {
