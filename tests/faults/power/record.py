@@ -56,8 +56,6 @@ def environment(library: Path, folder: Path, log: Path) -> Mapping[str, str]:
         "LD_PRELOAD": str(library),
         FOLDER: str(folder.resolve()),
         LOG: str(log.resolve()),
-        # Byte code would be written below the folder if that were the checkout.
-        "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 

@@ -1,8 +1,8 @@
 /* Records what a program does to the files below a folder, for tests/faults/power/disk.py.
  *
  * Loaded by LD_PRELOAD; the folder and the log are POWER_FOLDER and POWER_LOG, absolute paths
- * without symbolic links. Each record is a struct header and its payload, appended by one write, so that
- * the records of several processes come in the order in which things happened. A call and its
+ * without symbolic links. Each record is a struct header and its payload, appended by one write, so
+ * that the records of several processes come in the order in which things happened. A call and its
  * record are one step for the other threads.
  *
  * SQLite's -shm files are left out: they are mapped into memory, and made anew after a power cut.
