@@ -506,14 +506,27 @@ def _documents(
     return found
 
 
-def _filled(rows: Iterable[tuple[Any, ...]]) -> tuple[list[StoredDocument], int]:
+def documents_after(
+    db: sqlite3.Connection, since: int, *, most_bytes: int
+) -> tuple[list[StoredDocument], int]:
+    """All documents that changed after `since`, in that order, and their size in bytes.
+
+    Where that is more than `most_bytes` not all have been read.
+    """
+    sql = f"SELECT {_COLUMNS} FROM docs WHERE seq > ? ORDER BY seq"  # noqa: S608
+    return _filled(db.execute(sql, (since,)), most_bytes)
+
+
+def _filled(
+    rows: Iterable[tuple[Any, ...]], most_bytes: int = PAGE_BYTES
+) -> tuple[list[StoredDocument], int]:
     """The documents that fill a page; what comes after them is not read. And their size."""
     documents = []
     size = 0
     for row in rows:
         documents.append(_document(row))
         size += _size(row)
-        if size > PAGE_BYTES:
+        if size > most_bytes:
             break
     return documents, size
 

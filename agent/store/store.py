@@ -25,6 +25,7 @@ from agent.store.compaction import compact, give_back
 from agent.store.conflicts import ConflictsPage, conflict_of, conflicts_after, conflicts_by_id
 from agent.store.connection import StoreLock, open_writer
 from agent.store.find import FindPage, Position, find_page
+from agent.store.latest import Latest
 from agent.store.mango_index import MangoIndex, all_indexes
 from agent.store.opening import damage_found, open_checked, open_or_salvage
 from agent.store.planner import Plan
@@ -82,6 +83,7 @@ class Store:
         """8 hex digits; others once the database was deleted and made again."""
         self.update_seq = info.update_seq
         """The sequence of the last change that is durable."""
+        self._latest = Latest.nothing(info.update_seq)
         self.conflicts_seen = 0
         """How often a document has come into conflict, or into another one, since it is open."""
         self.ancestors_kept = 0
@@ -310,6 +312,10 @@ class Store:
         Raises TooLargeError when several documents together exceed 16 MiB, with `bounded` also
         when several revisions of one do.
         """
+        self._check_open()
+        latest = self._latest.revisions(wanted)
+        if latest is not None:
+            return latest
         return await self._read(self._reader.revisions, wanted, bounded=bounded)
 
     async def missing(self, revs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -318,6 +324,9 @@ class Store:
 
     async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> dict[str, MissingRevs]:
         """The same, with the leaves that may be ancestors of what is missing."""
+        self._check_open()
+        if self._latest.revisions(list(revs.items())) is not None:
+            return {}  # all of it is there
         return await self._read(self._reader.revs_diff, revs)
 
     async def changes(
@@ -332,8 +341,11 @@ class Store:
         """A page of what changed after `since`; each document once, at its last change.
 
         With `descending` the newest come first, and the next page is `before` the last sequence of
-        this one. Without `bodies` every body is empty, which saves reading them.
+        this one. Without `bodies` every body may be empty, which saves reading them.
         """
+        latest = None if descending else self._changes_now(since, limit)
+        if latest is not None:
+            return latest
         return await self._read(
             self._reader.changes,
             since,
@@ -345,6 +357,9 @@ class Store:
 
     async def recent_changes(self, since: int, *, limit: int, bodies: bool) -> ChangesPage:
         """The same as `changes`, for those who follow: many who ask at once share one answer."""
+        latest = self._changes_now(since, limit)
+        if latest is not None:
+            return latest
         if self.update_seq - since > _SHARED_ROWS:
             return await self.changes(since, limit=limit, bodies=bodies)
         key = (since, limit, bodies)
@@ -355,6 +370,11 @@ class Store:
             if len(self._shared) > _SHARED_PAGES:
                 del self._shared[next(iter(self._shared))]
         return await asyncio.shield(page)  # one of them may be cancelled; the others wait on
+
+    def _changes_now(self, since: int, limit: int) -> ChangesPage | None:
+        """The same where it takes no reading."""
+        self._check_open()
+        return self._latest.changes(since, limit)
 
     async def _recent_changes(self, key: tuple[int, int, bool]) -> ChangesPage:
         since, limit, bodies = key
@@ -542,6 +562,7 @@ class Store:
 
     def _on_commit(self, done: Transaction) -> None:
         self._shared.clear()
+        self._latest = done.latest
         if done.indexes is not None:
             self._indexes = done.indexes
         self.conflicts_seen += done.changed_conflicts
