@@ -136,6 +136,13 @@ async def test_who_follows_does_not_read(store: Store, monkeypatch: pytest.Monke
         assert (await store.changes(page.last_seq, limit=2)).documents == []
 
 
+@pytest.mark.parametrize("write", [_many, _large])
+async def test_it_keeps_little(store: Store, write: Callable[[Store], Awaitable[None]]) -> None:
+    since = store.update_seq
+    await write(store)
+    assert store._latest.changes(since, _LIMIT) is None
+
+
 async def test_a_short_page_is_read(store: Store) -> None:
     await store.graft([reading(1), reading(2)])
     page = await store.changes(0, limit=1)
