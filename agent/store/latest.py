@@ -17,7 +17,7 @@ from agent.store.reader import ChangesPage, documents_after
 _MOST: Final = 16
 """Changes; of a commit with more nothing is kept. Those who follow read them page by page."""
 
-_MOST_BYTES: Final = 64 * 1024
+_MOST_BYTES: Final = 16 * 1024
 
 
 class Latest:
