@@ -12,12 +12,15 @@ from dataclasses import replace
 from typing import Final
 
 from agent.documents.revision import Revision
-from agent.store.reader import ChangesPage, documents_after
+from agent.store.changes import ChangesPage
+from agent.store.stored import COLUMNS, filled
 
 _MOST: Final = 16
 """Changes; of a commit with more nothing is kept. Those who follow read them page by page."""
 
 _MOST_BYTES: Final = 16 * 1024
+
+_AFTER: Final = f"SELECT {COLUMNS} FROM docs WHERE seq > ? ORDER BY seq"  # noqa: S608
 
 
 class Latest:
@@ -37,13 +40,14 @@ class Latest:
     def read(cls, db: sqlite3.Connection, since: int, seq: int) -> Latest:
         """What a transaction has changed: sequences after `since`, up to `seq`."""
         if since < seq <= since + _MOST:
-            documents, size = documents_after(db, since, most_bytes=_MOST_BYTES)
+            rows = db.execute(_AFTER, (since,))
+            documents, size = filled(rows, _MOST_BYTES)
             if size <= _MOST_BYTES:
                 return cls(since, ChangesPage(documents, seq, pending=0, complete=True, size=size))
         return cls.nothing(seq)
 
     def changes(self, since: int, limit: int) -> ChangesPage | None:
-        """As `Reader.changes`; None where that has to be asked."""
+        """As `changes_after`; None where that has to be asked."""
         page = self._page
         if not self._since <= since <= page.last_seq or limit < len(page.documents):
             return None
@@ -55,7 +59,7 @@ class Latest:
     def revisions(
         self, wanted: Sequence[tuple[str, Sequence[str]]]
     ) -> list[list[tuple[str, Revision | None]]] | None:
-        """As `Reader.revisions`; None where that has to be asked for any of them."""
+        """As `revisions_of`; None where that has to be asked for any of them."""
         found: list[list[tuple[str, Revision | None]]] = []
         for id, revs in wanted:
             document = self._by_id.get(id)

@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from agent.documents.revision import Rev, Revision
-from agent.store.reader import ChangesPage
+from agent.store.changes import ChangesPage, changes_after
+from agent.store.lookup import revisions_of, revs_diff
 from agent.store.store import Store
 from agent.store.transaction import Transaction
 from tests.store.helpers import edit, put, reading, revision
@@ -97,21 +98,21 @@ async def test_it_is_what_reading_would_tell(
     for since in range(store.update_seq + 1):
         told = await store.changes(since, limit=_LIMIT)
         shared = await store.recent_changes(since, limit=_LIMIT, bodies=True)
-        read = await asyncio.to_thread(store._reader.changes, since, limit=_LIMIT)
+        read = await asyncio.to_thread(store._reader.query, changes_after, since, limit=_LIMIT)
         assert _content(told) == _content(shared) == _content(read)
         wanted = [(document.id, [str(document.rev)]) for document in read.documents]
         assert await store.revisions(wanted) == await _read(store, wanted)
         assert await store.revs_diff(dict(wanted)) == {}
     for gone in ([("x", ["1-a"])], [("y", ["1-b"])], [("z", ["1-a", "1-b"])]):
         assert await store.revisions(gone) == await _read(store, gone)
-        missing = await asyncio.to_thread(store._reader.revs_diff, dict(gone))
+        missing = await asyncio.to_thread(store._reader.query, revs_diff, dict(gone))
         assert await store.revs_diff(dict(gone)) == missing
 
 
 async def _read(
     store: Store, wanted: list[tuple[str, list[str]]]
 ) -> list[list[tuple[str, Revision | None]]]:
-    return await asyncio.to_thread(store._reader.revisions, wanted)
+    return await asyncio.to_thread(store._reader.query, revisions_of, wanted)
 
 
 def _content(page: ChangesPage) -> tuple[object, ...]:
