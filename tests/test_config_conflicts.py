@@ -66,7 +66,7 @@ def check(tmp_path: Path, table: str, head: str = HEAD) -> str:
         ('name = "x"\npolicy = "merge"\nneeds_base = false', ["needs_base is only for python"]),
         ('name = "x"\npolicy = "merge"\nfeild = "a"', ["unknown key", "did you mean field"]),
         ('name = "x"\npolicy = "merge"\nancestors = 0', ["conflict.ancestors", "line 11)"]),
-        ('name = "first"\npolicy = "merge"', ["'first' is used twice"]),
+        ('name = "first"\npolicy = "merge"', ["'first' is used twice", "line 9)"]),
         (
             'name = "x"\npolicy = "merge"\nselector = { a = { "$bad" = 1 } }',
             ["conflict 'x': selector: ", "$bad", "line 11)"],
