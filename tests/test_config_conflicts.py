@@ -61,7 +61,7 @@ def check(tmp_path: Path, table: str, head: str = HEAD) -> str:
         ('name = "x"\npolicy = "python"', ["python needs entry_point"]),
         ('name = "x"\npolicy = "winner"\nfield = "a"', ["field is only for newest"]),
         ('name = "x"\npolicy = "newest"\nfield = "a"\nthen = "winner"', ["then is only for merge"]),
-        ('name = "x"\npolicy = "manual"\nancestors = 3', ["ancestors is only for merge or python"]),
+        ('name = "x"\npolicy = "winner"\nancestors = 3', ["ancestors is only for merge, python"]),
         ('name = "x"\npolicy = "merge"\ntolerance = 1', ["tolerance is only for newest"]),
         ('name = "x"\npolicy = "merge"\nneeds_base = false', ["needs_base is only for python"]),
         ('name = "x"\npolicy = "merge"\nfeild = "a"', ["unknown key", "did you mean field"]),
@@ -159,7 +159,7 @@ margin = 5
         ("other", ["other"]),
     ]
     first, merge, side, theirs = policies["edge"]
-    assert first.rule is None
+    assert (first.rule, first.ancestors) == (None, 10)
     assert merge.rule == ThreeWay(Newest(("at", "t"), 5), {("rooms", "points"): "id"})
     assert merge.ancestors == 3
     assert isinstance(side.rule, Keep)

@@ -94,7 +94,9 @@ def test_who_is_overtaken_writes_nothing(site: Site, opener: Opener) -> None:
     expect(page.get_by_role("table")).to_be_visible()
     site.graft("overtaken", f"3-{D}", f"2-{C}", f"1-{A}", zone="north", day=30, night=15)
     page.get_by_role("button", name="Keep version 2").click()
-    expect(page.get_by_role("alert")).to_contain_text("Nothing was written")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("nothing was written")
+    expect(alert).to_contain_text("day: 23 → 30")
     expect(page.get_by_role("table")).to_contain_text("30")
     assert conflicts_of(site, "overtaken") == [f"2-{B}"]
 

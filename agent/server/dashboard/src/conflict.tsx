@@ -34,7 +34,7 @@ export function OneConflict({ db, id }: { db: string; id: string }) {
       </h2>
       {overtaken !== undefined && (
         <div class="notice warning" role="alert">
-          {overtaken} Nothing was written; this is how it stands now.
+          {sentence(shown(overtaken))} This is how it stands now.
         </div>
       )}
       {value === undefined && (error === undefined ? <Loading /> : <Failure error={error} />)}
