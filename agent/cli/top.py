@@ -183,7 +183,7 @@ class Frames:
                 notes = one_line(", ".join([*alarms, sensor["quality"] or ""]).strip(", "))
                 cells = [
                     one_line(f"{device['name']} {sensor['name']}"),
-                    one_line(f"{sensor['last_value']}{unit}"),
+                    "-" if sensor["readings"] == 0 else one_line(f"{sensor['last_value']}{unit}"),
                     _styled(sparkline(list(course.numbers)[-_WIDTH:]), "cyan"),
                     f"{sensor['rate']:g}/s",
                     _styled(notes, "red"),
