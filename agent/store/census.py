@@ -25,7 +25,7 @@ class Census:
         self._counted: dict[str, tuple[_State, int]] = {}
 
     async def take(self) -> dict[str, int]:
-        """Documents in conflict, by database. One without any, or that cannot be read, is left out."""
+        """Documents in conflict by database, without those that have none or cannot be read."""
         found: dict[str, int] = {}
         for name in self._databases.open_names:
             with self._databases.using(name), suppress(StoreError):  # deleted meanwhile

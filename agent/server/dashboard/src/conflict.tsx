@@ -63,6 +63,11 @@ function revsOf(conflict: Conflict): string[] {
   return conflict.leaves.map((leaf) => text(leaf, "_rev"));
 }
 
+/** A server's words, as a sentence of the page. */
+function sentence(words: string): string {
+  return `${words.slice(0, 1).toUpperCase()}${words.slice(1)}.`;
+}
+
 function titleOf(leaf: number): string {
   return leaf === 0 ? "Winner" : `Version ${leaf + 1}`;
 }
