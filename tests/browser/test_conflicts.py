@@ -101,6 +101,20 @@ def test_who_is_overtaken_writes_nothing(site: Site, opener: Opener) -> None:
     assert conflicts_of(site, "overtaken") == [f"2-{B}"]
 
 
+def test_conflicts_of_other_databases_are_found(site: Site, opener: Opener) -> None:
+    other = f"{site.hub_url}/site%2Fa%2Bb"
+    request("PUT", other)
+    docs = [{"_id": "x/+%", "_rev": f"1-{each}", "v": each} for each in "ab"]
+    request("POST", f"{other}/_bulk_docs", {"docs": docs, "new_edits": False})
+    page = opener(site.hub_url, "#/conflicts?db=edge")
+    page.get_by_role("link", name="site/a+b").click()
+    page.get_by_role("link", name="x/+%").click()
+    page.get_by_role("button", name="Keep version 2").click()
+    expect(page.get_by_text("No document has a conflict")).to_be_visible()
+    assert request("GET", f"{other}/x%2F%2B%25")["v"] == "a"
+    request("DELETE", other)
+
+
 def test_a_document_without_a_conflict_says_so(site: Site, opener: Opener) -> None:
     site.put("peaceful", n=1)
     page = opener(site.url, "#/conflicts?id=peaceful")
