@@ -27,9 +27,9 @@ class Census:
     async def take(self) -> dict[str, int]:
         """Documents in conflict by database, without those that have none or cannot be read."""
         found: dict[str, int] = {}
-        for name in self._databases.open_names:
-            with self._databases.using(name), suppress(StoreError):  # deleted meanwhile
-                found[name] = (await (await self._databases.get(name)).info()).conflict_count
+        for name, store in self._databases.opened().items():
+            with suppress(StoreError):  # closed meanwhile
+                found[name] = (await store.info()).conflict_count
         found |= await asyncio.to_thread(self._closed, frozenset(found))
         return {name: count for name, count in sorted(found.items()) if count}
 

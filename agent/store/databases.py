@@ -77,6 +77,10 @@ class Databases:
     async def names(self) -> list[str]:
         return await asyncio.to_thread(self.names_now)
 
+    def opened(self) -> dict[str, Store]:
+        """Those that are open at the moment; they may be closed at any time."""
+        return dict(self._open)
+
     async def get(self, name: str) -> Store:
         """The database, opened. Raises NotFoundError, StoreError, DocumentError."""
         store = self._open.pop(name, None)

@@ -148,9 +148,9 @@ export async function follow(
         const change = JSON.parse(line) as Change & { last_seq?: string };
         if (change.last_seq === undefined) onChange(change);
       }
-    } catch (error) {
+    } catch {
+      // What is wrong with the database is said by who asks for more of it; it may be made again.
       if (signal.aborted) return;
-      if (error instanceof ApiError && error.status >= 400 && error.status < 500) throw error;
     } finally {
       document.removeEventListener("visibilitychange", hide);
     }

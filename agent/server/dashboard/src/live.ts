@@ -61,7 +61,7 @@ export function useLive(db: string | null, device: string, sensor: string): Live
           connections: before.connections + Number(connected),
         })),
       abort.signal,
-    ).catch(() => undefined); // the page says what is wrong with the database
+    );
     return () => abort.abort();
   }, [db, device, sensor]);
   return live;
