@@ -101,6 +101,19 @@ def test_who_is_overtaken_writes_nothing(site: Site, opener: Opener) -> None:
     assert conflicts_of(site, "overtaken") == [f"2-{B}"]
 
 
+def test_a_document_is_deleted_with_all_its_versions(site: Site, opener: Opener) -> None:
+    make(site, "unwanted")
+    page = opener(site.url, "#/conflicts?id=unwanted")
+    page.get_by_role("button", name="Delete the document").click()
+    page.get_by_role("button", name="Keep it").click()
+    assert conflicts_of(site, "unwanted") == [f"2-{B}"]
+    page.get_by_role("button", name="Delete the document").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page).not_to_have_url(re.compile("unwanted"))
+    leaves = request("GET", f"{site.url}/edge/unwanted?open_revs=all")
+    assert [leaf["ok"].get("_deleted") for leaf in leaves] == [True, True]
+
+
 def test_conflicts_of_other_databases_are_found(site: Site, opener: Opener) -> None:
     other = f"{site.hub_url}/site%2Fa%2Bb"
     request("PUT", other)

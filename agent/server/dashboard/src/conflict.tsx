@@ -17,7 +17,7 @@ import {
   withValue,
 } from "./json";
 import { type Conflict, StatePill, conflictsOf } from "./pages/conflicts";
-import { Action, Empty, Failure, Loading, Name, Pill } from "./parts";
+import { Action, DeleteDialog, Empty, Failure, Loading, Name, Pill } from "./parts";
 import { many } from "./text";
 
 export function OneConflict({ db, id }: { db: string; id: string }) {
@@ -93,6 +93,7 @@ function Sides({
     fields.map((field) => suggested(field, base !== undefined)),
   );
   const [edited, setEdited] = useState<string>();
+  const [deleting, setDeleting] = useState(false);
   const merged = fields.reduce<Json>(
     (doc, { path, values }, index) => withValue(doc, path, values[(choice[index] ?? 0) + 1]),
     winner,
@@ -183,12 +184,18 @@ function Sides({
             >
               Resolve with what is chosen
             </Action>
-            <Action kind="danger" run={() => resolve('"doc":null')}>
+            <button type="button" class="danger" onClick={() => setDeleting(true)}>
               Delete the document
-            </Action>
+            </button>
             {open > 0 && <span class="note">{many(open, "member")} still to choose</span>}
           </div>
         </>
+      )}
+      {deleting && (
+        <DeleteDialog remove={() => resolve('"doc":null')} onClose={() => setDeleting(false)}>
+          <Name code>{conflict.id}</Name> is deleted with all its versions, here and wherever it is
+          replicated to.
+        </DeleteDialog>
       )}
     </>
   );
