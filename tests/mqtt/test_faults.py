@@ -395,3 +395,21 @@ async def test_a_broker_that_says_why_it_hangs_up() -> None:
         assert "another client has connected as 'a/b'" in str(lost[0])
         assert "a name of its own" in str(connection.broken())
         await connection.close()
+
+
+async def test_to_give_up_while_a_broker_stalls_leaves_no_task(tmp_path: Path) -> None:
+    async with Mosquitto(tmp_path / "broker") as broker:
+        url, _ = parse_broker_url(broker.url)
+        connection = Connection(url, None, client_id="a", received=_ignore)
+        await connection.open()
+        broker.send(signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await connection.subscribe("a/b")
+            async with asyncio.timeout(3):  # the library would wait for longer
+                while any("Client.subscribe" in repr(task) for task in asyncio.all_tasks()):
+                    await asyncio.sleep(0)
+        finally:
+            broker.send(signal.SIGCONT)
+        await connection.close()
