@@ -70,6 +70,7 @@ def test_the_http_benches_run(tmp_path: Path, names: list[str], peers: bool) -> 
     for rows in run(tmp_path, *names)["benches"].values():
         assert any(row["target"] is not None for row in rows)
         assert any(row["peer"] is not None for row in rows) is peers
+        for row in rows:
             assert len(row["ours"]["rounds"]) == 1
     assert not list(tmp_path.iterdir())
 
