@@ -29,14 +29,19 @@ class Change:
 
 def changes_since(tree: RevTree, seen: Iterable[Rev]) -> list[Change]:
     """Of leaves that were live, those that are not any more."""
+    best: dict[Rev, Rev] = {}
+    for leaf in tree.leaves():
+        step: Rev | None = leaf
+        while step is not None and step not in best:
+            best[step] = leaf
+            step = tree.parent(step)
     found = []
-    for rev in seen:
-        if rev not in tree:
+    for rev in dict.fromkeys(seen):
+        leaf_of = best.get(rev)
+        if leaf_of is None:
             found.append(Change(rev, None))
-            continue
-        leaf = tree.descendants(rev)[0]
-        if leaf != rev or tree.is_deleted(rev):
-            found.append(Change(rev, leaf, tree.is_deleted(leaf)))
+        elif leaf_of != rev or tree.is_deleted(rev):
+            found.append(Change(rev, leaf_of, tree.is_deleted(leaf_of)))
     return found
 
 

@@ -11,11 +11,12 @@ from aiohttp import web
 from agent.documents.conflict import RESOLVED_TO, live_leaves
 from agent.documents.differences import Change, changed_fields, changes_since, dotted, value_at
 from agent.documents.fields import Absent
-from agent.documents.revision import Rev
+from agent.documents.revision import Rev, Revision
 from agent.errors import TooLargeError
 from agent.peers.http_errors import one_line
 from agent.server.answers import answer
 from agent.server.call import DatabaseCall
+from agent.store.reader import StoredDocument
 
 _MOST_CHANGES, _MOST_FIELDS, _MOST_TEXT = 4, 6, 40
 """That are told in words; the rest is counted."""
@@ -26,39 +27,44 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 async def overtaken(call: DatabaseCall, id: str, seen: Sequence[Rev]) -> web.Response:
     """409 for who has seen these live leaves: the present ones, and what became of the others."""
     document = await call.store.get(id)
-    leaves: list[Rev] = []
     changes: list[Change] = []
     if document is not None:
-        tree = document.tree()
-        leaves = live_leaves(tree)
-        changes = changes_since(tree, seen)
-    bodies = await _bodies(call, id, changes[:_MOST_CHANGES])
-    rows = [_row(change, bodies) for change in changes]
+        changes = await call.store.examine(_changes, document, seen)
+    wanted = {
+        str(rev) for change in changes[:_MOST_CHANGES] for rev in (change.seen, change.leaf) if rev
+    }
+    try:
+        [found] = await call.store.revisions([(id, sorted(wanted))], bounded=True)
+    except TooLargeError:
+        found = []
+    # In a thread that nothing waits for: histories may be long, and documents large.
+    body = await call.store.examine(_told, document, seen, changes, found)
+    return answer(body, status=409)
+
+
+def _changes(document: StoredDocument, seen: Sequence[Rev]) -> list[Change]:
+    return changes_since(document.tree(), seen)
+
+
+def _told(
+    document: StoredDocument | None,
+    seen: Sequence[Rev],
+    changes: Sequence[Change],
+    found: Sequence[tuple[str, Revision | None]],
+) -> dict[str, Any]:
+    leaves = [] if document is None else live_leaves(document.tree())
+    bodies = {revision.rev: _decode(revision.body) for _, revision in found if revision is not None}
     reached = {*seen, *(change.leaf for change in changes)}
     new = [str(leaf) for leaf in leaves if leaf not in reached]
     said = [_said(change, bodies) for change in changes[:_MOST_CHANGES]]
     said += [f"{len(changes) - len(said)} more"] if len(changes) > len(said) else []
-    said += [f"new: {', '.join(new)}"] if new else []
-    what = "; ".join(["the document has changed meanwhile", *said, "nothing was written"])
-    body = {
+    said += [f"new: {', '.join(new[:_MOST_CHANGES])}"] if new else []
+    return {
         "error": "conflict",
-        "reason": what,
+        "reason": "; ".join(["the document has changed meanwhile", *said, "nothing was written"]),
         "leaves": [str(leaf) for leaf in leaves],
-        "changes": rows,
+        "changes": [_row(change, bodies) for change in changes],
     }
-    return answer(body, status=409)
-
-
-async def _bodies(
-    call: DatabaseCall, id: str, changes: Sequence[Change]
-) -> Mapping[Rev, Mapping[str, Any]]:
-    """Of the revisions that changes are about, those that are here."""
-    wanted = {str(rev) for change in changes for rev in (change.seen, change.leaf) if rev}
-    try:
-        [found] = await call.store.revisions([(id, sorted(wanted))], bounded=True)
-    except TooLargeError:
-        return {}
-    return {revision.rev: _decode(revision.body) for _, revision in found if revision is not None}
 
 
 def _row(change: Change, bodies: Mapping[Rev, Mapping[str, Any]]) -> dict[str, Any]:
