@@ -134,7 +134,7 @@ class ConflictConfig(Struct, forbid_unknown_fields=True):
         if "newest" in rules and self.field is None:
             raise self._mistake('newest needs field, for example field = "updated_at"')
         sides = sorted(rules & {"prefer-cloud", "prefer-edge"})
-        if sides and self.cloud is None:
+        if sides and not self.cloud:  # an empty selector matches whatever there is
             raise self._mistake(
                 f"{sides[0]} needs cloud, a selector that tells "
                 'what was written there, for example cloud = { origin = "cloud" }'

@@ -58,6 +58,7 @@ def check(tmp_path: Path, table: str, head: str = HEAD) -> str:
         ('name = "x"\npolicy = "merge"\nthen = "newest"', ["newest needs field"]),
         ('name = "x"\npolicy = "prefer-edge"', ["prefer-edge needs cloud", "origin"]),
         ('name = "x"\npolicy = "merge"\nthen = "prefer-cloud"', ["prefer-cloud needs cloud"]),
+        ('name = "x"\npolicy = "prefer-edge"\ncloud = {}', ["prefer-edge needs cloud"]),
         ('name = "x"\npolicy = "python"', ["python needs entry_point"]),
         ('name = "x"\npolicy = "winner"\nfield = "a"', ["field is only for newest"]),
         ('name = "x"\npolicy = "newest"\nfield = "a"\nthen = "winner"', ["then is only for merge"]),
