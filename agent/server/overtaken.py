@@ -16,7 +16,7 @@ from agent.errors import TooLargeError
 from agent.peers.http_errors import one_line
 from agent.server.answers import answer
 from agent.server.call import DatabaseCall
-from agent.store.reader import StoredDocument
+from agent.store.stored import StoredDocument
 
 _MOST_CHANGES, _MOST_FIELDS, _MOST_TEXT = 4, 6, 40
 """That are told in words; the rest is counted."""

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from playwright.async_api import Browser, async_playwright
 
-from agent.documents.readings import timestamp
+from agent.documents.times import timestamp
 from agent.server.pages import BUILT
 from agent.store.connection import open_writer
 from scripts.benchmarks.harness import BenchError, Options, Row, Target, take_turns
