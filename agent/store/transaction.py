@@ -421,8 +421,8 @@ class Transaction:
     def drop_old_bodies(self, after: int, count: int, *, keep: int = 0) -> int | None:
         """Drop the bodies of revisions that are no leaves, among the next `count` rows.
 
-        With `keep` the newest generations behind each winner keep theirs, so many, and so do the
-        common ancestors of leaves in conflict. `after` is 0 or what the call before returned; None
+        The common ancestors of leaves in conflict keep theirs, and with `keep` the newest
+        generations behind each winner, so many. `after` is 0 or what the call before returned; None
         when there are no more rows.
         """
         last = self._db.execute(
@@ -432,13 +432,8 @@ class Transaction:
         ).fetchone()[0]
         if last is None:
             return None
-        if keep:
-            unneeded, last = self._rows.unneeded(after, last, keep)
-            self._db.executemany("DELETE FROM revisions WHERE rowid = ?", unneeded)
-        else:
-            self._db.execute(
-                "DELETE FROM revisions WHERE rowid > ? AND rowid <= ? AND NOT leaf", (after, last)
-            )
+        unneeded, last = self._rows.unneeded(after, last, keep)
+        self._db.executemany("DELETE FROM revisions WHERE rowid = ?", unneeded)
         return int(last)
 
     def release_pages(self, count: int) -> int:
