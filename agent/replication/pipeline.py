@@ -255,6 +255,7 @@ class Pipeline:
         for revision, result in zip(revisions, results, strict=True):
             if result.error is None:
                 self._progress.docs_written += 1
+                self._progress.carried(revision.id)
                 self._progress.readings += readings_in(revision.body)
             else:
                 self._not_carried(self._target, result)
@@ -269,8 +270,7 @@ class Pipeline:
                 f"{peer.label}: {result.id} could not be carried "
                 f"({result.error}: {result.reason}); it is tried again"
             )
-        self._progress.doc_write_failures += 1
-        self._progress.failures.append(result)
+        self._progress.refused(result)
         log.warning(
             "%s -> %s: %s %s was refused and is passed over (%s: %s)",
             self._source.label,

@@ -178,6 +178,10 @@ class Databases:
                 await store.close()
             await asyncio.to_thread(_unlink, path)
 
+    async def damaged(self) -> list[dict[str, str]]:
+        """The files that were set aside and are still there: `{"database", "file"}` for each."""
+        return await asyncio.to_thread(self._damaged)
+
     async def check(self) -> None:
         """Returns when the writer of each open store has had its turn. Raises StoreDamagedError."""
         for store in list(self._open.values()):
@@ -224,6 +228,13 @@ class Databases:
     def _names(self) -> list[str]:
         files = self.folder.glob("*" + _SUFFIX)
         return sorted(unquote(file.name.removesuffix(_SUFFIX)) for file in files)
+
+    def _damaged(self) -> list[dict[str, str]]:
+        return [
+            {"database": unquote(file.name.partition(_SUFFIX)[0]), "file": str(file)}
+            for file in sorted(self.folder.glob(f"*{_SUFFIX}.damaged-*"))
+            if not file.name.endswith(("-wal", "-shm"))
+        ]
 
     def _make_folder(self) -> None:
         try:

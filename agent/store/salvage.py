@@ -106,7 +106,7 @@ def put_in_place(path: Path) -> None:
         for suffix in ("-shm", "-wal"):
             if _beside(path, suffix).exists():
                 _beside(path, suffix).rename(_beside(aside, suffix))
-        if path.exists() and not aside.exists():
+        if not aside.exists():
             _keep(path, aside)
         _sync(path.parent)
         copy.rename(path)
@@ -149,7 +149,13 @@ def _room_wanted(path: Path) -> Iterator[None]:
 
 
 def _keep(path: Path, aside: Path) -> None:
-    """A second name, so that there is a store at any moment."""
+    """A second name, so that there is a store at any moment.
+
+    Of a store that is gone a file without content tells.
+    """
+    if not path.exists():
+        aside.touch()
+        return
     try:
         aside.hardlink_to(path)
     except OSError:  # not every file system has that

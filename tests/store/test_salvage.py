@@ -302,7 +302,10 @@ async def test_a_file_that_is_gone_or_emptied_is_never_replaced_silently(
         await Store.open(path)
     store = await databases.ensure("db")
     assert (await store.info()).doc_count == 0
-    reason = told(path).reason
+    report = told(path)
+    # Until somebody removes that file, the status tells.
+    assert await databases.damaged() == [{"database": "db", "file": report.aside}]
+    reason = report.reason
     assert reason in ("it is gone", "it is empty, and was not", "it is no SQLite file any more")
     await databases.close()
 
