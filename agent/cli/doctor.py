@@ -44,7 +44,8 @@ def doctor_command(
                 )
             )
         except AuthError as error:
-            unknown = [Finding("agent", "status", Level.WARNING, str(error))]
+            mend = "edge-agent doctor --url http://USER@HOST:PORT --password-file FILE"
+            unknown = [Finding("agent", "status", Level.WARNING, str(error), mend)]
         except EdgeAgentError:
             if url is not None:  # somebody expects one there
                 raise

@@ -59,5 +59,4 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
     conflicts = told.get("database", {}).get("conflicts", 0)
     if conflicts:
         text = f"{conflicts} documents are in conflict"
-        mend = "sqlite-utils DATABASE 'SELECT id, winner, conflict FROM conflicts'"
-        yield Finding("agent", "conflicts", Level.WARNING, text, mend)
+        yield Finding("agent", "conflicts", Level.WARNING, text, "edge-agent conflicts list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from agent.store.salvage import put_in_place, set_aside
 
 _EMPTY = "it is empty, and was not"
 _GONE = "it is gone"
+_PIECE = 1024 * 1024
 _NOT_SQLITE = "it is no SQLite file any more"
 
 
@@ -36,6 +38,8 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
         raise StoreDamagedError(str(path), reason)
     wal = path.with_name(path.name + "-wal")
     in_order = not wal.exists() or wal.stat().st_size == 0
+    if lock.was_store and not in_order:
+        _write_again(wal)
     try:
         connection = open_writer(path, create=create)
     except StoreError as error:
@@ -58,6 +62,30 @@ def open_or_salvage(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Con
     except StoreDamagedError as error:
         set_aside(path, error.reason)
     return open_checked(path, lock, create=create)
+
+
+def _write_again(wal: Path) -> None:
+    """Bring to the disk what an earlier process may have failed to.
+
+    When an fsync fails, Linux takes the pages for written all the same: what is read of the file
+    has them, the disk does not, and no later fsync writes them. SQLite would take that for
+    committed, and what is written after it would be lost with it in a power cut.
+    """
+    try:
+        file = os.open(wal, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            place = 0
+            while data := os.pread(file, _PIECE, place):
+                place += os.pwrite(file, data, place)
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise StoreError(
+            f"{wal}: the disk reports an error ({error.strerror}); check the card and the system's "
+            "log",
+            path=str(wal),
+        ) from error
 
 
 def _is_not_sqlite(error: BaseException | None) -> bool:
