@@ -26,9 +26,6 @@ from agent.store.planner import Plan, PlanError, fields_of, indexable_fields, pl
 from agent.store.reader import PAGE_BYTES
 
 _MAX = "<MAX>"
-_LONGEST = 1024 * 1024
-"""Bytes of a query: as conditions it takes fifty times as much."""
-
 _REGEX_SECONDS = 10.0
 """Of processor time, for all regular expressions of a query."""
 
@@ -49,7 +46,7 @@ async def find(call: DatabaseCall) -> web.StreamResponse:
     when `$regex` takes too long, on one document or on all together.
     """
     call.require_json()
-    options = find_options(await call.json(JsonObject, limit=_LONGEST))
+    options = find_options(await call.json(JsonObject))
     chosen = _plan(call, options)
     started = perf_counter()
     last: Position | None = options.after
@@ -88,7 +85,7 @@ async def find(call: DatabaseCall) -> web.StreamResponse:
 async def explain(call: DatabaseCall) -> web.Response:
     """POST /{db}/_explain: how `_find` would answer the same request. Raises RequestError."""
     call.require_json()
-    options = find_options(await call.json(JsonObject, limit=_LONGEST))
+    options = find_options(await call.json(JsonObject))
     chosen = _plan(call, options)
     selector = options.selector
     names = options.given["fields"]

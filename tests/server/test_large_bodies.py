@@ -56,7 +56,7 @@ async def test_too_many_documents_at_once(api: Api) -> None:
 
 @pytest.mark.parametrize(
     ("path", "size"),
-    [("/db/_revs_diff", 4 * MIB), ("/db/_all_docs", 4 * MIB), ("/db/_find", MIB)],
+    [("/db/_revs_diff", 4 * MIB), ("/db/_all_docs", 4 * MIB), ("/db/_find", 4 * MIB)],
 )
 async def test_what_writes_nothing_has_a_smaller_limit(api: Api, path: str, size: int) -> None:
     answer = await send(api, "POST", path, b" " * (size + 1) + b"{}")
