@@ -73,6 +73,8 @@ def _store(status: Status) -> Iterator[Finding]:
         if file == salvaged.get("aside"):
             copied = _count(salvaged["documents"], "document")
             what += f" on {salvaged['time']} ({salvaged['reason']}); {copied} could be copied"
+        elif damaged["reason"]:
+            what += f": {damaged['reason']}"
         do = f"Check the card. When the remotes have sent the rest, or there are none: rm {file}*"
         yield Finding("warning", f"{what}.", do)
 

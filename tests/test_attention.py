@@ -108,7 +108,7 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         ({"mqtt": {"broker": "mqtt://b", "last_error": "no"}}, "error", "mqtt://b"),
         (
             {
-                "damaged": [{"database": "edge", "file": "edge.damaged"}],
+                "damaged": [{"database": "edge", "file": "edge.damaged", "reason": None}],
                 "database": {
                     "salvaged": {
                         "time": "2026",
@@ -122,9 +122,9 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
             "The database edge was damaged on 2026 (malformed); 5 documents could",
         ),
         (
-            {"damaged": [{"database": "a", "file": "a.damaged"}]},
+            {"damaged": [{"database": "a", "file": "a.damaged", "reason": "it is gone"}]},
             "warning",
-            "The database a was damaged.",
+            "The database a was damaged: it is gone.",
         ),
         ({"conflicts": {"present": 1, "policies": {}}}, "warning", "1 document;"),
         ({"conflicts": {}, "database": {"conflicts": 2}}, "warning", "2 documents;"),

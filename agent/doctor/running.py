@@ -53,6 +53,8 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
     for damaged in told.get("damaged", ()):
         file = one_line(damaged["file"])
         text = f"was damaged; what can be read of it was copied, and {file} is what it was"
+        if damaged["reason"]:
+            text = f"was damaged: {damaged['reason']}"
         mend = f"edge-agent verify DATABASE REMOTE && rm {shlex.quote(file)}*"
         subject = f"database {one_line(damaged['database'])!r}"
         yield Finding("agent", subject, Level.WARNING, text, mend)

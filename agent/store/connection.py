@@ -35,7 +35,11 @@ _TOO_MANY_FILES = (
 )
 
 
-_OPENED = b"store\n"
+_FULL = "the disk is full; free some space"
+_FAILING = "the disk reports an error ({}); check the card and the system's log"
+
+_STORE, _IN_USE = b"store", b"open"
+"""Words in a lock file: the file beside it is a store; and it was not closed in order since."""
 
 _CHECKED_WHOLE = 16 * 1024 * 1024
 _CHECKED_ROWS = 1000
@@ -75,18 +79,44 @@ class StoreLock:
             if owner == str(os.getpid()):
                 advice = "this process already; a store cannot be opened twice"
             raise StoreBusyError(f"{store}: in use by {advice}", path=str(store)) from None
-        self.was_store = _OPENED in os.read(self._file, 64)
+        words = os.read(self._file, 64).split()
+        self.was_store = _STORE in words
         """The file was a store when it was open the last time."""
-        self._write(b"" if not self.was_store else _OPENED)
+        self.was_in_use = _IN_USE in words
+        """It was not closed in order, so there has to be a WAL."""
+        try:
+            self._write(self.was_store, self.was_in_use)
+        except StoreError:
+            self.release()
+            raise
 
     def opened(self) -> None:
-        """The file is a store: one that is gone later on is missed."""
-        if not self.was_store:
-            self._write(_OPENED)
+        """The file is a store, with a WAL: either of them is missed if it is gone later on."""
+        try:
+            folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # too many are open
+            self._write(True, False)
+            return
+        try:
+            os.fsync(folder)  # before it is said that there is a WAL
+        finally:
+            os.close(folder)
+        self._write(True, True)
 
-    def _write(self, state: bytes) -> None:
-        os.truncate(self._file, 0)
-        os.pwrite(self._file, b"%d\n%b" % (os.getpid(), state), 0)
+    def closing(self) -> None:
+        """All is in the file, so the WAL may go."""
+        self._write(True, False)
+        with suppress(OSError):  # then the next start looks for a WAL, and tells that there is none
+            os.fsync(self._file)
+
+    def _write(self, is_store: bool, in_use: bool) -> None:
+        """All at once and always as long, so that no kill leaves half of it."""
+        words = (_STORE if is_store else b"", _IN_USE if in_use else b"")
+        try:
+            os.pwrite(self._file, b"%-10d\n%-5b\n%-5b\n" % (os.getpid(), *words), 0)
+        except OSError as error:
+            reason = _FULL if error.errno == errno.ENOSPC else _FAILING.format(error.strerror)
+            raise StoreError(f"{self.path}: {reason}", path=str(self.path)) from error
 
     def release(self) -> None:
         os.close(self._file)
@@ -190,12 +220,10 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "") or ""
-        if name.startswith("SQLITE_FULL"):
-            raise StoreWriteError(f"{path}: the disk is full; free some space") from error
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")):
+            raise StoreWriteError(f"{path}: {_FULL}") from error
         if name.startswith("SQLITE_IOERR"):
-            raise StoreWriteError(
-                f"{path}: the disk reports an error ({name}); check the card and the system's log"
-            ) from error
+            raise StoreWriteError(f"{path}: {_FAILING.format(name)}") from error
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             raise StoreWriteError(
                 f"{path}: locked by another program; close what else writes to the file"

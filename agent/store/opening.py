@@ -8,11 +8,14 @@ from pathlib import Path
 
 from agent.errors import StoreDamagedError, StoreError
 from agent.store.connection import StoreLock, damage, marker, open_writer
-from agent.store.salvage import put_in_place, set_aside
+from agent.store.salvage import note_damage, put_in_place, set_aside
 
 _EMPTY = "it is empty, and was not"
 _GONE = "it is gone"
 _PIECE = 1024 * 1024
+_NO_WAL = (
+    "its WAL is gone, and with it what was written last, unless another program has opened the file"
+)
 _NOT_SQLITE = "it is no SQLite file any more"
 
 
@@ -29,6 +32,7 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
 
     Raises StoreDamagedError, and what `open_writer` raises.
     """
+    wal = path.with_name(path.name + "-wal")
     reason = damage_found(path)
     if reason is None and lock.was_store:
         reason = None if path.exists() else _GONE
@@ -36,9 +40,9 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
             reason = _EMPTY
     if reason is not None:
         raise StoreDamagedError(str(path), reason)
-    wal = path.with_name(path.name + "-wal")
-    in_order = not wal.exists() or wal.stat().st_size == 0
-    if lock.was_store and not in_order:
+    wal_is_gone = lock.was_in_use and not wal.exists()
+    in_order = not wal_is_gone and (not wal.exists() or wal.stat().st_size == 0)
+    if lock.was_store and not in_order and not wal_is_gone:
         _write_again(wal)
     try:
         connection = open_writer(path, create=create)
@@ -50,17 +54,21 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
     if reason is not None:
         connection.close()
         raise StoreDamagedError(str(path), reason)
+    if wal_is_gone:
+        note_damage(path, _NO_WAL)
     lock.opened()
     return connection
 
 
 def open_or_salvage(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connection:
     """As `open_checked`; a damaged store is set aside for a copy of what can be read of it."""
-    put_in_place(path)
+    if put_in_place(path):
+        lock.closing()
     try:
         return open_checked(path, lock, create=create)
     except StoreDamagedError as error:
         set_aside(path, error.reason)
+        lock.closing()
     return open_checked(path, lock, create=create)
 
 

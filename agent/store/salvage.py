@@ -95,11 +95,20 @@ def set_aside(path: Path, reason: str) -> Salvage:
     return done
 
 
-def put_in_place(path: Path) -> None:
+def note_damage(path: Path, reason: str) -> None:
+    """Say that something of a store is lost of which nothing could be set aside: in the log, and by
+    a small file, which the status tells of until somebody removes it."""
+    log.error("%s: %s", path, reason)
+    aside = _aside(path, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+    aside.write_text(reason, "utf-8")
+
+
+def put_in_place(path: Path) -> bool:
     """Exchange a damaged store for its copy, if there is one that is complete.
 
-    As long as the copy has its own name, this was not done to the end.
+    As long as the copy has its own name, this was not done to the end. Returns whether there was.
     """
+    done = False
     for copy in path.parent.glob(f"{path.name}.salvaged-*"):
         _sync(path.parent)
         aside = _aside(path, copy.name.rpartition("-")[2])
@@ -112,6 +121,8 @@ def put_in_place(path: Path) -> None:
         copy.rename(path)
         _sync(path.parent)
         marker(path).unlink(missing_ok=True)
+        done = True
+    return done
 
 
 async def salvaged(store: Store) -> Salvage | None:
@@ -151,10 +162,10 @@ def _room_wanted(path: Path) -> Iterator[None]:
 def _keep(path: Path, aside: Path) -> None:
     """A second name, so that there is a store at any moment.
 
-    Of a store that is gone a file without content tells.
+    Of a store that is gone a small file tells.
     """
     if not path.exists():
-        aside.touch()
+        aside.write_text("it is gone", "utf-8")
         return
     try:
         aside.hardlink_to(path)

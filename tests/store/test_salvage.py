@@ -304,7 +304,8 @@ async def test_a_file_that_is_gone_or_emptied_is_never_replaced_silently(
     assert (await store.info()).doc_count == 0
     report = told(path)
     # Until somebody removes that file, the status tells.
-    assert await databases.damaged() == [{"database": "db", "file": report.aside}]
+    [damaged] = await databases.damaged()
+    assert (damaged["database"], damaged["file"]) == ("db", report.aside)
     reason = report.reason
     assert reason in ("it is gone", "it is empty, and was not", "it is no SQLite file any more")
     await databases.close()
@@ -388,4 +389,33 @@ async def test_a_disk_that_fills_while_the_copy_is_made_is_explained(
         await databases.get("db")
     monkeypatch.undo()
     assert (await (await databases.get("db")).info()).doc_count > 1000
+    await databases.close()
+
+
+async def test_a_wal_that_is_gone_is_told(tmp_path: Path) -> None:
+    """What is in the file is whole; what was written last is lost, and nothing else would tell."""
+    path = tmp_path / "db.sqlite"
+    databases = Databases(tmp_path)
+    await put(await databases.create("db"), "in the file")
+    await databases.close()
+    databases = Databases(tmp_path)
+    await put(await databases.get("db"), "in the WAL only")
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for suffix in ("", ".lock"):
+        shutil.copy(path.with_name(path.name + suffix), killed)
+    await databases.close()
+    for opening, notes in enumerate([1, 1, 1]):
+        databases = Databases(killed)
+        store = await databases.get("db")
+        assert await store.get("in the WAL only") is None
+        await put(store, f"new {opening}")
+        damaged = await databases.damaged()
+        assert len(damaged) == notes
+        assert "its WAL is gone" in str(damaged[0]["reason"])
+        await databases.close()
+    # Closed in order, none is missed, even if the file is opened by others meanwhile.
+    databases = Databases(tmp_path)
+    assert await (await databases.get("db")).get("in the WAL only") is not None
+    assert await databases.damaged() == []
     await databases.close()
