@@ -243,6 +243,22 @@ async def test_requests_that_are_too_large_are_split(
     assert await contents(a) == await contents(b)
 
 
+async def test_one_large_document_is_not_sent_again_and_again(
+    stores: tuple[Store, Store],
+) -> None:
+    """Among others, alone, and no more: that may be all that a slow line carries in an hour."""
+    a, b = stores
+    large = first_revision("large", {"text": "x" * 200_000})
+    await a.graft([*readings(50), large, *readings(50, start=50)])
+    target = FaultyPeer(b, random.Random(1), rate=0)
+    target.most_bytes = 100_000
+    replicator = Replicator(LocalPeer(a), target)
+    await replicator.run()
+    assert [failure.id for failure in replicator.progress.failures] == ["large"]
+    assert replicator.progress.docs_written == 100
+    assert target.bytes_refused < 3 * 200_000
+
+
 async def test_one_revision_that_is_too_large_is_passed_over(stores: tuple[Store, Store]) -> None:
     a, b = stores
     await a.graft(readings(1))
