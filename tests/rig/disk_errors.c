@@ -3,7 +3,7 @@
 // To be preloaded. DISK_ERRORS names a file with lines such as `fsync -wal`: the call and the end
 // of the file's path. It is read anew at each call, so that a test can change it meanwhile. What
 // fails has not been done, except that after a failed fsync the kernel forgets that the pages were
-// never written: the next fsync succeeds.
+// never written: the next fsync succeeds. `stall` lets an fsync wait as long as the line is there.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -39,17 +39,27 @@ static int fails(const char *call, int descriptor) {
 
 #define REAL(name, type) static type real; if (!real) real = (type)dlsym(RTLD_NEXT, name)
 
+static void stall(int descriptor) {
+    int before = errno;
+    while (fails("stall", descriptor)) {
+        usleep(20000);
+    }
+    errno = before;
+}
+
 typedef int (*sync_call)(int);
 typedef ssize_t (*read_call)(int, void *, size_t, off64_t);
 typedef ssize_t (*write_call)(int, const void *, size_t, off64_t);
 
 int fsync(int descriptor) {
     REAL("fsync", sync_call);
+    stall(descriptor);
     return fails("fsync", descriptor) ? -1 : real(descriptor);
 }
 
 int fdatasync(int descriptor) {
     REAL("fdatasync", sync_call);
+    stall(descriptor);
     return fails("fsync", descriptor) ? -1 : real(descriptor);
 }
 

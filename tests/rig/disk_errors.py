@@ -20,7 +20,8 @@ class DiskErrors:
         self.environment = {"LD_PRELOAD": str(library), "DISK_ERRORS": str(self._rules)}
 
     def set(self, *rules: str) -> None:
-        """Rules such as `fsync -wal`: the call (read, write, fsync) and the end of the path."""
+        """Rules such as `fsync -wal`: the call, and the end of the path. Calls are read, write,
+        fsync, and stall for an fsync that does not end."""
         new = self._rules.with_name("new")
         new.write_text("".join(f"{rule}\n" for rule in rules))
         new.rename(self._rules)
