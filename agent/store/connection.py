@@ -22,6 +22,7 @@ from agent.errors import (
 from agent.store import schema
 from agent.store.blobs import remove_uploads
 from agent.store.mango_index import synchronise
+from agent.store.raw_pages import PAGE_SIZE
 from agent.store.selector_sql import register_functions
 
 _WRITER_CACHE_KIB = 4096
@@ -34,6 +35,9 @@ _TOO_MANY_FILES = (
     "the systemd unit)"
 )
 
+
+_NO_TEXT = "Could not decode to UTF-8"
+"""The `sqlite3` module's words: what was a text in a row is none."""
 
 _FULL = "the disk is full; free some space"
 _FAILING = "the disk reports an error ({}); check the card and the system's log"
@@ -139,6 +143,7 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
         try:
             _check_format(connection, path)
             register_functions(connection)
+            connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
@@ -149,6 +154,9 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
                 schema.migrate(connection)
             remove_uploads(connection)
             synchronise(connection)
+        except UnicodeDecodeError as error:  # of SQLite's message, which has the schema in it
+            connection.close()
+            raise StoreDamagedError(str(path), "malformed database schema") from error
         except BaseException:
             connection.close()
             raise
@@ -240,7 +248,7 @@ def explained(path: Path) -> Iterator[None]:
                 f"{path}: cannot be written; check the permissions of the file and its folder",
                 path=str(path),
             ) from error
-        if name.startswith("SQLITE_CORRUPT"):
+        if name.startswith("SQLITE_CORRUPT") or str(error).startswith(_NO_TEXT):
             mark_damaged(path, str(error))
             raise StoreDamagedError(str(path), str(error)) from error
         raise StoreError(

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from agent.errors import StoreDamagedError, StoreError
 from agent.store.connection import StoreLock, damage, marker, open_writer
+from agent.store.raw_file import RawFile
+from agent.store.raw_pages import is_sound, numbers
 from agent.store.salvage import note_damage, put_in_place, set_aside
+from agent.store.schema import APPLICATION_ID
 
 _EMPTY = "it is empty, and was not"
 _GONE = "it is gone"
@@ -16,6 +19,8 @@ _PIECE = 1024 * 1024
 _NO_WAL = (
     "its WAL is gone, and with it what was written last, unless another program has opened the file"
 )
+_BAD_HEAD = "its head makes no sense"
+_ANY_VERSION = 100
 _NOT_SQLITE = "it is no SQLite file any more"
 
 
@@ -49,6 +54,8 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
     except StoreError as error:
         if lock.was_store and _is_not_sqlite(error.__cause__):
             raise StoreDamagedError(str(path), _NOT_SQLITE) from error
+        if lock.was_store and type(error) is StoreError and _has_bad_head(path):
+            raise StoreDamagedError(str(path), _BAD_HEAD) from error
         raise
     reason = None if in_order else damage(connection)
     if reason is not None:
@@ -94,6 +101,16 @@ def _write_again(wal: Path) -> None:
             "log",
             path=str(wal),
         ) from error
+
+
+def _has_bad_head(path: Path) -> bool:
+    """Whether what SQLite refuses is no store any more, rather than one of a newer version."""
+    with RawFile(path) as file:
+        head = file.page(1)
+    if head is None or not is_sound(head):
+        return True
+    application, version = numbers(head)
+    return application != APPLICATION_ID or not 0 < version < _ANY_VERSION
 
 
 def _is_not_sqlite(error: BaseException | None) -> bool:

@@ -10,14 +10,14 @@ from typing import Self
 
 from agent.store.raw_pages import (
     FRAME_HEADER,
+    MAPS_EVERY,
+    PAGE_SIZE,
     WAL_HEADER,
     Row,
     committed,
-    layout_of,
-    maps_every,
+    is_wal,
     rows,
     unused,
-    wal_layout,
 )
 
 
@@ -28,14 +28,13 @@ class RawFile:
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._wal: int | None = None
         self._frames: dict[int, int] = {}
-        self._layout = layout_of(self._read(self._file, 0, 100) or b"")
         try:
             self._wal = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             pass
         else:
             self._find_frames(self._wal)
-        size = os.fstat(self._file).st_size // self._layout.page_size
+        size = os.fstat(self._file).st_size // PAGE_SIZE
         self._count = max(size, *self._frames, 0)
 
     def __enter__(self) -> Self:
@@ -50,43 +49,38 @@ class RawFile:
 
     def rows(self) -> Iterator[Row]:
         """Every row of every page that is in use, those of indexes among them, in no order."""
-        every = maps_every(self._layout)
         skipped: frozenset[int] = frozenset()
         for number in range(1, self._count + 1):
-            place = (number - 2) % every
-            if number > 1 and place and place - 1 in skipped:
+            place = (number - 2) % MAPS_EVERY  # after a pointer map
+            if place == 0:
+                skipped = frozenset()
+            elif number > 1 and place - 1 in skipped:
                 continue
-            page = self._page(number)
+            page = self.page(number)
             if page is None:
                 continue
-            if number > 1 and not place:
-                found = unused(page, self._layout)
-                skipped = found or frozenset()
-                if found is not None:
-                    continue
-            yield from rows(page, number, self._layout, self._page)
+            if place == 0 and (found := unused(page)) is not None:
+                skipped = found
+                continue
+            yield from rows(page, number, self.page)
 
-    def _page(self, number: int) -> bytes | None:
+    def page(self, number: int) -> bytes | None:
         """None where there is none, or none can be read."""
-        size = self._layout.page_size
         frame = self._frames.get(number)
         if frame is not None and self._wal is not None:
-            place = WAL_HEADER + frame * (FRAME_HEADER + size) + FRAME_HEADER
-            return self._read(self._wal, place, size)
+            place = WAL_HEADER + frame * (FRAME_HEADER + PAGE_SIZE) + FRAME_HEADER
+            return self._read(self._wal, place, PAGE_SIZE)
         if not 0 < number <= self._count:
             return None
-        return self._read(self._file, (number - 1) * size, size)
+        return self._read(self._file, (number - 1) * PAGE_SIZE, PAGE_SIZE)
 
     def _find_frames(self, wal: int) -> None:
         header = self._read(wal, 0, WAL_HEADER) or b""
-        layout = wal_layout(header)
-        if layout is None:
+        if not is_wal(header):
             return
-        if layout.page_size != self._layout.page_size:
-            self._layout = layout  # the file's own header is damaged
 
         def frames() -> Iterator[bytes]:
-            size, place = FRAME_HEADER + layout.page_size, WAL_HEADER
+            size, place = FRAME_HEADER + PAGE_SIZE, WAL_HEADER
             while frame := self._read(wal, place, size):
                 yield frame
                 place += size

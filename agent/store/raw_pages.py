@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 Value: TypeAlias = int | float | str | bytes | None
 
 PAGE_SIZE = 4096
-"""Of a file that does not say, which is every store's."""
+"""Of every store; nothing at the end of a page is reserved."""
 
 MAGIC = b"SQLite format 3\0"
 WAL_HEADER = 32
@@ -25,10 +25,14 @@ _INDEX_INTERIOR, _INDEX_LEAF, _TABLE_LEAF = 2, 10, 13
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 """Bytes of the serial types that are integers [2.1]."""
 
-_FREE, _OVERFLOW, _FURTHER_OVERFLOW = 2, 3, 4
+_WAL_MAGIC = 0x377F0682  # or one more, which tells the order of bytes in its checksums
+
+_BEGIN_NO_ROWS = frozenset((2, 3, 4))
+"""Kinds of pages in a pointer map [1.8]: free ones, and those where long rows go on."""
+
 _LAST_KIND = 5
 _ENTRY = 5
-"""Kinds, and bytes, of a pointer map's entries [1.8]."""
+"""Bytes of an entry in a pointer map."""
 
 
 class Row(NamedTuple):
@@ -38,35 +42,32 @@ class Row(NamedTuple):
     values: tuple[Value, ...]
 
 
-class Layout(NamedTuple):
-    """What has to be known of a file: bytes of a page, and those at its end that are not used."""
-
-    page_size: int = PAGE_SIZE
-    reserved: int = 0
-
-    @property
-    def usable(self) -> int:
-        return self.page_size - self.reserved
-
-
-def layout_of(header: bytes) -> Layout:
-    """From the first bytes of a file [1.3]; the usual one if they are damaged."""
+def is_sound(header: bytes) -> bool:
+    """Whether the first page begins as that of a store, apart from its numbers [1.3]."""
     if len(header) < _FILE_HEADER or not header.startswith(MAGIC):
-        return Layout()
+        return False
     (size,) = struct.unpack_from(">H", header, 16)
-    size = 65536 if size == 1 else size
-    reserved = header[20]
-    if size < 512 or size & (size - 1) or size - reserved < 480:
-        return Layout()
-    return Layout(size, reserved)
+    schema_format, _, _, encoding = struct.unpack_from(">IIII", header, 44)
+    return (
+        (size, header[20]) == (PAGE_SIZE, 0)
+        and set(header[18:20]) <= {1, 2}
+        and header[21:24] == bytes((64, 32, 32))
+        and 1 <= schema_format <= 4
+        and encoding == 1
+    )
+
+
+def numbers(header: bytes) -> tuple[int, int]:
+    """The application id, and the user's version, which is the schema's."""
+    (version,) = struct.unpack_from(">i", header, 60)
+    (application,) = struct.unpack_from(">I", header, 68)
+    return application, version
 
 
 # --- pages ---------------------------------------------------------------------------------
 
 
-def rows(
-    page: bytes, number: int, layout: Layout, read: Callable[[int], bytes | None]
-) -> Iterator[Row]:
+def rows(page: bytes, number: int, read: Callable[[int], bytes | None]) -> Iterator[Row]:
     """The rows of one page, from 1 on, of which everything is readable.
 
     `read` returns another page, where a long row goes on, or None.
@@ -77,18 +78,16 @@ def rows(
         return
     (count,) = struct.unpack_from(">H", page, start + 3)
     pointers = start + (12 if kind == _INDEX_INTERIOR else 8)
-    if pointers + 2 * count > layout.usable:
+    if pointers + 2 * count > PAGE_SIZE:
         return
     for place in struct.unpack_from(f">{count}H", page, pointers):
         try:
-            yield _cell(page, place, kind, layout, read)
+            yield _cell(page, place, kind, read)
         except (IndexError, ValueError, struct.error):
             continue
 
 
-def _cell(
-    page: bytes, place: int, kind: int, layout: Layout, read: Callable[[int], bytes | None]
-) -> Row:
+def _cell(page: bytes, place: int, kind: int, read: Callable[[int], bytes | None]) -> Row:
     """[1.6]. Raises IndexError, ValueError and struct.error if it is damaged."""
     if kind == _INDEX_INTERIOR:
         place += 4
@@ -97,29 +96,27 @@ def _cell(
     if kind == _TABLE_LEAF:
         rowid, place = _varint(page, place)
         rowid -= (rowid >> 63) << 64
-    here = _stored_here(length, layout.usable, table=kind == _TABLE_LEAF)
-    if place + here > layout.usable:
+    here = _stored_here(length, table=kind == _TABLE_LEAF)
+    if place + here > PAGE_SIZE:
         raise ValueError("a cell is beyond its page")
     payload = page[place : place + here]
     if here < length:
         (onward,) = struct.unpack_from(">I", page, place + here)
-        payload = _whole(payload, length, onward, layout, read)
+        payload = _whole(payload, length, onward, read)
     return Row(rowid, _record(payload))
 
 
-def _stored_here(length: int, usable: int, *, table: bool) -> int:
+def _stored_here(length: int, *, table: bool) -> int:
     """How much of a payload is in the page itself [1.6]."""
-    most = usable - 35 if table else (usable - 12) * 64 // 255 - 23
+    most = PAGE_SIZE - 35 if table else (PAGE_SIZE - 12) * 64 // 255 - 23
     if length <= most:
         return length
-    least = (usable - 12) * 32 // 255 - 23
-    rest = least + (length - least) % (usable - 4)
+    least = (PAGE_SIZE - 12) * 32 // 255 - 23
+    rest = least + (length - least) % (PAGE_SIZE - 4)
     return rest if rest <= most else least
 
 
-def _whole(
-    begun: bytes, length: int, onward: int, layout: Layout, read: Callable[[int], bytes | None]
-) -> bytes:
+def _whole(begun: bytes, length: int, onward: int, read: Callable[[int], bytes | None]) -> bytes:
     """A payload with what is in further pages [1.7]."""
     parts, missing, been = [begun], length - len(begun), set()
     while missing > 0:
@@ -127,7 +124,7 @@ def _whole(
         if further is None:
             raise ValueError("a row goes on in a page that is not there")
         been.add(onward)
-        parts.append(further[4 : 4 + min(missing, layout.usable - 4)])
+        parts.append(further[4 : 4 + min(missing, PAGE_SIZE - 4)])
         missing -= len(parts[-1])
         (onward,) = struct.unpack_from(">I", further)
     return b"".join(parts)
@@ -184,36 +181,31 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
 # --- which pages are in use ----------------------------------------------------------------
 
 
-def maps_every(layout: Layout) -> int:
-    """Page 2 is a pointer map, and each one so many pages after the last [1.8]."""
-    return layout.usable // _ENTRY + 1
+MAPS_EVERY = PAGE_SIZE // _ENTRY + 1
+"""Page 2 is a pointer map, and each one so many pages after the last [1.8]."""
 
 
-def unused(page: bytes, layout: Layout) -> frozenset[int] | None:
+def unused(page: bytes) -> frozenset[int] | None:
     """Of the pages after this pointer map, counted from 0, those that begin no rows.
 
     A free page still has the rows that were deleted. None if this is no pointer map: not every
     file has one, and it may be damaged.
     """
-    kinds = page[0 : layout.usable // _ENTRY * _ENTRY : _ENTRY]
+    kinds = page[0 : PAGE_SIZE // _ENTRY * _ENTRY : _ENTRY]
     if not kinds[0] or max(kinds) > _LAST_KIND:
         return None
-    return frozenset(
-        place for place, kind in enumerate(kinds) if kind in (_FREE, _OVERFLOW, _FURTHER_OVERFLOW)
-    )
+    return frozenset(place for place, kind in enumerate(kinds) if kind in _BEGIN_NO_ROWS)
 
 
 # --- the WAL -------------------------------------------------------------------------------
 
 
-def wal_layout(header: bytes) -> Layout | None:
-    """Of the file that a WAL with these first bytes belongs to, or None [4.1]."""
+def is_wal(header: bytes) -> bool:
+    """Whether a WAL of a store begins so [4.1]."""
     if len(header) < WAL_HEADER:
-        return None
+        return False
     magic, _, size = struct.unpack_from(">III", header)
-    if magic & ~1 != 0x377F0682 or size < 512 or size & (size - 1) or size > 65536:
-        return None
-    return Layout(size)
+    return (magic & ~1, size) == (_WAL_MAGIC, PAGE_SIZE)
 
 
 def committed(header: bytes, frames: Iterator[bytes]) -> dict[int, int]:

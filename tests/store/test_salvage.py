@@ -311,6 +311,35 @@ async def test_a_file_that_is_gone_or_emptied_is_never_replaced_silently(
     await databases.close()
 
 
+@pytest.mark.parametrize("place", [16, 18, 20, 45, 59, 60, 68])
+async def test_a_head_that_makes_no_sense_is_damage(
+    databases: Databases, path: Path, place: int
+) -> None:
+    """Not another program's file, nor a newer version's, which would be refused for ever."""
+    before = await make(path, count=100)
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\x77\x77")
+    assert await contents(await databases.get("db")) == before
+    await databases.close()
+
+
+async def test_texts_that_are_none_are_damage(databases: Databases, path: Path) -> None:
+    await make(path, count=100)
+    whole = await asyncio.to_thread(path.read_bytes)
+    damaged = whole.replace(b"dev:temp:000000", b"dev:temp:0\xff000\xff", 1)
+    await asyncio.to_thread(path.write_bytes, damaged)
+    store = await databases.get("db")
+    with pytest.raises(StoreDamagedError):
+        await contents(store)
+    with pytest.raises(StoreDamagedError):
+        await store.check()
+    await databases.close()
+    store = await Databases(path.parent).get("db")
+    assert len(await contents(store)) > 100
+    await store.close()
+
+
 async def test_damage_that_a_running_store_meets_is_for_the_next_start(
     databases: Databases, path: Path
 ) -> None:
