@@ -165,7 +165,7 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
 
 def open_reader(path: Path) -> sqlite3.Connection:
     """A read-only connection to a store that a writer has opened. Raises StoreError."""
-    with explained(path):
+    with explained(path, is_open=True):
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro",
             uri=True,
@@ -222,12 +222,16 @@ def damage(connection: sqlite3.Connection) -> str | None:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into the agent's, with what to do."""
+def explained(path: Path, *, is_open: bool = False) -> Iterator[None]:
+    """Turns SQLite's errors into the agent's, with what to do.
+
+    With `is_open` it was a store a moment ago: that it is none any more is damage.
+    """
     try:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "") or ""
+        damage = ("SQLITE_CORRUPT", "SQLITE_NOTADB") if is_open else "SQLITE_CORRUPT"
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")):
             raise StoreWriteError(f"{path}: {_FULL}") from error
         if name.startswith("SQLITE_IOERR"):
@@ -238,6 +242,9 @@ def explained(path: Path) -> Iterator[None]:
             ) from error
         if name.startswith("SQLITE_CANTOPEN") and _few_files_left():
             raise StoreFilesError(_TOO_MANY_FILES.format(path), path=str(path)) from error
+        if name.startswith(damage) or str(error).startswith(_NO_TEXT):
+            mark_damaged(path, str(error))
+            raise StoreDamagedError(str(path), str(error)) from error
         if name.startswith("SQLITE_NOTADB"):
             raise StoreError(
                 f"{path}: not a store (no SQLite file); give another path or move the file away",
@@ -248,9 +255,6 @@ def explained(path: Path) -> Iterator[None]:
                 f"{path}: cannot be written; check the permissions of the file and its folder",
                 path=str(path),
             ) from error
-        if name.startswith("SQLITE_CORRUPT") or str(error).startswith(_NO_TEXT):
-            mark_damaged(path, str(error))
-            raise StoreDamagedError(str(path), str(error)) from error
         raise StoreError(
             f"{path}: {error}; check the path and its permissions", path=str(path)
         ) from error

@@ -143,7 +143,7 @@ class Writer:
         outcomes: list[_Outcome] = []
         done: Transaction | None = None
         try:
-            with explained(self._path):
+            with explained(self._path, is_open=True):
                 self._db.execute("BEGIN IMMEDIATE")
                 transaction = Transaction(self._db, revs_limit=self.revs_limit)
                 for operation, future in items:
@@ -169,7 +169,7 @@ class Writer:
         state = transaction.checkpoint()
         self._db.execute("SAVEPOINT operation")
         try:
-            with explained(self._path):
+            with explained(self._path, is_open=True):
                 result = operation(transaction)
         except Exception as error:
             if not self._db.in_transaction:

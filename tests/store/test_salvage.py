@@ -18,6 +18,8 @@ from agent.replication.replicator import Replicator
 from agent.store import salvage
 from agent.store.connection import marker
 from agent.store.databases import Databases
+from agent.store.info import read_info
+from agent.store.reader import Reader
 from agent.store.salvage import SALVAGED, Salvage
 from agent.store.store import Store
 from tests.mqtt.site import contents
@@ -338,6 +340,22 @@ async def test_texts_that_are_none_are_damage(databases: Databases, path: Path) 
     store = await Databases(path.parent).get("db")
     assert len(await contents(store)) > 100
     await store.close()
+
+
+async def test_an_open_store_that_is_none_any_more_is_damaged(
+    databases: Databases, path: Path
+) -> None:
+    await make(path, count=10)
+    store = await databases.get("db")
+    await store._writer.shrink()  # or else the WAL has the head, too
+    damage(path, [0])
+    reader = Reader(path)
+    with pytest.raises(StoreDamagedError):
+        await asyncio.to_thread(reader.query, read_info)
+    reader.close()
+    with pytest.raises(StoreDamagedError):
+        await store.check()
+    await databases.close()
 
 
 async def test_damage_that_a_running_store_meets_is_for_the_next_start(
