@@ -47,10 +47,11 @@ def _show(status: dict[str, Any]) -> None:
             f"database {database['name']}: {database['doc_count']} documents, "
             f"{database['conflicts']} conflicts, {database['file_size'] / 2**20:.1f} MiB"
         )
-    if not database and status["conflicts"]["present"]:
-        by_name = status["conflicts"].get("databases", {}).items()
+    conflicts = status.get("conflicts") or {}  # a bridge has none
+    if not database and conflicts.get("present"):
+        by_name = conflicts.get("databases", {}).items()
         told = ", ".join(f"{one_line(name)} {count}" for name, count in by_name)
-        console.print(f"{status['conflicts']['present']} conflicts{told and f': {told}'}")
+        console.print(f"{conflicts['present']} conflicts{told and f': {told}'}")
     if status.get("retention"):
         _show_retention(console, status["retention"])
     if status.get("mqtt"):
