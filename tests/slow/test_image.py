@@ -139,7 +139,6 @@ def test_it_replicates_and_survives_a_power_cut(image: Path, key: Path, tmp_path
             mounted = machine.run("findmnt -bno SOURCE,SIZE /var/lib/edge-agent").split()
             assert mounted[0] == "/dev/vda3"
             assert int(mounted[1]) > 0.9 * (CARD_SIZE - card.places["edge-data"][0])
-            assert machine.run("systemctl is-system-running || true") == "running\n"
             identity = machine.run("cat /etc/machine-id")
             assert len(identity) == 33
 
