@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -288,10 +289,10 @@ def _overwrite(path: Path) -> None:
     path.unlink()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--root", type=Path, default=Path("/"), help="the root of the system")
-    root = parser.parse_args().root
+    root = parser.parse_args(arguments).root
     give_name(root)
     boot = root / BOOT
     if not (boot / SETTINGS).exists():

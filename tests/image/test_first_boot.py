@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 import tomllib
 from pathlib import Path
 
@@ -18,55 +17,64 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleE
 AGENT = '[agent]\ndata = "/var/lib/edge-agent"  # here\n'
 
 
+class Machine:
+    """Such a system, started as often as one likes."""
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.root = root
+        self.boot = root / "boot/firmware"
+        self._capsys = capsys
+
+    def start(self) -> tuple[int, str]:
+        """What happens at each start; the status, and what was said."""
+        status = first_boot.main(["--root", str(self.root)])
+        return status, self._capsys.readouterr().out
+
+    def text(self, name: str) -> str:
+        return (self.root / name).read_text()
+
+
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A system as the image has it, just flashed."""
+def machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Machine:
+    """As the image has it, just flashed."""
     for name in ("boot/firmware", "etc/edge-agent"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     (tmp_path / "etc/edge-agent/config.toml").write_text(AGENT)
-    return tmp_path
+    return Machine(tmp_path, capsys)
 
 
-def start(root: Path) -> tuple[int, str]:
-    """What happens at each start; the status, and what was said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.image.first_boot", "--root", root],
-        cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=50, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout
-
-
-def test_the_example_is_applied_and_removed(root: Path) -> None:
-    boot = root / "boot/firmware"
+def test_the_example_is_applied_and_removed(machine: Machine) -> None:
+    boot = machine.boot
     (boot / "edge-agent.toml").write_text(EXAMPLE)
     (boot / "edge-agent.error.txt").write_text("of another start\n")
-    status, said = start(root)
+    os.link(boot / "edge-agent.toml", machine.root / "block")  # what the card keeps of it
+    status, said = machine.start()
     assert status == 0, said
-    assert (root / "etc/hostname").read_text() == "gateway-17\n"
-    assert "127.0.1.1 gateway-17\n" in (root / "etc/hosts").read_text()
-    keys = root / "root/.ssh/authorized_keys"
+    assert machine.text("etc/hostname") == "gateway-17\n"
+    assert "127.0.1.1 gateway-17\n" in machine.text("etc/hosts")
+    keys = machine.root / "root/.ssh/authorized_keys"
     assert keys.read_text() == f"{KEY} anna\n"
     assert keys.stat().st_mode & 0o777 == 0o600
     assert keys.parent.stat().st_mode & 0o777 == 0o700
-    config = (root / "etc/edge-agent/config.toml").read_text()
+    config = machine.text("etc/edge-agent/config.toml")
     assert tomllib.loads(config).keys() == {"agent", "remote"}
     assert '# adapter = "json-lines"' in config, "comments stay"
     assert "machine" not in tomllib.loads(config)
     assert list(boot.iterdir()) == []
+    assert set((machine.root / "block").read_bytes()) == {0}
     assert "change me" not in said
 
 
-def test_a_machine_without_settings_gets_a_name_of_its_own(root: Path) -> None:
-    assert start(root) == (0, "")
-    first = (root / "etc/hostname").read_text()
-    (root / "etc/machine-id").write_text("0123456789abcdef0123456789abcde0\n")
-    assert start(root) == (0, "")
-    assert (root / "etc/hostname").read_text() == first, "it keeps its name"
-    (root / "etc/hostname").unlink()
-    assert start(root) == (0, "")
-    assert (root / "etc/hostname").read_text() != first
+def test_a_machine_without_settings_gets_a_name_of_its_own(machine: Machine) -> None:
+    assert machine.start() == (0, "")
+    first = machine.text("etc/hostname")
+    (machine.root / "etc/machine-id").write_text("0123456789abcdef0123456789abcde0\n")
+    assert machine.start() == (0, "")
+    assert machine.text("etc/hostname") == first, "it keeps its name"
+    (machine.root / "etc/hostname").unlink()
+    assert machine.start() == (0, "")
+    assert machine.text("etc/hostname") != first
 
 
 @pytest.mark.parametrize(
@@ -82,42 +90,42 @@ def test_a_machine_without_settings_gets_a_name_of_its_own(root: Path) -> None:
         (AGENT + "[[remote]]\nname = 'x'\nurl = 'gopher://x/y'\n", "edge-agent.toml: "),
     ],
 )
-def test_a_mistake_changes_nothing_and_is_told(root: Path, text: str, complaint: str) -> None:
-    settings = root / "boot/firmware/edge-agent.toml"
+def test_a_mistake_changes_nothing_and_is_told(machine: Machine, text: str, complaint: str) -> None:
+    settings = machine.boot / "edge-agent.toml"
     # What is right beside it is not applied either.
     settings.write_text(text if text.startswith("[machine") else f'[machine]\nntp = ["n"]\n{text}')
-    status, said = start(root)
+    status, said = machine.start()
     assert status == 1
     assert complaint in said
-    assert (root / "boot/firmware/edge-agent.error.txt").read_text().strip() in said
+    assert machine.text("boot/firmware/edge-agent.error.txt").strip() in said
     assert settings.exists()
-    assert (root / "etc/edge-agent/config.toml").read_text() == AGENT
-    assert [path.name for path in (root / "etc/edge-agent").iterdir()] == ["config.toml"]
-    assert not (root / "etc/systemd").exists()
-    assert (root / "etc/hostname").read_text().startswith("gateway-")
+    assert machine.text("etc/edge-agent/config.toml") == AGENT
+    assert [path.name for path in (machine.root / "etc/edge-agent").iterdir()] == ["config.toml"]
+    assert not (machine.root / "etc/systemd").exists()
+    assert machine.text("etc/hostname").startswith("gateway-")
 
 
-def test_files_that_the_configuration_names_come_along(root: Path) -> None:
-    boot = root / "boot/firmware"
+def test_files_that_the_configuration_names_come_along(machine: Machine) -> None:
+    boot = machine.boot
     (boot / "edge-agent.d").mkdir()
     (boot / "edge-agent.d/cloud.password").write_text("swordfish\n")
     (boot / "edge-agent.toml").write_text(
         f'{AGENT}[[remote]]\nname = "cloud"\nurl = "http://127.0.0.1:9/edge"\n'
         'user = "a"\npassword_file = "cloud.password"\n'
     )
-    status, said = start(root)
+    status, said = machine.start()
     assert status == 0, said
-    assert (root / "etc/edge-agent/cloud.password").read_text() == "swordfish\n"
+    assert machine.text("etc/edge-agent/cloud.password") == "swordfish\n"
     assert list((boot / "edge-agent.d").iterdir()) == []
 
 
-def test_windows_line_ends_and_marks_do_no_harm(root: Path) -> None:
-    settings = root / "boot/firmware/edge-agent.toml"
+def test_windows_line_ends_and_marks_do_no_harm(machine: Machine) -> None:
+    settings = machine.boot / "edge-agent.toml"
     settings.write_bytes(b"\xef\xbb\xbf" + EXAMPLE.replace("\n", "\r\n").encode())
-    status, said = start(root)
+    status, said = machine.start()
     assert status == 0, said
     settings.write_bytes(EXAMPLE.encode("utf-16"))
-    status, said = start(root)
+    status, said = machine.start()
     assert status == 1
     assert "UTF-8" in said
 
