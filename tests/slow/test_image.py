@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,10 @@ def test_it_replicates_and_survives_a_power_cut(image: Path, key: Path, tmp_path
         assert machine.run(first_boot) == "no\n"
 
 
+def _prompt(machine: VirtualMachine) -> re.Match[str] | None:
+    return re.search(r"(\S+) login: ", machine.console)
+
+
 def test_two_cards_are_no_clones_and_start_in_spite_of_mistakes(
     image: Path, key: Path, tmp_path: Path
 ) -> None:
@@ -163,20 +167,15 @@ def test_two_cards_are_no_clones_and_start_in_spite_of_mistakes(
     assert "ssh_host" not in cards[0].listed("/etc/ssh")
     cards[0].put("edge-agent.toml", '[machine]\nhostnam = "gateway-17"\n')
     cards[0].spoil("edge-data")
-    with ExitStack() as running:
-        machines = [
-            running.enter_context(
-                VirtualMachine(card, key, card.path.with_suffix(".txt"), alone=True)
-            )
-            for card in cards
-        ]
-        prompts = [
-            wait_for(lambda each=each: re.search(r"(\S+) login: ", each.console), "a prompt")
-            for each in machines
-        ]
-        assert "machine.hostnam: unknown key; did you mean hostname?" in machines[0].console
+    names = set()
+    for card in cards:
+        console = card.path.with_suffix(".txt")
+        with VirtualMachine(card, key, console, alone=True) as machine:
+            prompt = wait_for(partial(_prompt, machine), "the prompt at which one logs in")
+            if card is cards[0]:
+                assert "machine.hostnam: unknown key; did you mean hostname?" in machine.console
+        names.add(prompt[1])
     # Each is made of the machine's own id.
-    names = {prompt[1] for prompt in prompts}
     assert len(names) == 2
     assert all(name.startswith("gateway-") for name in names)
     assert "did you mean hostname?" in cards[0].get("edge-agent.error.txt")
