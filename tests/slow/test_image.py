@@ -160,6 +160,11 @@ def _prompt(machine: VirtualMachine) -> re.Match[str] | None:
     return re.search(r"(\S+) login: ", machine.console)
 
 
+def _refusal(machine: VirtualMachine) -> re.Match[str] | None:
+    """systemd's word, on a line with colours and a name that it may shorten."""
+    return re.search(r"Dependency failed for \S*edge.*, store, replication", machine.console)
+
+
 def test_two_cards_are_no_clones_and_start_in_spite_of_mistakes(
     image: Path, key: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +179,7 @@ def test_two_cards_are_no_clones_and_start_in_spite_of_mistakes(
             prompt = wait_for(partial(_prompt, machine), "the prompt at which one logs in")
             if card is cards[0]:
                 assert "machine.hostnam: unknown key; did you mean hostname?" in machine.console
+                wait_for(partial(_refusal, machine), "the agent not to begin anew on the root")
         names.add(prompt[1])
     # Each is made of the machine's own id.
     assert len(names) == 2
