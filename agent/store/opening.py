@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.errors import StoreDamagedError, StoreError
 from agent.store.connection import StoreLock, damage, marker, open_writer
-from agent.store.salvage import set_aside
+from agent.store.salvage import remove_unfinished, set_aside
 
 _EMPTY = "it is empty, and was not"
 _GONE = "it is gone"
@@ -52,6 +52,7 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
 
 def open_or_salvage(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connection:
     """As `open_checked`; a damaged store is set aside for a copy of what can be read of it."""
+    remove_unfinished(path)
     try:
         return open_checked(path, lock, create=create)
     except StoreDamagedError as error:

@@ -41,7 +41,10 @@ _ROWS = 500
 _MOST_TRIED = 10_000_000
 """Rows between two damaged places that are looked for by number."""
 
-_FILES = ("", "-wal", "-shm")
+_FILES = ("", "-wal", "-shm", "-journal")
+_KEPT = 3
+"""Damaged files of a store that stay: a card that fails would fill up with them otherwise."""
+
 _json = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -63,11 +66,14 @@ def set_aside(path: Path, reason: str) -> Salvage:
     """Move a damaged store away and put a copy of what is readable in its place. Blocking.
 
     Interrupted anywhere, it can be done again: the old file is moved when the copy is complete.
-    Raises StoreDamagedError when there is no room for the copy, and StoreError.
+    Raises StoreError, also when there is no room for the copy.
     """
+    remove_unfinished(path)
     size = path.stat().st_size if path.exists() else 0
+    wanted = size + size // 8
+    _make_way(path, wanted)
     free = shutil.disk_usage(path.parent).free
-    if free < size + size // 8:
+    if free < wanted:
         raise StoreError(
             f"{path}: the file is damaged ({reason}), and to copy what is readable {size // 2**20} "
             f"MiB have to be free, not {free // 2**20}; free some space and start the agent again",
@@ -75,10 +81,11 @@ def set_aside(path: Path, reason: str) -> Salvage:
         )
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     aside = path.with_name(f"{path.name}.damaged-{stamp}")
-    fresh = path.with_name(f"{path.name}.salvaging")
-    for suffix in _FILES:
-        fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
+    fresh = _unfinished(path)
     with _room_wanted(path), closing(open_writer(fresh, create=True)) as copy:
+        # A WAL would be as large as the copy once more, and it is of no use until it is complete.
+        copy.execute("PRAGMA journal_mode = DELETE")
+        copy.execute("PRAGMA synchronous = OFF")
         documents, refused = _copy(path, copy) if size else (0, 0)
         done = Salvage(
             time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -91,7 +98,7 @@ def set_aside(path: Path, reason: str) -> Salvage:
             "INSERT OR REPLACE INTO local (id, rev, body) VALUES (?, 1, ?)",
             (SALVAGED, msgspec.json.encode(done).decode()),
         )
-        copy.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    _sync(fresh)
     for suffix in _FILES:
         old = path.with_name(path.name + suffix)
         if old.exists():
@@ -110,12 +117,42 @@ def set_aside(path: Path, reason: str) -> Salvage:
     return done
 
 
+def remove_unfinished(path: Path) -> None:
+    """What a copy that was interrupted has left, which may be the very room that is missing."""
+    _remove(_unfinished(path))
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{path.name}.salvaging")
+
+
+def _make_way(path: Path, wanted: int) -> None:
+    """Remove the oldest of the files that were set aside before: all but a few, and more where
+    otherwise so many bytes are not free. What could be read in them was copied then."""
+    names = f"{path.name}.damaged-"
+    earlier = sorted(
+        file
+        for file in path.parent.iterdir()
+        if file.name.startswith(names) and not file.name.endswith(_FILES[1:])
+    )
+    while earlier and (len(earlier) >= _KEPT or shutil.disk_usage(path.parent).free < wanted):
+        oldest = earlier.pop(0)
+        _remove(oldest)
+        log.warning("%s: removed, to have room for a copy of the store, which is damaged", oldest)
+
+
+def _remove(file: Path) -> None:
+    for suffix in _FILES:
+        file.with_name(file.name + suffix).unlink(missing_ok=True)
+
+
 @contextmanager
 def _room_wanted(path: Path) -> Iterator[None]:
     """A disk that others have filled while the copy was made is an error to be explained."""
     try:
         yield
     except sqlite3.OperationalError as error:
+        remove_unfinished(path)
         if error.sqlite_errorname != "SQLITE_FULL":
             raise
         raise StoreError(
@@ -358,8 +395,9 @@ def _scan(
         return
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(place: Path) -> None:
+    """Have a file's content, or a folder's names, on the disk."""
+    descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
