@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,9 @@ _TOO_MANY_FILES = (
 
 
 _OPENED = b"store\n"
+
+_SMALLEST_ROOM = 64 * 1024
+"""Bytes; SQLite lets the index of a WAL grow by half of it."""
 
 _CHECKED_WHOLE = 16 * 1024 * 1024
 _CHECKED_ROWS = 1000
@@ -115,6 +119,9 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA busy_timeout = 5000")
             connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+            # What a savepoint may bring back is else written to a temporary file: as much again as
+            # the changes themselves.
+            connection.execute("PRAGMA temp_store = MEMORY")
             if connection.execute("PRAGMA user_version").fetchone()[0] < schema.SCHEMA_VERSION:
                 schema.migrate(connection)
             remove_uploads(connection)
@@ -147,6 +154,14 @@ def _few_files_left() -> bool:
         return len(list(Path("/proc/self/fd").iterdir())) + _FILES_OF_A_STORE > most
     except OSError as error:
         return error.errno in _NO_MORE_FILES
+
+
+def _no_room(path: Path) -> bool:
+    """SQLite calls a disk full only where it writes to the file itself."""
+    try:
+        return shutil.disk_usage(path.parent).free < _SMALLEST_ROOM
+    except OSError:
+        return False
 
 
 def marker(path: Path) -> Path:
@@ -190,7 +205,7 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "") or ""
-        if name.startswith("SQLITE_FULL"):
+        if name.startswith("SQLITE_FULL") or (name.startswith("SQLITE_IOERR") and _no_room(path)):
             raise StoreWriteError(f"{path}: the disk is full; free some space") from error
         if name.startswith("SQLITE_IOERR"):
             raise StoreWriteError(

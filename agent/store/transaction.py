@@ -436,9 +436,16 @@ class Transaction:
             )
         return int(last)
 
-    def release_pages(self, count: int) -> int:
-        """Give up to `count` unused pages back to the file system; returns how many are left."""
-        self._db.execute(f"PRAGMA incremental_vacuum({count})").fetchall()
+    def release_pages(self, count: int, *, keep: int = 0) -> int:
+        """Give up to `count` unused pages back to the file system, and leave `keep`; returns how
+        many are left."""
+        unused = self._unused_pages()
+        for _ in range(min(count, unused - keep)):
+            # One by one: Python takes the first page's turn for the end of the statement.
+            self._db.execute("PRAGMA incremental_vacuum(1)")
+        return self._unused_pages()
+
+    def _unused_pages(self) -> int:
         return int(self._db.execute("PRAGMA freelist_count").fetchone()[0])
 
     # --- settings ----------------------------------------------------------------------
