@@ -26,7 +26,8 @@ from agent.store.mango_index import synchronise
 from agent.store.selector_sql import register_functions
 
 _WRITER_CACHE_KIB = 4096
-_READER_CACHE_KIB = 1024
+_READER_CACHE_KIB = 256
+"""For each of several readers, which the system's cache serves as fast; it is always full."""
 
 _NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _FILES_OF_A_STORE = 8

@@ -17,6 +17,7 @@ from msgspec import Struct
 from agent.documents.revision import Revision, first_revision
 from agent.peers.couchdb import CouchPeer
 from agent.peers.local import LocalPeer
+from agent.process import prepare
 from agent.replication.replicator import Replicator
 from agent.replication.retention import Options, Pushed, Retention
 from agent.store.store import Store
@@ -133,6 +134,7 @@ async def _run(path: Path, url: str, plan: Plan) -> Month:
 
 
 if __name__ == "__main__":
+    prepare()
     _plan = msgspec.json.decode(sys.argv[3], type=Plan)
     _month = asyncio.run(_run(Path(sys.argv[1]), sys.argv[2], _plan))
     sys.stdout.buffer.write(msgspec.json.encode(_month))
