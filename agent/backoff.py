@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import random
 
+RETRY_BASE, RETRY_CAP = 0.5, 60.0
+"""Seconds, for what may work again any moment: a peer, a broker, whatever a hook calls."""
+
+PERMANENT_BASE, PERMANENT_CAP = 60.0, 300.0
+"""The same for what somebody has to mend first, where we do not see it."""
+
 
 class Backoff:
     """Exponential back-off with full jitter, from the first retry on.
@@ -29,3 +35,13 @@ class Backoff:
     def reset(self) -> None:
         """Start over: what was tried has worked."""
         self._ceiling = self._base
+
+
+def transient_backoff(cap: float = RETRY_CAP) -> Backoff:
+    """After a TransientError."""
+    return Backoff(min(RETRY_BASE, cap), cap)
+
+
+def permanent_backoff(cap: float, *, base: float = PERMANENT_BASE) -> Backoff:
+    """After a PermanentError; `cap` is that of the transient ones, `base` the first wait."""
+    return Backoff(min(base, cap), max(cap, PERMANENT_CAP))

@@ -205,7 +205,8 @@ class DeviceConfig(Struct, forbid_unknown_fields=True):
 class RemoteConfig(Login, forbid_unknown_fields=True):
     """`[[remote]]`: a database elsewhere that is replicated with."""
 
-    name: Name
+    table = "remote"
+
     url: Annotated[
         str,
         Meta(
@@ -274,15 +275,12 @@ class RemoteConfig(Login, forbid_unknown_fields=True):
         | None
     ) = None
 
-    @property
-    def label(self) -> str:
-        return f"remote {self.name!r}"
-
 
 class TelemetryConfig(Login, forbid_unknown_fields=True):
     """`[[telemetry]]`: an MQTT broker on which the devices' readings are published for others."""
 
-    name: Name
+    table = "telemetry"
+
     url: Annotated[
         str,
         Meta(
@@ -316,10 +314,6 @@ class TelemetryConfig(Login, forbid_unknown_fields=True):
         ]
     ) = False
     heartbeat: Seconds = 30.0
-
-    @property
-    def label(self) -> str:
-        return f"telemetry {self.name!r}"
 
 
 class Config(Struct, forbid_unknown_fields=True):

@@ -199,9 +199,9 @@ def _check(config: Config, path: Path) -> None:
         _check_selections(remote, path)
         _check_required(remote, path)
         _check_transport(remote, path)
-        _check_login(remote, "remote", path)
+        _check_login(remote, path)
     for telemetry in config.telemetry:
-        _check_login(telemetry, "telemetry", path)
+        _check_login(telemetry, path)
         if telemetry.interval is not None and telemetry.backlog:
             raise ConfigError(
                 f"{path}: {telemetry.label}: interval and backlog exclude each other, as a backlog "
@@ -267,7 +267,7 @@ def _check_transport(remote: RemoteConfig, path: Path) -> None:
         )
 
 
-def _check_login(login: Login, table: str, path: Path) -> None:
+def _check_login(login: Login, path: Path) -> None:
     where = f"{path}: {login.label}"
     given = [
         key
@@ -284,5 +284,5 @@ def _check_login(login: Login, table: str, path: Path) -> None:
     if login.client_key is not None and login.client_certificate is None:
         raise ConfigError(
             f"{where}: client_key needs client_certificate, "
-            f"expected {hint([table, 0, 'client_certificate'], Config)}"
+            f"expected {hint([login.table, 0, 'client_certificate'], Config)}"
         )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from agent.config_login import Login
-from agent.config_types import DatabaseName, Name, Seconds
+from agent.config_types import DatabaseName, Seconds
 from agent.errors import ConfigError
 
 _TARGETS = ("url", "command", "entry_point")
@@ -30,7 +30,8 @@ _OF_WEBHOOKS = (
 class HookConfig(Login, forbid_unknown_fields=True):
     """`[[hook]]`: exactly one of `url`, `command` and `entry_point` says what is called."""
 
-    name: Name
+    table = "hook"
+
     database: DatabaseName | None = None
     selector: (
         Annotated[
@@ -129,10 +130,6 @@ class HookConfig(Login, forbid_unknown_fields=True):
             examples=["beginning"],
         ),
     ] = "now"
-
-    @property
-    def label(self) -> str:
-        return f"hook {self.name!r}"
 
     def take_files_from(self, folder: Path) -> None:
         """Also the program, if it is named by a path."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 
+from agent.config_types import Name
 from agent.errors import ConfigError
 
 
 class Login(Struct, kw_only=True):
     """The keys that every table with the URL of something elsewhere has."""
 
-    @property
-    def label(self) -> str:
-        """The table for people, such as `remote 'cloud'`."""
-        raise NotImplementedError
+    table: ClassVar[str]
+    """What the table is called in the file."""
 
+    name: Name
     user: Annotated[str, Meta(description="a user name", examples=["gateway-1"])] | None = None
     password: Annotated[str, Meta(description="a password", examples=["..."])] | None = None
     password_file: (
@@ -68,6 +68,11 @@ class Login(Struct, kw_only=True):
         ]
         | None
     ) = None
+
+    @property
+    def label(self) -> str:
+        """The table for people, such as `remote 'cloud'`."""
+        return f"{self.table} {self.name!r}"
 
     def __repr__(self) -> str:
         """Without passwords, which may stand in a URL, too."""

@@ -1,26 +1,57 @@
-"""What a process of the agent has of the system: when it looks for garbage, files, memory."""
+"""The life of a process: it runs until it is signalled, and tells systemd how it does."""
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import resource
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import Protocol, Self, TypeVar
 
-_M_ARENA_MAX = -8
-"""Of glibc's malloc.h."""
+from agent.systemd import Notifier
 
 
-def prepare() -> None:
-    """Set this process up, before it has other threads."""
-    # Reference counts free nearly all of what is made; looking for cycles at each 700 objects, and
-    # among everything that was imported, takes a sixth of a replication.
-    gc.set_threshold(10_000, 10, 10)
-    # A database takes six files or so, each follower of a feed one. Systems begin with 1024 for
-    # the sake of programs that use select(2).
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    # Else each thread gets a heap of its own, whose free parts the others cannot use: it takes
-    # weeks until all of them have had their largest piece of work. Only glibc has this function.
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
+class Running(Protocol):
+    """What runs until it is told to stop."""
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[Self], None]) -> None:
+        """Raises EdgeAgentError when it cannot start."""
+
+    async def check(self) -> None:
+        """Returns if the work goes on; hangs otherwise, or raises EdgeAgentError to end it."""
+
+
+_RunningT = TypeVar("_RunningT", bound=Running)
+
+
+async def run_until_signalled(running: _RunningT, ready: Callable[[_RunningT], None]) -> None:
+    """Run an agent or a bridge until SIGTERM or SIGINT, then stop it in order.
+
+    systemd is told when it is ready, that it is alive, and when it stops. Raises what `run` and
+    `check` raise.
+    """
+    stop = asyncio.Event()
+    notifier = Notifier()
+    alive: list[asyncio.Task[None]] = []
+
+    def signalled() -> None:
+        notifier.send("STOPPING=1")
+        stop.set()
+
+    def told(started: _RunningT) -> None:
+        ready(started)
+        notifier.send("READY=1")
+        alive.append(asyncio.create_task(notifier.keep_alive(running.check)))
+        alive[0].add_done_callback(lambda _: stop.set())
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled)
+    try:
+        await running.run(stop, told)
+    finally:
+        for task in alive:
+            task.cancel()
+        ends = await asyncio.gather(*alive, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, Exception):
+            raise end

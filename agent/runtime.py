@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agent import __version__
 from agent.attention import attention
 from agent.config import (
-    AgentConfig,
     Config,
-    DeviceConfig,
     RemoteConfig,
     ServerConfig,
     UserConfig,
@@ -29,11 +25,10 @@ from agent.config import (
 from agent.config_conflicts import ConflictConfig
 from agent.config_hooks import HookConfig
 from agent.conflict_policies import policies_for
-from agent.errors import StoreWriteError
+from agent.device import Device
 from agent.figures import Figures, system
 from agent.parts import (
     access_for,
-    adapter_for,
     first_on_brokers,
     hook_for,
     publisher_for,
@@ -45,13 +40,9 @@ from agent.replication.arrivals import Arrivals
 from agent.replication.conflicts import ConflictService
 from agent.replication.service import ReplicationService
 from agent.sensors.clock import AgentClock
-from agent.sensors.device_settings import DeviceSettings, follow_documents
-from agent.sensors.link import SerialLink
+from agent.sensors.device_settings import follow_documents
 from agent.sensors.machine import LinuxMachine, kernel_boot_id
-from agent.sensors.opening import LineFormat
-from agent.sensors.polling import Polling
-from agent.sensors.recorder import Recorder, finish_windows
-from agent.sensors.rules import Rules
+from agent.sensors.recorder import finish_windows
 from agent.server.app import make_app
 from agent.server.http import Server, serve
 from agent.status import device_status, hook_status, remote_status, responder_status, timestamp
@@ -59,91 +50,12 @@ from agent.store.databases import Databases
 from agent.store.salvage import Salvage, salvaged
 from agent.store.store import Store
 from agent.supervisor import Supervisor
-from agent.systemd import Notifier
-from firmware_adapters import PollingAdapter
 
 if TYPE_CHECKING:
     from agent.processing.hook import Hook
     from agent.replication.retention import Confirmation, Retention
     from agent.server.mqtt import Broker, Responder
     from agent.telemetry.publisher import Publisher
-
-log = logging.getLogger(__name__)
-
-_LAST_WRITE = 5.0
-"""Seconds that the last readings get to become durable when the agent stops."""
-
-
-class Device:
-    """A configured device: its link, its adapter, its recorder and its settings."""
-
-    def __init__(
-        self,
-        config: DeviceConfig,
-        store: Store,
-        agent: AgentConfig,
-        clock: AgentClock | None = None,
-    ) -> None:
-        """Without a `clock` the system's is taken.
-
-        Raises ConfigError for an adapter that does not exist.
-        """
-        self.config = config
-        line = LineFormat(config.data_bits, config.parity, config.stop_bits, config.rs485)
-        self.link = SerialLink(config.port, config.baud, line=line)
-        adapter = adapter_for(config)
-        self.settings = DeviceSettings(
-            store,
-            agent.name,
-            config.name,
-            adapter,
-            self.link,
-            allowed=config.commands,
-            sent=self._stir,
-            clock=clock,
-        )
-        self.recorder = Recorder(
-            store,
-            config.name,
-            adapter,
-            self.link.send,
-            Rules(config.sensor),
-            agent.commit_interval,
-            self.settings.hear,
-            clock,
-            tells_time=config.clock,
-        )
-        self.polling: Polling | None = None
-        if isinstance(adapter, PollingAdapter):
-            self.polling = Polling(adapter, self.link, self.recorder.note)
-
-    async def run_link(self) -> None:
-        await self.link.run(self._received, self._opened)
-
-    def _opened(self) -> None:
-        self.recorder.port_opened()
-        self.settings.port_opened()
-        self._stir()
-
-    async def _received(self, data: bytes) -> None:
-        await self.recorder.feed(data)
-        self._stir()
-
-    def _stir(self) -> None:
-        """There may be something to ask."""
-        if self.polling is not None:
-            self.polling.stir()
-
-    async def store_the_rest(self) -> None:
-        """Wait until what was read is durable. Raises StoreWriteError when it is lost."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WRITE):
-                await self.recorder.drain()
-        if self.recorder.waiting:
-            raise StoreWriteError(
-                f"device {self.config.name!r}: {self.recorder.waiting} readings are lost, "
-                f"the store did not take them: {self.recorder.last_error}"
-            )
 
 
 class Agent:
@@ -423,50 +335,3 @@ class Agent:
         status["pipeline"] = self._figures.pipeline()
         status["telemetry"] = [publisher.status() for publisher in self._publishers]
         return status
-
-
-class Running(Protocol):
-    """What runs until it is told to stop."""
-
-    async def run(self, stop: asyncio.Event, ready: Callable[[Self], None]) -> None:
-        """Raises EdgeAgentError when it cannot start."""
-
-    async def check(self) -> None:
-        """Returns if the work goes on; hangs otherwise, or raises EdgeAgentError to end it."""
-
-
-_RunningT = TypeVar("_RunningT", bound=Running)
-
-
-async def run_until_signalled(running: _RunningT, ready: Callable[[_RunningT], None]) -> None:
-    """Run an agent or a bridge until SIGTERM or SIGINT, then stop it in order.
-
-    systemd is told when it is ready, that it is alive, and when it stops. Raises what `run` and
-    `check` raise.
-    """
-    stop = asyncio.Event()
-    notifier = Notifier()
-    alive: list[asyncio.Task[None]] = []
-
-    def signalled() -> None:
-        notifier.send("STOPPING=1")
-        stop.set()
-
-    def told(started: _RunningT) -> None:
-        ready(started)
-        notifier.send("READY=1")
-        alive.append(asyncio.create_task(notifier.keep_alive(running.check)))
-        alive[0].add_done_callback(lambda _: stop.set())
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signalled)
-    try:
-        await running.run(stop, told)
-    finally:
-        for task in alive:
-            task.cancel()
-        ends = await asyncio.gather(*alive, return_exceptions=True)
-    for end in ends:
-        if isinstance(end, Exception):
-            raise end

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agent.config import DeviceConfig
+from agent.documents.times import millisecond_timestamp
 from agent.replication.job import Job
 from agent.replication.verifier import Verified
 from agent.sensors.device_settings import DeviceSettings
@@ -24,10 +24,7 @@ _HARMLESS = frozenset(("log", "heartbeat", "no-value", "settings"))
 
 def timestamp(seconds: float | None) -> str | None:
     """Seconds since the epoch as RFC 3339 in UTC."""
-    if seconds is None:
-        return None
-    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
+    return None if seconds is None else millisecond_timestamp(seconds)
 
 
 def device_status(

@@ -6,6 +6,9 @@ servers and clients in `tests/peers`.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # How long one example takes says more of what else the machine does than of the program.
@@ -22,3 +25,12 @@ pytest_plugins = (
     "tests.peers.pouchdb_server",
     "tests.peers.pouch",
 )
+
+_LONGEST = ("install", "faults", "test_bench.py", "devices", "fuzz", "test_demo.py")
+"""Where the tests are that take longest, by what is in this folder."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that in the end none is left to run alone."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(here).parts[0] not in _LONGEST)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from agent.backoff import Backoff
+from agent.backoff import Backoff, permanent_backoff, transient_backoff
 
 
 class Highest(random.Random):
@@ -39,3 +39,21 @@ def test_a_long_outage_does_not_overflow() -> None:
 def test_ranges_that_make_no_sense(base: float, cap: float) -> None:
     with pytest.raises(ValueError, match="base must be"):
         Backoff(base, cap)
+
+
+def waits(backoff: Backoff, count: int) -> list[float]:
+    return [backoff.next_delay() for _ in range(count)]
+
+
+def test_what_is_waited_for_after_either_kind_of_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.backoff.random.Random.uniform", lambda _, low, high: high)
+    assert waits(transient_backoff(), 9) == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert waits(permanent_backoff(60), 4) == [60, 120, 240, 300]
+    assert waits(permanent_backoff(60, base=5), 2) == [5, 10]
+
+
+def test_a_cap_bounds_the_first_wait_and_a_high_one_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.backoff.random.Random.uniform", lambda _, low, high: high)
+    assert waits(transient_backoff(0.1), 2) == [0.1, 0.1]
+    assert waits(permanent_backoff(0.1), 2) == [0.1, 0.2]
+    assert waits(permanent_backoff(600), 5) == [60, 120, 240, 480, 600]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from agent.documents.readings import timestamp
 from agent.documents.revision import first_revision
+from agent.documents.times import timestamp
 from agent.figures import Figures, system
 from agent.peers.local import LocalPeer
 from agent.replication.job import Job

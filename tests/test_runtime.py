@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from agent import runtime
 from agent.config import (
     AgentConfig,
     Config,
@@ -20,6 +19,7 @@ from agent.config import (
     ServerConfig,
     UserConfig,
 )
+from agent.device import Device
 from agent.errors import PermanentError, StoreHeldError, StoreWriteError
 from agent.replication.replicator import Replicator
 from agent.runtime import Agent
@@ -327,10 +327,10 @@ async def test_the_database_of_the_agent_cannot_be_deleted_under_it(tmp_path: Pa
 async def test_readings_that_cannot_be_stored_at_the_end_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "_LAST_WRITE", 0.05)
+    monkeypatch.setattr("agent.device._LAST_WRITE", 0.05)
     store = await Store.open(tmp_path / "edge.sqlite")
     config = DeviceConfig(name="dev", port="/dev/null", adapter="json-lines")
-    device = runtime.Device(config, store, AgentConfig(data=str(tmp_path)))
+    device = Device(config, store, AgentConfig(data=str(tmp_path)))
     await device.recorder.feed(b'{"sensor":"t","value":1}\n')  # and nobody runs the recorder
     with pytest.raises(StoreWriteError, match="1 readings are lost"):
         await device.store_the_rest()

@@ -12,7 +12,7 @@ from agent.bridge import Bridge, bridge_for
 from agent.cli.broker import broker_from, broker_options
 from agent.cli.options import password_from
 from agent.config import parse_listen
-from agent.runtime import run_until_signalled
+from agent.process import run_until_signalled
 
 _LISTEN = "127.0.0.1:5985"
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from agent.cli.running import Running, ask, fetch_status
+from agent.cli.running import Running, ask, own_database
 from agent.documents.attachment import attachments_from_json
 from agent.documents.conflict import Conflict, Join, Version
 from agent.documents.merge import Merge, Path
@@ -45,12 +45,7 @@ class ConflictClient:
     @classmethod
     async def find(cls, running: Running, database: str | None) -> ConflictClient:
         """By default of the agent's own database. Raises ConfigError for a hub, which has none."""
-        if database is None:
-            own = (await fetch_status(running)).get("database")
-            if own is None:
-                raise ConfigError("a hub has several databases; name one with --database")
-            database = own["name"]
-        return cls(running, database)
+        return cls(running, database or await own_database(running))
 
     async def page(self, limit: int, start: str = "") -> tuple[int, list[Shown]]:
         """How many there are, and up to `limit` of them from the id `start` on."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agent.cli.conflict_client import Shown
+from agent.cli.showing import plain_console
 from agent.documents.fields import Absent
 from agent.documents.merge import Path, same
 from agent.documents.policies import Decided, Decision, Failed
@@ -19,18 +20,11 @@ if TYPE_CHECKING:
 _STYLES = {"resolved": "green", "undecided": "yellow", "failed": "bold red", "waiting": "yellow"}
 
 
-def console() -> Console:
-    """Documents are hostile: nothing in them is a style."""
-    from rich.console import Console
-
-    return Console(markup=False, emoji=False, highlight=False)
-
-
 def show_list(total: int, shown: Sequence[Shown]) -> None:
     """A line for each conflict."""
     from rich.table import Table
 
-    out = console()
+    out = plain_console()
     table = Table("document", "revisions", "policy", "state", "reason")
     for each in shown:
         row = each.row
@@ -52,7 +46,7 @@ def show_conflict(shown: Shown) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    out = console()
+    out = plain_console()
     conflict, row = shown.conflict, shown.row
     out.print(one_line(conflict.id), style="bold")
     reason = f": {one_line(row['reason'])}" if row["reason"] else ""

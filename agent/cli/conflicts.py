@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import msgspec
 
 from agent.cli.conflict_client import ConflictClient, Shown, leaf_of, merged
 from agent.cli.conflict_view import (
-    console,
     field_name,
     show_conflict,
     show_decision,
@@ -22,7 +21,8 @@ from agent.cli.conflict_view import (
     value_at,
 )
 from agent.cli.options import DEFAULT_CONFIG, json_option, print_json
-from agent.cli.running import find_running, running_options
+from agent.cli.running import Where, database_option, running_options
+from agent.cli.showing import plain_console
 from agent.config import Config
 from agent.config_conflicts import ConflictConfig
 from agent.config_explain import explain
@@ -35,23 +35,15 @@ from agent.documents.selector import SelectorError
 from agent.errors import ConfigError
 from agent.peers.http_errors import one_line
 
-_CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
-
 
 @click.group()
 def conflicts_command() -> None:
     """Look at conflicts in a running agent, and resolve them."""
 
 
-def _database_option(command: _CommandT) -> _CommandT:
-    return click.option(
-        "--database", metavar="NAME", help="The database.  [default: the agent's own]"
-    )(command)
-
-
 @conflicts_command.command("list")
 @running_options
-@_database_option
+@database_option
 @click.option(
     "--limit",
     type=click.IntRange(1, 1000),
@@ -61,16 +53,14 @@ def _database_option(command: _CommandT) -> _CommandT:
 )
 @json_option
 def list_command(
-    config_path: Path | None,
-    url: str | None,
-    password_file: Path | None,
+    where: Where,
     database: str | None,
     limit: int,
     as_json: bool,
 ) -> None:
     """List the documents in conflict, and what their policies say."""
 
-    running = find_running(config_path, url, password_file)
+    running = where.find()
 
     async def listed() -> tuple[int, list[Shown]]:
         return await (await ConflictClient.find(running, database)).page(limit)
@@ -85,13 +75,11 @@ def list_command(
 @conflicts_command.command()
 @click.argument("id")
 @running_options
-@_database_option
+@database_option
 @json_option
 def show(
     id: str,
-    config_path: Path | None,
-    url: str | None,
-    password_file: Path | None,
+    where: Where,
     database: str | None,
     as_json: bool,
 ) -> None:
@@ -100,7 +88,7 @@ def show(
     Fields that only one side has changed are marked '*', those that the sides disagree on '!'.
     """
 
-    running = find_running(config_path, url, password_file)
+    running = where.find()
 
     async def found() -> Shown:
         return await (await ConflictClient.find(running, database)).one(id)
@@ -124,7 +112,7 @@ def show(
 @click.option("--edit", is_flag=True, help="Write the document in $EDITOR.")
 @click.option("--delete", is_flag=True, help="Delete the document.")
 @running_options
-@_database_option
+@database_option
 @json_option
 def resolve(
     id: str,
@@ -133,9 +121,7 @@ def resolve(
     values: tuple[str, ...],
     edit: bool,
     delete: bool,
-    config_path: Path | None,
-    url: str | None,
-    password_file: Path | None,
+    where: Where,
     database: str | None,
     as_json: bool,
 ) -> None:
@@ -149,7 +135,7 @@ def resolve(
     if sum(ways) != 1:
         raise click.UsageError("give one of --choose, --field and --set, --edit, --delete")
 
-    running = find_running(config_path, url, password_file)
+    running = where.find()
 
     async def found() -> tuple[ConflictClient, Conflict]:
         client = await ConflictClient.find(running, database)
@@ -178,14 +164,12 @@ def resolve(
     help="Try this policy instead of those in --config: a [[conflict]] table as JSON.",
 )
 @running_options
-@_database_option
+@database_option
 @json_option
 def test_policy(
     name: str | None,
     table: str | None,
-    config_path: Path | None,
-    url: str | None,
-    password_file: Path | None,
+    where: Where,
     database: str | None,
     as_json: bool,
 ) -> None:
@@ -195,9 +179,9 @@ def test_policy(
     not. With NAME only the conflicts are shown that come to that policy.
     """
 
-    running = find_running(config_path, url, password_file)
+    running = where.find()
     client = asyncio.run(ConflictClient.find(running, database))
-    policies = _policies(config_path, table, client.database)
+    policies = _policies(where.config_path, table, client.database)
     if name is not None and name not in [policy.name for policy in policies]:
         known = ", ".join(policy.name for policy in policies) or "there is none"
         raise ConfigError(f"no policy for {client.database} is called {name!r}: {known}")
@@ -217,7 +201,7 @@ def test_policy(
     if as_json:
         print_json({"rows": [_tested_row(*each) for each in found], **counts})
         return
-    out = console()
+    out = plain_console()
     for shown, policy, decision in found:
         show_decision(out, shown, None if policy is None else policy.name, decision)
     out.print(", ".join(f"{count} {state}" for state, count in counts.items()))

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import click
 import msgspec
 
 from agent.cli.options import json_option, print_json
-from agent.cli.running import Running, find_running, own_database, request_json, running_options
+from agent.cli.running import (
+    Running,
+    Where,
+    database_option,
+    own_database,
+    request_json,
+    running_options,
+)
+from agent.cli.showing import plain_console
 from agent.errors import ConfigError, ConflictError, EdgeAgentError, NotFoundError
 from agent.peers.http_errors import one_line
 from agent.sensors.device_document import document_id, setting_rows
@@ -22,18 +29,6 @@ _PAGE = 200
 _POLL = 0.2
 _TRIES = 10
 
-_CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
-
-
-def _device_options(command: _CommandT) -> _CommandT:
-    """--database, and the options that name a running agent."""
-    option = click.option(
-        "--database",
-        metavar="NAME",
-        help="The database with the devices' documents.  [default: the gateway's own]",
-    )
-    return running_options(option(command))
-
 
 @click.group()
 def device_command() -> None:
@@ -41,19 +36,18 @@ def device_command() -> None:
 
 
 @device_command.command("list")
-@_device_options
+@running_options
+@database_option
 @json_option
 def list_command(
-    config_path: Path | None,
-    url: str | None,
-    password_file: Path | None,
+    where: Where,
     database: str | None,
     as_json: bool,
 ) -> None:
     """List the devices that have settings."""
 
     async def listed() -> list[dict[str, Any]]:
-        running = find_running(config_path, url, password_file)
+        running = where.find()
         return [_shown(body) for body in await _documents(running, await _where(running, database))]
 
     devices = asyncio.run(listed())
@@ -65,20 +59,19 @@ def list_command(
 
 @device_command.command("show")
 @click.argument("name")
-@_device_options
+@running_options
+@database_option
 @json_option
 def show_command(
     name: str,
-    config_path: Path | None,
-    url: str | None,
-    password_file: Path | None,
+    where: Where,
     database: str | None,
     as_json: bool,
 ) -> None:
     """Show how the device NAME is set, and what is desired of it."""
 
     async def found() -> dict[str, Any]:
-        running = find_running(config_path, url, password_file)
+        running = where.find()
         return await _document(running, await _where(running, database), name)
 
     device = _shown(asyncio.run(found()))
@@ -99,15 +92,14 @@ def show_command(
     metavar="SECONDS",
     help="How long to wait until the device has confirmed it; 0: not at all.",
 )
-@_device_options
+@running_options
+@database_option
 @json_option
 def set_command(
     name: str,
     pairs: Sequence[str],
     timeout: float,
-    config_path: Path | None,
-    url: str | None,
-    password_file: Path | None,
+    where: Where,
     database: str | None,
     as_json: bool,
 ) -> None:
@@ -119,7 +111,7 @@ def set_command(
     wishes = dict(map(_pair, pairs))
 
     async def done() -> dict[str, Any]:
-        running = find_running(config_path, url, password_file)
+        running = where.find()
         path = await _where(running, database)
         await _desire(running, path, name, wishes)
         end = time.monotonic() + timeout
@@ -234,11 +226,9 @@ def _shown(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_table(devices: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    # Names and values come from elsewhere: nothing in them is a style.
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = plain_console()
     table = Table("device", "setting", "desired", "reported", "state")
     for device in devices:
         name = one_line(device["device"])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from agent.cli.options import DEFAULT_CONFIG, json_option, print_json
-from agent.cli.running import fetch_status, find_running, running_options
+from agent.cli.running import Where, fetch_status, running_options
 from agent.config_file import load_either
 from agent.doctor.checks import checks_for
 from agent.doctor.finding import Finding, Level, examine
@@ -22,31 +22,26 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 @click.command()
 @running_options
 @json_option
-def doctor_command(
-    config_path: Path | None, url: str | None, password_file: Path | None, as_json: bool
-) -> None:
+def doctor_command(where: Where, as_json: bool) -> None:
     """Look for what commonly goes wrong, and say how to mend it.
 
     Ports and groups, the clock, the disk and the card, names, certificates, log-ins, brokers and
     remotes; whether the agent runs or not. Nothing is changed anywhere. The status is 1 if there
     is an error.
     """
-    path = config_path or DEFAULT_CONFIG
+    path = where.config_path or DEFAULT_CONFIG
     config = load_either(path)
 
     async def findings() -> list[Finding]:
         told: Any = None
         unknown = []
         try:
-            told = await fetch_status(
-                await asyncio.to_thread(
-                    find_running, path if url is None else None, url, password_file
-                )
-            )
+            running = await asyncio.to_thread(replace(where, config_path=path).find)
+            told = await fetch_status(running)
         except AuthError as error:
             unknown = [Finding("agent", "status", Level.WARNING, str(error))]
         except EdgeAgentError:
-            if url is not None:  # somebody expects one there
+            if where.url is not None:  # somebody expects one there
                 raise
         checks = await asyncio.to_thread(lambda: [*checks_for(path, config, told)])
         return unknown + await examine(checks)

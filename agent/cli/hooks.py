@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import click
 
 from agent.cli.options import json_option, print_json
-from agent.cli.running import fetch_status, find_running, request_json, running_options
+from agent.cli.running import Where, fetch_status, request_json, running_options
+from agent.cli.showing import plain_console
 from agent.cli.status import hooks_table
 from agent.errors import RemoteError
 from agent.peers.http_errors import one_line
@@ -26,16 +26,14 @@ def hooks_command() -> None:
 @hooks_command.command("list")
 @running_options
 @json_option
-def list_hooks(
-    config_path: Path | None, url: str | None, password_file: Path | None, as_json: bool
-) -> None:
+def list_hooks(where: Where, as_json: bool) -> None:
     """List the hooks of a running agent, and how they get on."""
-    status = asyncio.run(fetch_status(find_running(config_path, url, password_file)))
+    status = asyncio.run(fetch_status(where.find()))
     hooks = status.get("hooks", [])
     if as_json:
         print_json({"hooks": hooks})
     elif hooks:
-        _console().print(hooks_table(hooks))
+        plain_console().print(hooks_table(hooks))
     else:
         click.echo("no hooks; a [[hook]] table in the configuration file makes one")
 
@@ -44,7 +42,7 @@ def list_hooks(
 @click.argument("hook")
 @running_options
 @json_option
-def dead(hook: str, as_json: bool, **where: Any) -> None:
+def dead(hook: str, where: Where, as_json: bool) -> None:
     """List the documents that HOOK gave up, and why."""
     told = _ask("GET", hook, f"dead?limit={_ALL_ROWS}", where)
     if as_json:
@@ -59,7 +57,7 @@ def dead(hook: str, as_json: bool, **where: Any) -> None:
     for letter in told["dead"]:
         cells = (letter["id"], letter["time"], letter["attempts"], letter["error"])
         table.add_row(*map(one_line, cells))
-    _console().print(table)
+    plain_console().print(table)
 
 
 @hooks_command.command()
@@ -67,7 +65,7 @@ def dead(hook: str, as_json: bool, **where: Any) -> None:
 @click.argument("ids", nargs=-1, metavar="[DOCUMENT]...")
 @running_options
 @json_option
-def retry(hook: str, ids: tuple[str, ...], as_json: bool, **where: Any) -> None:
+def retry(hook: str, ids: tuple[str, ...], where: Where, as_json: bool) -> None:
     """Let HOOK try documents that it gave up once more, by default all of them.
 
     A hook that waits, since what it calls is out of order, tries at once, too.
@@ -82,7 +80,7 @@ def retry(hook: str, ids: tuple[str, ...], as_json: bool, **where: Any) -> None:
 @click.option("--all", "everything", is_flag=True, help="Forget all that the hook has given up.")
 @running_options
 @json_option
-def drop(hook: str, ids: tuple[str, ...], everything: bool, as_json: bool, **where: Any) -> None:
+def drop(hook: str, ids: tuple[str, ...], everything: bool, where: Where, as_json: bool) -> None:
     """Forget documents that HOOK gave up. The documents themselves stay as they are."""
     if bool(ids) == everything:
         raise click.UsageError("name the documents, or give --all")
@@ -94,16 +92,16 @@ def drop(hook: str, ids: tuple[str, ...], everything: bool, as_json: bool, **whe
 @click.argument("hook")
 @running_options
 @json_option
-def skip(hook: str, as_json: bool, **where: Any) -> None:
+def skip(hook: str, where: Where, as_json: bool) -> None:
     """Let HOOK give up the document that it tries over and over, and go on with the next one."""
     told = _ask("POST", hook, "skip", where, {})
     _done(told, as_json, "the document is given up; edge-agent hooks dead shows it")
 
 
 def _ask(
-    method: str, hook: str, what: str, where: dict[str, Any], body: dict[str, Any] | None = None
+    method: str, hook: str, what: str, where: Where, body: dict[str, Any] | None = None
 ) -> Any:
-    running = find_running(where["config_path"], where["url"], where["password_file"])
+    running = where.find()
     path = f"_hooks/{quote(hook, safe='')}/{what}"
     status, told = asyncio.run(request_json(running, method, path, body))
     if status >= 400:
@@ -116,10 +114,3 @@ def _done(told: dict[str, Any], as_json: bool, text: str) -> None:
         print_json(told)
     else:
         click.echo(text)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    # Names and errors come from elsewhere: nothing in them is a style.
-    return Console(markup=False, emoji=False, highlight=False)

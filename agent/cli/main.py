@@ -11,7 +11,7 @@ import click
 from agent import __version__
 from agent.cli.options import print_json_error, remember_json
 from agent.errors import EdgeAgentError
-from agent.process import prepare
+from agent.resources import prepare
 
 # Imported when they are used: no command waits for, or holds in memory, what another one needs.
 _COMMANDS = {

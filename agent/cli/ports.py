@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from agent.cli.options import DEFAULT_CONFIG, json_option, print_json
+from agent.cli.showing import plain_console
 from agent.config_file import load
 from agent.errors import PortError
 from agent.peers.http_errors import one_line
@@ -192,7 +193,6 @@ def _plain_heard(heard: Heard) -> dict[str, Any]:
 
 
 def _show(rows: Sequence[Row], probing: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     if not rows:
@@ -210,8 +210,7 @@ def _show(rows: Sequence[Row], probing: bool) -> None:
         if probing:
             cells.append("-" if not row.usable else said(row))
         table.add_row(*cells)
-    # Descriptions, and what devices say, come from elsewhere: nothing in them is a style.
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = plain_console()
     console.print(table)
     for row in rows:
         if not row.permitted:

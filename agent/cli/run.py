@@ -14,7 +14,8 @@ from agent.cli.options import config_option
 from agent.config import DEFAULT_LISTEN, HubConfig
 from agent.config_file import load, load_hub, naming
 from agent.conflict_policies import policies_for
-from agent.runtime import Agent, run_until_signalled
+from agent.process import run_until_signalled
+from agent.runtime import Agent
 
 
 @click.command()

@@ -7,15 +7,16 @@ import hashlib
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, unquote, urlsplit
 
 import aiohttp
 import click
 import msgspec
 
-from agent.cli.options import DEFAULT_CONFIG
+from agent.cli.options import DEFAULT_CONFIG, read_password
 from agent.config import Config, HubConfig, parse_listen
 from agent.config_file import load_either
 from agent.errors import AuthError, ConfigError, ConnectError, NotCouchDBError, without_login
@@ -31,7 +32,18 @@ _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
 
 
 def running_options(command: _CommandT) -> _CommandT:
-    """--config, --url and --password-file: what `find_running` takes."""
+    """--config, --url and --password-file; the command gets them as `where`, a `Where`."""
+
+    @wraps(command)
+    def told(
+        *args: Any,
+        config_path: Path | None,
+        url: str | None,
+        password_file: Path | None,
+        **others: Any,
+    ) -> Any:
+        return command(*args, where=Where(config_path, url, password_file), **others)
+
     options = [
         click.option(
             "--config",
@@ -54,8 +66,13 @@ def running_options(command: _CommandT) -> _CommandT:
         ),
     ]
     for option in reversed(options):
-        command = option(command)
-    return command
+        told = option(told)
+    return cast(_CommandT, told)
+
+
+database_option = click.option(
+    "--database", metavar="NAME", help="The database.  [default: the agent's own]"
+)
 
 
 @dataclass(frozen=True)
@@ -67,9 +84,19 @@ class Running:
     tls: aiohttp.Fingerprint | bool = True
 
 
-def find_running(config_path: Path | None, url: str | None, password_file: Path | None) -> Running:
-    """Where the agent runs that the options name. Reads files. Raises ConfigError."""
-    return _at(url, password_file) if url is not None else _of_config(config_path)
+@dataclass(frozen=True)
+class Where:
+    """What a command was told of where the agent runs."""
+
+    config_path: Path | None
+    url: str | None
+    password_file: Path | None
+
+    def find(self) -> Running:
+        """Reads files. Raises ConfigError."""
+        if self.url is not None:
+            return _at(self.url, self.password_file)
+        return _of_config(self.config_path)
 
 
 def _at(url: str, password_file: Path | None) -> Running:
@@ -79,7 +106,7 @@ def _at(url: str, password_file: Path | None) -> Running:
         return Running(url)
     password = unquote(parts.password or "")
     if password_file is not None:
-        password = password_file.read_text("utf-8").strip()
+        password = read_password(password_file)
     pair = f"{unquote(parts.username)}:{password}".encode()
     address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     return Running(address, {"Authorization": "Basic " + base64.b64encode(pair).decode()})
@@ -137,29 +164,9 @@ async def ask(
 
     Raises ConfigError, ConnectError.
     """
-    where = running.url
+    status, _, content = await _exchange(running, method, path, query, body)
     try:
-        with connection_failures(where):
-            async with (
-                aiohttp.ClientSession(timeout=_TIMEOUT) as session,
-                session.request(
-                    method,
-                    f"{where.rstrip('/')}/{path}",
-                    params=query,
-                    json=body,
-                    headers=running.headers,
-                    ssl=running.tls,
-                    allow_redirects=False,
-                ) as response,
-            ):
-                text = await response.read()
-                status = response.status
-    except ConnectError as error:
-        raise ConnectError(
-            f"no agent answers: {error}; --url or --config names its address"
-        ) from None
-    try:
-        return status, msgspec.json.decode(text)
+        return status, msgspec.json.decode(content)
     except msgspec.DecodeError:
         return status, None
 
@@ -201,24 +208,37 @@ async def request_json(
 
     404 and 409 are answers; other refusals raise RemoteError. Raises ConnectError, too.
     """
-    where = f"{running.url.rstrip('/')}/{path}"
-    with connection_failures(where):
-        async with (
-            aiohttp.ClientSession(timeout=_TIMEOUT) as session,
-            session.request(
-                method,
-                where,
-                json=body,
-                headers=running.headers,
-                ssl=running.tls,
-                allow_redirects=False,
-            ) as response,
-        ):
-            content = await response.read()
-            if response.status >= 300 and response.status not in (404, 409):
-                what, status, headers = f"the request {method}", response.status, response.headers
-                raise refusal(where, what, status, headers, content, None)
-            return response.status, msgspec.json.decode(content)
+    status, headers, content = await _exchange(running, method, path, None, body)
+    if status >= 300 and status not in (404, 409):
+        where = f"{running.url.rstrip('/')}/{path}"
+        raise refusal(where, f"the request {method}", status, headers, content, None)
+    return status, msgspec.json.decode(content)
+
+
+async def _exchange(
+    running: Running, method: str, path: str, query: Mapping[str, str] | None, body: Any
+) -> tuple[int, Mapping[str, str], bytes]:
+    """An answer's status, headers and content. Raises ConnectError."""
+    where = running.url
+    try:
+        with connection_failures(where):
+            async with (
+                aiohttp.ClientSession(timeout=_TIMEOUT) as session,
+                session.request(
+                    method,
+                    f"{where.rstrip('/')}/{path}",
+                    params=query,
+                    json=body,
+                    headers=running.headers,
+                    ssl=running.tls,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                return response.status, response.headers, await response.read()
+    except ConnectError as error:
+        raise ConnectError(
+            f"no agent answers: {error}; --url or --config names its address"
+        ) from None
 
 
 async def follow_readings(

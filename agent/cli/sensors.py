@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import click
@@ -21,12 +19,13 @@ import msgspec
 from agent.cli.options import json_lines_option
 from agent.cli.running import (
     Running,
+    Where,
     fetch_status,
-    find_running,
     follow_readings,
     running_options,
 )
-from agent.cli.showing import sparkline
+from agent.cli.showing import plain_console, sparkline
+from agent.documents.times import microseconds, timestamp
 from agent.errors import ConfigError, ConnectError
 from agent.peers.http_errors import one_line
 
@@ -42,19 +41,13 @@ def sensors_command() -> None:
 @sensors_command.command()
 @running_options
 @json_lines_option
-def watch(
-    config_path: Path | None, url: str | None, password_file: Path | None, as_json: bool
-) -> None:
+def watch(where: Where, as_json: bool) -> None:
     """Show what the sensors say, until Ctrl-C.
 
     On a terminal it is a table with the latest values and their course, twice a second. Elsewhere
     it is a line for each reading that is stored and, with --json, its document on a line.
     """
-
-    def find() -> Running:
-        return find_running(config_path, url, password_file)
-
-    asyncio.run(_watch(find, as_json=as_json))
+    asyncio.run(_watch(where.find, as_json=as_json))
 
 
 async def _watch(find: Callable[[], Running], *, as_json: bool) -> None:
@@ -73,11 +66,9 @@ async def _watch(find: Callable[[], Running], *, as_json: bool) -> None:
 
 
 async def _show_table(find: Callable[[], Running]) -> None:
-    from rich.console import Console
     from rich.live import Live
 
-    # Names, values and errors come from elsewhere: nothing in them is a style.
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = plain_console()
     courses = Courses()
     with Live(console=console, auto_refresh=False) as live:
         while True:
@@ -103,13 +94,15 @@ async def _print_readings(running: Running, status: dict[str, Any], *, as_json: 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
     """A line for each reading; a document of the type `readings` holds those of a time window."""
-    first = datetime.fromisoformat(document["time"])
+    try:
+        first = microseconds(document["time"])
+    except ValueError:  # somebody's document that only looks like a reading
+        return
     columns = document.get("columns") or {"time": [0], "value": [document["value"]]}
-    for microseconds, value in zip(columns["time"], columns["value"], strict=True):
-        at = (first + timedelta(microseconds=microseconds)).isoformat(timespec="microseconds")
+    for after, value in zip(columns["time"], columns["value"], strict=True):
         named = f"{document['device']} {document['sensor']}"
         shown = _shown(value, document.get("unit"))
-        yield one_line(f"{at.replace('+00:00', 'Z')} {named} {shown}")
+        yield one_line(f"{timestamp(first + after)} {named} {shown}")
 
 
 def _shown(value: Any, unit: str | None) -> str:

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def plain_console() -> Console:
+    """For what comes from elsewhere, names, values, errors: nothing in it is a style."""
+    from rich.console import Console  # slow to import
+
+    return Console(markup=False, emoji=False, highlight=False)
 
 
 def sparkline(numbers: Sequence[float], *, lowest: float | None = None) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from agent.attention import CLOCK_ADVICE
 from agent.cli.options import json_option, print_json
-from agent.cli.running import fetch_status, find_running, running_options
+from agent.cli.running import Where, fetch_status, running_options
 from agent.cli.showing import ago as _ago
 from agent.cli.showing import duration as _duration
+from agent.cli.showing import plain_console
 from agent.peers.http_errors import one_line
 
 if TYPE_CHECKING:
@@ -23,15 +23,13 @@ if TYPE_CHECKING:
 @click.command()
 @running_options
 @json_option
-def status_command(
-    config_path: Path | None, url: str | None, password_file: Path | None, as_json: bool
-) -> None:
+def status_command(where: Where, as_json: bool) -> None:
     """Show what a running agent is doing, by remote and by sensor.
 
     With --config nobody needs to log in, since who may read the agent's files may see its status;
     but a hub's file does not say where these are.
     """
-    status = asyncio.run(fetch_status(find_running(config_path, url, password_file)))
+    status = asyncio.run(fetch_status(where.find()))
     if as_json:
         print_json(status)
     else:
@@ -39,11 +37,9 @@ def status_command(
 
 
 def _show(status: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    # Names, values and errors come from elsewhere: nothing in them is a style.
-    console = Console(markup=False, emoji=False, highlight=False)
+    console = plain_console()
     console.print(status.get("name", "hub"), style="bold", end="  ")
     console.print(f"version {status['version']}, up {_duration(status['uptime'])}")
     database = status.get("database")

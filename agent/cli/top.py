@@ -11,19 +11,18 @@ import termios
 import tty
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.running import Running, fetch_status, find_running, running_options
+from agent.cli.running import Running, Where, fetch_status, running_options
 from agent.cli.sensors import Courses
-from agent.cli.showing import duration, size, sparkline
+from agent.cli.showing import duration, plain_console, size, sparkline
 from agent.errors import ConfigError
 from agent.peers.http_errors import one_line
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
     from rich.text import Text
 
 _REFRESH = 1.0
@@ -44,26 +43,20 @@ _COLOURS = {"live": "green", "catching up": "yellow", "open": "green", "online":
 @click.command()
 @running_options
 @click.option("--once", is_flag=True, help="Print what there is, once, and end.")
-def top_command(
-    config_path: Path | None, url: str | None, password_file: Path | None, once: bool
-) -> None:
+def top_command(where: Where, once: bool) -> None:
     """Watch a running agent: its rates, its remotes, its sensors and what needs attention.
 
     The screen is drawn anew each second, until q or Ctrl-C. As many sensors and remotes are shown
     as fit; those that need attention come first.
     """
-
-    def find() -> Running:
-        return find_running(config_path, url, password_file)
-
     if not once and not (sys.stdout.isatty() and sys.stdin.isatty()):
         raise ConfigError("this is no terminal; use --once, or edge-agent status --json")
-    asyncio.run(_once(find) if once else _watch(find))
+    asyncio.run(_once(where.find) if once else _watch(where.find))
 
 
 async def _once(find: Callable[[], Running]) -> None:
     frames = Frames()
-    console = _console()
+    console = plain_console()
     frames.add(await fetch_status(await asyncio.to_thread(find)))
     console.print(frames.frame(console.width, console.height))
 
@@ -72,7 +65,7 @@ async def _watch(find: Callable[[], Running]) -> None:
     from rich.live import Live
 
     frames = Frames()
-    console = _console()
+    console = plain_console()
     # Before the screen changes: an agent that does not answer is an error like any other.
     frames.add(await fetch_status(await asyncio.to_thread(find)))
     stopped = asyncio.Event()
@@ -110,13 +103,6 @@ def _keys(stopped: asyncio.Event) -> Iterator[None]:
     finally:
         loop.remove_reader(terminal)
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    # Names, values and errors come from elsewhere: nothing in them is a style.
-    return Console(markup=False, emoji=False, highlight=False)
 
 
 class Frames:

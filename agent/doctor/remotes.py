@@ -19,8 +19,9 @@ from agent.config_login import Login
 from agent.doctor import network
 from agent.doctor.finding import Finding, Level, failed
 from agent.errors import AuthError, EdgeAgentError, RemoteMissingError
-from agent.peers.http import Answer, HttpClient
+from agent.peers.http import HttpClient
 from agent.peers.http_errors import one_line
+from agent.peers.http_messages import Answer
 from agent.peers.mqtt_client import TlsFiles
 from agent.peers.urls import Credentials, DatabaseUrl, parse_database_url
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
+
+from agent.documents.times import microseconds
 
 Value: TypeAlias = int | float | bool | str | None
 
@@ -22,8 +23,6 @@ CLOCK_CORRECTED = 2
 CLOCK_UNSET = 4
 """Flags of readings: the quality is not good, the time was corrected, or is not known for sure."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _NAMES_IN_ID = re.compile(r"(.+):[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z:[^:]*")
 
 
@@ -128,20 +127,6 @@ def named_in(id: str) -> str | None:
     """`device:sensor` of an id that looks like that of a reading; None for any other."""
     found = _NAMES_IN_ID.fullmatch(id)
     return found[1] if found else None
-
-
-def microseconds(text: str) -> int:
-    """RFC 3339 as microseconds since the epoch. Raises ValueError, also without a time zone."""
-    at = datetime.fromisoformat(text)
-    if at.tzinfo is None:
-        raise ValueError(f"{text!r} has no time zone; end it with Z for UTC")
-    return (at - _EPOCH) // _MICROSECOND
-
-
-def timestamp(microseconds: int) -> str:
-    """RFC 3339 in UTC, always with six decimals, as in ids. Raises OverflowError."""
-    at = _EPOCH + timedelta(microseconds=microseconds)
-    return at.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 LATEST = microseconds("9999-01-01T00:00:00Z")

@@ -24,8 +24,9 @@ from agent.peers.couchdb_documents import (
     DocumentWriter,
     check_database,
 )
-from agent.peers.http import OK, Answer, HttpClient, OnDate
+from agent.peers.http import HttpClient, OnDate
 from agent.peers.http_errors import one_line
+from agent.peers.http_messages import OK, Answer
 from agent.peers.peer import ChangeBatch, Contents, PeerInfo, Seq, WriteResult
 from agent.peers.urls import AuthMode, Credentials, DatabaseUrl, parse_database_url
 

@@ -20,8 +20,9 @@ from agent.documents.revision import Revision
 from agent.documents.wire import document_text
 from agent.errors import ConnectError, EdgeAgentError, NotFoundError
 from agent.peers.couchdb_documents import DocumentWriter, check_database, document_path
-from agent.peers.http import OK, HttpClient, StreamedBody
+from agent.peers.http import HttpClient
 from agent.peers.http_errors import ErrorBody
+from agent.peers.http_messages import OK, StreamedBody
 from agent.peers.peer import Contents, WriteResult
 
 _INLINE = 64 * 1024

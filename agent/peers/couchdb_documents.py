@@ -17,8 +17,9 @@ from agent.errors import (
     RemoteBusyError,
     TooLargeError,
 )
-from agent.peers.http import ANSWER_LIMIT, OK, Answer, HttpClient, MalformedJsonError
+from agent.peers.http import ANSWER_LIMIT, HttpClient
 from agent.peers.http_errors import NO_DATABASE, ErrorBody, error_body, one_line, refusal
+from agent.peers.http_messages import OK, Answer, MalformedJsonError
 from agent.peers.peer import WriteResult
 
 Found: TypeAlias = list[Revision | WriteResult]

@@ -1,4 +1,4 @@
-"""Requests to one CouchDB server: connections, log-in, limits.
+"""Requests to one CouchDB server: connections and limits.
 
 Every failure comes out as one of `agent.errors`, as one line without a secret.
 """
@@ -6,7 +6,6 @@ Every failure comes out as one of `agent.errors`, as one line without a secret.
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
 import io
 import socket
@@ -14,28 +13,27 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
+from http.cookies import SimpleCookie
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode
 
 import aiohttp
-import msgspec
 from yarl import URL
 
 from agent.errors import (
-    AuthError,
     ConfigError,
-    ConnectError,
     NotCouchDBError,
     NotFoundError,
     TooLargeError,
 )
-from agent.peers.http_errors import connection_failures, error_body, not_couchdb, one_line, refusal
+from agent.peers.http_errors import connection_failures, one_line, refusal
+from agent.peers.http_login import HttpLogin
+from agent.peers.http_messages import OK, Answer, StreamedBody
 from agent.peers.traffic import CountedSocket, Traffic
 from agent.peers.urls import AuthMode, Credentials, DatabaseUrl
 
-OK = frozenset({200, 201, 202})
 ANSWER_LIMIT = 32 * 1024 * 1024
 """Bytes of an answer that are read at most, after decompression."""
 
@@ -43,66 +41,10 @@ OnDate: TypeAlias = Callable[[str, float], None]
 """Called with an answer's Date, at once, and with when the request was sent, in seconds of
 CLOCK_BOOTTIME."""
 
-_T = TypeVar("_T")
-
 _CONNECT_SECONDS = 10.0
 _CONNECTIONS = 8
 _ERROR_LIMIT = 64 * 1024
 _SLOWEST_UPLOAD = 4096  # bytes a second; below that a link counts as dead
-_SESSION_SECONDS = 550.0  # CouchDB's sessions end after 600 s unless it says otherwise
-_NO_SESSIONS = frozenset({400, 404, 405, 501})
-
-
-class MalformedJsonError(NotCouchDBError):
-    """An answer with something in it that is not JSON: a half surrogate, bytes that are not UTF-8,
-    thousands of nested lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP answer that was read completely. `where` is the database's URL."""
-
-    where: str
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self, kind: type[_T]) -> _T:
-        """The body as `kind`.
-
-        Raises NotCouchDBError for anything but such JSON: MalformedJsonError for what is almost
-        JSON; and ConnectError for the beginning of an answer only.
-        """
-        try:
-            return msgspec.json.decode(self.body, type=kind)
-        except msgspec.ValidationError as error:
-            raise NotCouchDBError(
-                f"{self.where} answered in a way that CouchDB does not ({one_line(error)}); check "
-                "the URL",
-                status=self.status,
-            ) from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            body = self.body.strip()
-            if body[:1] not in (b"{", b"["):
-                raise not_couchdb(self.where, self.status, self.headers) from None
-            if body[-1:] not in (b"}", b"]"):
-                raise ConnectError(f"{self.where} sent half an answer; try again") from None
-            raise MalformedJsonError(
-                f"{self.where} sent JSON that cannot be read ({one_line(error)}); check the server",
-                status=self.status,
-            ) from None
-
-
-@dataclass(frozen=True, slots=True)
-class StreamedBody:
-    """A request's body that is made as it is sent: `pieces` are `length` bytes together.
-
-    `pieces` is called again when the request has to be repeated.
-    """
-
-    content_type: str
-    length: int
-    pieces: Callable[[], AsyncIterator[bytes]]
 
 
 class HttpClient:
@@ -128,18 +70,13 @@ class HttpClient:
         self.where = str(url)
         self.timeout = timeout
         self.traffic = Traffic()
-        self._credentials = credentials
+        self._login = None if credentials is None else HttpLogin(credentials, auth, self._post_form)
         self._on_date = on_date
-        self._auth = auth
         self._ca_file = ca_file
         self._headers = {"Accept": "application/json", "User-Agent": "edge-sync-agent"}
         self._headers.update(headers or {})
-        self._basic = auth == "basic"
-        self._cookie: str | None = None
-        self._cookie_until = 0.0
         self._session: aiohttp.ClientSession | None = None
         self._opening = asyncio.Lock()
-        self._logging_in = asyncio.Lock()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -280,21 +217,29 @@ class HttpClient:
         if unbuffered:
             # Servers and proxies collect what they compress: heartbeats would be held back.
             extra["Accept-Encoding"] = "identity"
-        cookie, headers = await self._authorization()
-        response = await self._exchange(
-            method, path, query, body, silence, headers | extra, decompress=decompress
+        exchange = partial(
+            self._exchange, method, path, query, body, silence, decompress=decompress
         )
-        if response.status == 401 and cookie is not None:
+        if self._login is None:
+            return await exchange(extra)
+        headers = await self._login.headers()
+        response = await exchange(headers | extra)
+        if response.status == 401 and self._login.has_expired(headers):
             response.release()
-            if cookie == self._cookie:
-                self._cookie = None  # it has expired before its time: a new secret, a restart
-            cookie, headers = await self._authorization()
-            response = await self._exchange(
-                method, path, query, body, silence, headers | extra, decompress=decompress
-            )
-        if self._credentials is not None and not self._basic:
-            self._keep_cookie(response)
+            response = await exchange(await self._login.headers() | extra)
+        self._login.renew(response.cookies)
         return response
+
+    async def _post_form(
+        self, path: str, form: bytes, headers: Mapping[str, str], *, accept: Collection[int]
+    ) -> tuple[Answer, SimpleCookie]:
+        async with await self._exchange(
+            "POST", path, None, form, self.timeout, headers
+        ) as response:
+            if response.status not in accept:
+                raise await self._refusal("POST", path, response)
+            body = await self._read(response, _ERROR_LIMIT) if response.status in OK else b""
+            return Answer(self.where, response.status, response.headers, body), response.cookies
 
     async def _exchange(
         self,
@@ -303,7 +248,7 @@ class HttpClient:
         query: Mapping[str, str] | None,
         body: bytes | StreamedBody | None,
         silence: float,
-        headers: dict[str, str],
+        headers: Mapping[str, str],
         *,
         decompress: bool = True,
     ) -> aiohttp.ClientResponse:
@@ -390,7 +335,7 @@ class HttpClient:
 
     async def _refusal(self, method: str, path: str, response: aiohttp.ClientResponse) -> Exception:
         body = await self._read(response, _ERROR_LIMIT)
-        user = self._credentials.user if self._credentials else None
+        user = None if self._login is None else self._login.user
         request = f"{method} {path}"
         return refusal(self.where, request, response.status, response.headers, body, user)
 
@@ -405,62 +350,6 @@ class HttpClient:
             # A network's log-in page. Its connections lead nowhere else, also when it has gone.
             await self.close()
         return b"".join(parts)
-
-    # --- log-in: CouchDB documentation, "API Reference > Server > Authentication" ----------
-
-    async def _authorization(self) -> tuple[str | None, dict[str, str]]:
-        """The session cookie in use, if any, and the headers that authorize a request."""
-        if self._credentials is None:
-            return None, {}
-        if not self._basic:
-            async with self._logging_in:
-                # Before it expires, not after: CouchDB takes a request with an expired cookie as
-                # anonymous, and a database that is open to all would not answer 401.
-                if self._cookie is None or time.monotonic() >= self._cookie_until:
-                    await self._log_in(self._credentials)
-        if self._basic:
-            return None, _basic(self._credentials)
-        return self._cookie, {"Cookie": f"AuthSession={self._cookie}"}
-
-    async def _log_in(self, credentials: Credentials) -> None:
-        form = urlencode({"name": credentials.user, "password": credentials.password})
-        # With require_valid_user CouchDB wants a log-in even for the log-in.
-        headers = {"Content-Type": "application/x-www-form-urlencoded", **_basic(credentials)}
-        path = "/_session"
-        self._cookie = None
-        async with await self._exchange(
-            "POST", path, None, form.encode(), self.timeout, headers
-        ) as response:
-            if response.status in OK:
-                self._keep_cookie(response)
-                if (
-                    self._cookie is None
-                    and error_body(await self._read(response, _ERROR_LIMIT)) is None
-                ):
-                    raise not_couchdb(self.where, response.status, response.headers)
-            elif response.status not in _NO_SESSIONS:
-                raise await self._refusal("POST", path, response)
-        if self._cookie is None:
-            if self._auth == "cookie":
-                raise AuthError(
-                    f"{self.where} offers no sessions ({response.status}); use auth = 'basic'",
-                    status=response.status,
-                )
-            self._basic = True
-
-    def _keep_cookie(self, response: aiohttp.ClientResponse) -> None:
-        """Take the session's cookie; CouchDB renews it as it is used."""
-        morsel = response.cookies.get("AuthSession")
-        if morsel is not None and morsel.value:
-            self._cookie = morsel.value
-            age = morsel["max-age"]
-            seconds = 0.9 * int(age) if age.isascii() and age.isdigit() else _SESSION_SECONDS
-            self._cookie_until = time.monotonic() + seconds
-
-
-def _basic(credentials: Credentials) -> dict[str, str]:
-    pair = f"{credentials.user}:{credentials.password}".encode()
-    return {"Authorization": "Basic " + base64.b64encode(pair).decode()}
 
 
 def _closed_while_idle(error: aiohttp.ClientConnectionError) -> bool:

@@ -19,10 +19,10 @@ from agent.peers.arrivals import store_with_attachments
 from agent.peers.peer import Change, ChangeBatch, Contents, PeerInfo, Seq, WriteResult
 from agent.store import range_digests
 from agent.store.databases import Databases
-from agent.store.reader import StoredDocument
 from agent.store.selecting import matching_leaves
 from agent.store.sequences import number_of
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 
 _json = msgspec.json.Encoder()
 

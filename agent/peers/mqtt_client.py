@@ -425,8 +425,10 @@ class Connection:
             try:
                 await self._unless_gone(entering)
             except asyncio.CancelledError:
-                # It connects in a thread, which cannot be cancelled.
-                await asyncio.wait({entering})
+                # It connects in a thread, which cannot be cancelled, however often that is tried.
+                while not entering.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait({entering})
                 raise
             if self.max_packet < _SMALLEST_PACKET:
                 raise RemoteError(
@@ -468,6 +470,8 @@ class Connection:
             with contextlib.suppress(aiomqtt.MqttError):
                 await client.__aexit__(None, None, None)
         client._client._sock_close()  # aiomqtt leaves it open where connecting has failed
+        if client._disconnected.done() and not client._disconnected.cancelled():
+            client._disconnected.exception()  # or else asyncio logs that nobody has asked for it
         self._let_go()
 
     def _let_go(self) -> None:
@@ -481,7 +485,11 @@ class Connection:
     async def _subscribe(self, client: aiomqtt.Client, topics: Iterable[str]) -> None:
         for topic in topics:
             subscribing = asyncio.ensure_future(client.subscribe(topic, qos=1))
-            for code in await self._unless_gone(subscribing):
+            try:
+                codes = await self._unless_gone(subscribing)
+            finally:
+                subscribing.cancel()  # whoever asked may have been cancelled
+            for code in codes:
                 value = code if isinstance(code, int) else code.value
                 if value >= REFUSED:
                     raise self._refused(value, f"to subscribe to {topic}")

@@ -9,9 +9,9 @@ from typing import Protocol
 import msgspec
 
 from agent.documents.wire import document_text
-from agent.store.reader import StoredDocument
 from agent.store.sequences import text_of
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -7,10 +7,11 @@ writes the hook's checkpoint, in the same transaction.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from time import time
 
 import msgspec
 
+from agent.documents.times import millisecond_timestamp
 from agent.errors import PermanentError
 from agent.processing.change import Change
 from agent.store.store import Store
@@ -64,7 +65,7 @@ class DeadLetters:
         """Instead of the one of the same document, if there is one."""
         before = self._letters.pop(change.id, None)
         total = attempts + (before.attempts if before is not None else 0)
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = millisecond_timestamp(time())
         self._letters[change.id] = DeadLetter(change.id, change.rev, change.seq, error, total, now)
         self._unsaved.add(change.id)
 

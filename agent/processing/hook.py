@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from agent.backoff import Backoff
+from agent.backoff import RETRY_CAP, permanent_backoff, transient_backoff
 from agent.documents.selector import Selector
 from agent.errors import (
     AttemptError,
@@ -35,10 +35,10 @@ from agent.errors import (
 from agent.processing.change import Change, Target, change_of
 from agent.processing.dead_letters import DeadLetters
 from agent.store.databases import Databases
-from agent.store.reader import StoredDocument
 from agent.store.selecting import matching
 from agent.store.sequences import number_of, suffix, text_of
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 from agent.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,6 @@ _SAVE_CALLS: Final = 5.0
 _SAVE_PASSED: Final = 60.0
 """Seconds until it is noted what was called, and what needed no call."""
 
-_RETRY_BASE: Final = 0.5
-_PERMANENT_BASE, _PERMANENT_CAP = 60.0, 300.0
 _NEVER: Final = 2**63
 
 
@@ -84,7 +82,7 @@ class Options:
     selector: Selector | None = None
     batch: int = 1
     attempts: int = 5
-    retry_cap: float = 60.0
+    retry_cap: float = RETRY_CAP
     start: Literal["now", "beginning"] = "now"
 
 
@@ -121,9 +119,8 @@ class Hook:
         """What is waited for, if that is one document."""
         self._skipping = False
         self._woken = asyncio.Event()
-        cap = options.retry_cap
-        self._transient = Backoff(min(_RETRY_BASE, cap), cap)
-        self._permanent = Backoff(min(_PERMANENT_BASE, cap), max(cap, _PERMANENT_CAP))
+        self._transient = transient_backoff(options.retry_cap)
+        self._permanent = permanent_backoff(options.retry_cap)
 
     async def run(self) -> None:
         """Follow the database, whenever there is one. Ends only when it is cancelled."""

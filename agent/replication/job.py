@@ -9,7 +9,7 @@ from collections import deque
 from enum import StrEnum
 from typing import NamedTuple
 
-from agent.backoff import Backoff
+from agent.backoff import PERMANENT_BASE, RETRY_CAP, permanent_backoff, transient_backoff
 from agent.errors import BudgetSpentError, EdgeAgentError, PermanentError, TransientError
 from agent.peers.peer import Ordered
 from agent.replication.lanes import Lane
@@ -18,13 +18,6 @@ from agent.replication.replicator import Replicator
 
 log = logging.getLogger(__name__)
 
-RETRY_BASE = 0.5
-"""Seconds; the first retry comes after 0 to this long."""
-
-RETRY_CAP = 60.0
-
-_PERMANENT_BASE = 60.0
-_PERMANENT_CAP = 300.0
 _HURRIED_TRIES = 6
 _LIVE_LAG = 5.0
 _KEPT_EVENTS = 20
@@ -72,7 +65,7 @@ class Job:
         *,
         patient: bool,
         retry_cap: float = RETRY_CAP,
-        permanent_base: float = _PERMANENT_BASE,
+        permanent_base: float = PERMANENT_BASE,
     ) -> None:
         """`retry_cap` and `permanent_base`, the first wait after a permanent error, are in
         seconds."""
@@ -88,8 +81,8 @@ class Job:
         self.events = deque([Event(time.time(), "added")], maxlen=_KEPT_EVENTS)
         """The latest ones, the newest last."""
         self._patient = patient
-        self._transient = Backoff(min(RETRY_BASE, retry_cap), retry_cap)
-        self._permanent = Backoff(min(permanent_base, retry_cap), max(retry_cap, _PERMANENT_CAP))
+        self._transient = transient_backoff(retry_cap)
+        self._permanent = permanent_backoff(retry_cap, base=permanent_base)
         self._running = False
         self._ever_connected = False
         self._failed = False

@@ -20,8 +20,8 @@ from agent.errors import RequestError, StoreError
 from agent.replication.manager import Manager
 from agent.replication.scheduler import NODE, Replication, doc_entry, iso_time, statistics
 from agent.replication.spec import Spec, parse_endpoint, parse_spec
-from agent.store.reader import StoredDocument
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 from agent.store.transaction import Edit
 
 log = logging.getLogger(__name__)

@@ -23,11 +23,11 @@ from msgspec.structs import replace
 
 from agent.config_clock import ClockConfig
 from agent.documents.revision import Revision, first_revision
+from agent.documents.times import microseconds, timestamp
 from agent.sensors.correction import corrected, is_marked
 from agent.sensors.machine import LinuxMachine, Machine
 from agent.sensors.moments import Scale
 from agent.sensors.timekeeping import Measurement, Rank, Timekeeper
-from agent.sensors.times import microseconds, timestamp
 from agent.store.store import Store
 from agent.store.transaction import Transaction
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from agent.sensors.times import microseconds, timestamp
+from agent.documents.times import microseconds, timestamp
 
 _TIMES = {"": "time", "cleared_": "cleared"}
 """By the prefix of the members that mark it, the member that has the time."""

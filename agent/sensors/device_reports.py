@@ -22,8 +22,8 @@ from agent.sensors.device_document import (
     with_report,
 )
 from agent.sensors.shadow import Refusal
-from agent.store.reader import StoredDocument
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 from agent.store.transaction import Edit
 from firmware_adapters.adapter import Value
 

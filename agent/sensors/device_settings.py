@@ -21,8 +21,8 @@ from agent.sensors.device_document import other_gateway, reported_before
 from agent.sensors.device_reports import DeviceReports, body_of
 from agent.sensors.link import SerialLink
 from agent.sensors.shadow import Shadow
-from agent.store.reader import StoredDocument
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 from firmware_adapters.adapter import Adapter, Event, Reading, SettableAdapter
 
 log = logging.getLogger(__name__)

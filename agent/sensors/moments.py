@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from agent.sensors.times import timestamp
+from agent.documents.times import timestamp
 
 _SLEW = 2_000_000
 """Microseconds. Where the time is put back by less, it stands still until it is right."""

@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from agent.documents.revision import Revision, canonical, first_revision
+from agent.documents.times import microseconds, timestamp
 from agent.sensors.moments import Mark
-from agent.sensors.times import microseconds, timestamp
 from firmware_adapters.adapter import Value
 
 _MOST_ROWS = 1000

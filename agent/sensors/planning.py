@@ -15,13 +15,13 @@ import msgspec
 from msgspec import Struct
 
 from agent.documents.revision import Revision, first_revision
+from agent.documents.times import microseconds
 from agent.sensors.alarms import AlarmState, alarm_cleared
 from agent.sensors.moments import ABSOLUTE, Mark, Moment, Moments, Scale
 from agent.sensors.packing import Packer, Row, Window, shared
 from agent.sensors.reporting import Kept
 from agent.sensors.rules import Rule, Rules
 from agent.sensors.sequence import SequenceState
-from agent.sensors.times import microseconds
 from firmware_adapters.adapter import Event, Held, Reading, Value
 
 _MOST_SENSORS = 1000

@@ -22,8 +22,8 @@ from agent.server.call import DatabaseCall
 from agent.server.edits import JsonObject
 from agent.server.render import conflicts, rendered
 from agent.store import sequences
-from agent.store.reader import StoredDocument
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 
 _PAGE = 1000
 """Rows that are in memory at once, at most: large documents make smaller pages."""

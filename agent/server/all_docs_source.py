@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, Unpack
 
 import msgspec
 
 from agent.documents.revision import Rev
 from agent.server import local
-from agent.store.reader import PAGE_BYTES, DocumentsPage, StoredDocument
+from agent.store.listing import DocumentsPage, IdRange
 from agent.store.store import Store
+from agent.store.stored import PAGE_BYTES, StoredDocument
 
 _DESIGN = "_design/"
 
@@ -36,18 +37,9 @@ class Source(Protocol):
         """
 
     async def page(
-        self,
-        *,
-        start: str | None,
-        inclusive_start: bool,
-        end: str | None,
-        inclusive_end: bool,
-        descending: bool,
-        skip: int,
-        limit: int,
-        bodies: bool,
+        self, *, skip: int, limit: int, bodies: bool, **ids: Unpack[IdRange]
     ) -> DocumentsPage:
-        """Live ones from `start` on; `start` is above `end` when they come `descending`."""
+        """Live ones, in the order of their ids."""
 
 
 class AllDocs:
@@ -71,27 +63,9 @@ class AllDocs:
         return {id: doc if id.startswith(self.prefix) else None for id, doc in found.items()}
 
     async def page(
-        self,
-        *,
-        start: str | None,
-        inclusive_start: bool,
-        end: str | None,
-        inclusive_end: bool,
-        descending: bool,
-        skip: int,
-        limit: int,
-        bodies: bool,
+        self, *, skip: int, limit: int, bodies: bool, **ids: Unpack[IdRange]
     ) -> DocumentsPage:
-        return await self._store.all_docs(
-            start=start,
-            inclusive_start=inclusive_start,
-            end=end,
-            inclusive_end=inclusive_end,
-            descending=descending,
-            skip=skip,
-            limit=limit,
-            bodies=bodies,
-        )
+        return await self._store.all_docs(skip=skip, limit=limit, bodies=bodies, **ids)
 
 
 class DesignDocs(AllDocs):
@@ -132,26 +106,10 @@ class LocalDocs:
         return found
 
     async def page(
-        self,
-        *,
-        start: str | None,
-        inclusive_start: bool,
-        end: str | None,
-        inclusive_end: bool,
-        descending: bool,
-        skip: int,
-        limit: int,
-        bodies: bool,
+        self, *, skip: int, limit: int, bodies: bool, **ids: Unpack[IdRange]
     ) -> DocumentsPage:
-        page = await self._store.locals(
-            start=self._name(start),
-            inclusive_start=inclusive_start,
-            end=self._name(end),
-            inclusive_end=inclusive_end,
-            descending=descending,
-            skip=skip,
-            limit=limit,
-        )
+        ids["start"], ids["end"] = self._name(ids.get("start")), self._name(ids.get("end"))
+        page = await self._store.locals(skip=skip, limit=limit, **ids)
         documents = [
             msgspec.structs.replace(document, id=self.prefix + document.id)
             for document in page.documents

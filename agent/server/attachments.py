@@ -95,11 +95,7 @@ async def put(call: AttachmentCall) -> web.Response:
 async def delete(call: AttachmentCall) -> web.Response:
     """DELETE: a new revision without this attachment."""
     rev = given_rev(call, None)
-    document = await call.store.get(call.id)
-    if document is None or document.deleted:
-        raise NotFoundError(
-            f"{call.id}: no such document", reason="missing" if document is None else "deleted"
-        )
+    await call.live_document(call.id)
     if rev is None:
         raise ConflictError("Document update conflict.")
     edit = await _edit_of(call, rev, None)

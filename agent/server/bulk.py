@@ -32,8 +32,9 @@ from agent.server.edits import (
     revision_of_doc,
 )
 from agent.server.render import rendered
-from agent.store.reader import MissingRevs, StoredDocument
+from agent.store.lookup import MissingRevs
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 from agent.store.transaction import Edit
 
 _T = TypeVar("_T")

@@ -13,9 +13,10 @@ import msgspec
 from aiohttp import web
 
 from agent.documents.revision import Rev
-from agent.errors import RequestError, TooLargeError
+from agent.errors import NotFoundError, RequestError, TooLargeError
 from agent.store.databases import Databases
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 
 if TYPE_CHECKING:
     from agent.server.access import Access
@@ -120,6 +121,20 @@ class DatabaseCall(Call):
 
     name: str
     store: Store
+
+    async def live_document(self, id: str) -> StoredDocument:
+        """Raises NotFoundError, also where it was deleted."""
+        document = await self.store.get(id)
+        if document is None or document.deleted:
+            raise no_document(id, document)
+        return document
+
+
+def no_document(id: str, found: StoredDocument | None) -> NotFoundError:
+    """There is none, or only a tombstone."""
+    return NotFoundError(
+        f"{id}: no such document", reason="missing" if found is None else "deleted"
+    )
 
 
 @dataclass(frozen=True, slots=True)

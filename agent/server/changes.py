@@ -23,8 +23,9 @@ from agent.server.changes_options import Options, options_of
 from agent.server.edits import JsonObject
 from agent.server.render import conflicts, rendered
 from agent.store import sequences
-from agent.store.reader import ChangesPage, StoredDocument
+from agent.store.changes import ChangesPage
 from agent.store.selecting import matching_leaves
+from agent.store.stored import StoredDocument
 
 _PAGE = 1000
 """Rows that are in memory at once, at most: large documents make smaller pages."""

@@ -18,8 +18,8 @@ from agent.server.attached import Show
 from agent.server.call import DatabaseCall, decode
 from agent.server.edits import JsonObject
 from agent.store import sequences
-from agent.store.reader import StoredDocument
 from agent.store.selecting import as_json
+from agent.store.stored import StoredDocument
 
 _DEFAULT_WAIT = 60_000
 _LONGEST_WAIT = 24 * 3600 * 1000

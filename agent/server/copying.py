@@ -17,7 +17,7 @@ from agent.documents.wire import checked_id
 from agent.errors import ConflictError, NotFoundError, RequestError
 from agent.server.access import write_refusal
 from agent.server.answers import answer, etag
-from agent.server.call import DocumentCall, parse_rev
+from agent.server.call import DocumentCall, no_document, parse_rev
 from agent.server.edits import given_rev, parsed
 from agent.store.transaction import Edit
 
@@ -34,9 +34,7 @@ async def copy(call: DocumentCall) -> web.Response:
     asked = given_rev(call, None)
     document = await call.store.get(call.id)
     if document is None or (document.deleted and asked is None):
-        raise NotFoundError(
-            f"{call.id}: no such document", reason="missing" if document is None else "deleted"
-        )
+        raise no_document(call.id, document)
     [[(_, revision)]] = await call.store.revisions([(call.id, [asked or str(document.rev)])])
     if revision is None:
         raise NotFoundError(f"{call.id}: no such revision")

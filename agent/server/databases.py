@@ -190,12 +190,7 @@ async def compact(call: DatabaseCall) -> web.Response:
 async def compact_views(call: DatabaseCall, design: str) -> web.Response:
     """POST /{db}/_compact/{ddoc}. There are no view files, so: nothing, but 404 without it."""
     call.require_json()
-    document = await call.store.get(f"_design/{design}")
-    if document is None or document.deleted:
-        raise NotFoundError(
-            f"_design/{design}: no such document",
-            reason="missing" if document is None else "deleted",
-        )
+    await call.live_document(f"_design/{design}")
     return answer({"ok": True}, status=202)
 
 

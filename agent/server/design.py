@@ -15,7 +15,6 @@ from agent.documents.revision import canonical
 from agent.errors import EdgeAgentError, NotFoundError, RequestError
 from agent.server.answers import answer
 from agent.server.call import DatabaseCall
-from agent.store.reader import StoredDocument
 from agent.store.selecting import as_json
 
 _INSTEAD = {
@@ -42,7 +41,7 @@ async def info(call: DatabaseCall, id: str) -> web.Response:
     Mango's indexes are kept up to date by every write and lie in the database's own file, so
     nothing waits, and no size is told. `signature` changes with the definitions.
     """
-    document = await _document(call, id)
+    document = await call.live_document(id)
     doc = as_json(document)
     facts = await call.store.info()
     return answer(
@@ -72,20 +71,11 @@ async def refusal(
 
     Raises NotFoundError if there is no such design document.
     """
-    functions = as_json(await _document(call, id)).get(_MEMBERS.get(handler, ""))
+    functions = as_json(await call.live_document(id)).get(_MEMBERS.get(handler, ""))
     if handler in _MEMBERS and (not isinstance(functions, dict) or name not in functions):
         missing = {"_view": "missing_named_view"}.get(handler, f"missing {_MEMBERS[handler][:-1]}")
         return NotFoundError(f"{id}: no such function", reason=missing)
     return RequestError(501, "not_implemented", _INSTEAD[handler])
-
-
-async def _document(call: DatabaseCall, id: str) -> StoredDocument:
-    document = await call.store.get(id)
-    if document is None or document.deleted:
-        raise NotFoundError(
-            f"{id}: no such document", reason="missing" if document is None else "deleted"
-        )
-    return document
 
 
 def temporary_view() -> RequestError:

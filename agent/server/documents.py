@@ -37,7 +37,7 @@ from agent.server.edits import (
 )
 from agent.server.render import conflicts, deleted_conflicts, rendered, revs_info
 from agent.server.uploads import Uploads, read_document, with_uploads
-from agent.store.reader import StoredDocument
+from agent.store.stored import StoredDocument
 from agent.store.transaction import Edit
 
 
@@ -214,11 +214,7 @@ async def post(call: DatabaseCall) -> web.Response:
 async def delete(call: DocumentCall) -> web.Response:
     """DELETE /{db}/{docid}: leaves a tombstone without members."""
     rev = given_rev(call, None)
-    document = await call.store.get(call.id)
-    if document is None or document.deleted:
-        raise NotFoundError(
-            f"{call.id}: no such document", reason="missing" if document is None else "deleted"
-        )
+    await call.live_document(call.id)
     return await _edit(call, {"_deleted": True}, call.id, rev)
 
 

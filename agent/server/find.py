@@ -23,7 +23,7 @@ from agent.server.edits import JsonObject
 from agent.server.find_options import FindOptions, bookmark_of, find_options
 from agent.store.find import FindPage, Position
 from agent.store.planner import Plan, PlanError, fields_of, indexable_fields, plan
-from agent.store.reader import PAGE_BYTES
+from agent.store.stored import PAGE_BYTES
 
 _MAX = "<MAX>"
 _REGEX_SECONDS = 10.0

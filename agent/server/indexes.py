@@ -17,8 +17,8 @@ from agent.server.call import DatabaseCall
 from agent.server.edits import JsonObject, edit_from_doc, parsed
 from agent.server.find_options import IndexOptions, bulk_delete_ids, index_options
 from agent.store.mango_index import LANGUAGE, PREFIX
-from agent.store.reader import StoredDocument
 from agent.store.selecting import as_json
+from agent.store.stored import StoredDocument
 
 _sorted_json = msgspec.json.Encoder(order="sorted").encode
 

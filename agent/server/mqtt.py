@@ -15,9 +15,9 @@ import time
 from collections import Counter
 from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
-from agent.backoff import Backoff
+from agent.backoff import transient_backoff
 from agent.errors import (
     EdgeAgentError,
     PermanentError,
@@ -68,8 +68,6 @@ _LONGEST_CORRELATION: Final = 64
 
 _NOTICE_PAUSE, _LONGEST_NOTICE_PAUSE = 0.02, 0.25
 """Seconds between two notices that a database has changed."""
-
-_RETRY_BASE, _RETRY_CAP = 0.5, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +130,8 @@ class Responder:
         self._bytes = 0
         self._refusals = 0
         self._tasks: asyncio.TaskGroup
+        self._takes = False
+        """Whether requests are taken: those that come later another responder answers."""
         self._watched: dict[str, Seq] = {}
         """The databases that are followed, with the sequence of the latest notice."""
         filters = [None] if served.only is None else list(served.only)
@@ -153,25 +153,32 @@ class Responder:
 
     async def run(self) -> None:
         """Stay connected. An error in the program ends it, for a supervisor to start it again."""
-        backoff = Backoff(_RETRY_BASE, _RETRY_CAP)
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                while True:
-                    try:
-                        await self._connection.open()
-                        self.last_error = None
-                        backoff.reset()
-                        await self._follow_all()
-                        await self._connection.until_lost()
-                    except EdgeAgentError as error:
-                        if str(error) != self.last_error:
-                            log.warning("%s", error)
-                        self.last_error = str(error)
-                    await asyncio.sleep(backoff.next_delay())
+                self._takes = True
+                try:
+                    await self._stay_connected()
+                finally:  # from here on the group may refuse tasks
+                    self._takes = False
+                    self._served.changing(None)
         finally:
-            self._served.changing(None)
             self._watched.clear()
             await self._connection.close()
+
+    async def _stay_connected(self) -> NoReturn:
+        backoff = transient_backoff()
+        while True:
+            try:
+                await self._connection.open()
+                self.last_error = None
+                backoff.reset()
+                await self._follow_all()
+                await self._connection.until_lost()
+            except EdgeAgentError as error:
+                if str(error) != self.last_error:
+                    log.warning("%s", error)
+                self.last_error = str(error)
+            await asyncio.sleep(backoff.next_delay())
 
     def status(self) -> dict[str, Any]:
         """For the agent's status: plain JSON values."""
@@ -193,6 +200,8 @@ class Responder:
         node = self._topics.node_of_status(message.topic)
         if node is not None:
             self.present.take(node, message.payload)
+            return
+        if not self._takes:
             return
         asked = self._topics.asked(message.topic)
         if (
@@ -321,7 +330,7 @@ class Responder:
             self._tasks.create_task(self._watch(database))
 
     async def _watch(self, database: str) -> None:
-        backoff = Backoff(_RETRY_BASE, _RETRY_CAP)
+        backoff = transient_backoff()
         pace = Pace()
         since: Seq = None
         try:

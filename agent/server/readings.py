@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from agent.documents.readings import LATEST, Readings, Value, microseconds, timestamp
+from agent.documents.readings import LATEST, Readings, Value
+from agent.documents.times import microseconds, timestamp
 from agent.errors import RequestError
 from agent.server.answers import BASIC_HEADERS, Stream, answer
 from agent.server.call import DatabaseCall

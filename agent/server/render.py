@@ -12,8 +12,8 @@ from agent.documents.revision import Rev, Revision
 from agent.documents.tree import RevTree
 from agent.documents.wire import document_text
 from agent.server.answers import json_text
-from agent.store.reader import StoredDocument
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 
 
 def rendered(

@@ -155,6 +155,12 @@ def read_chunks(
     ]
 
 
+def has_content(db: sqlite3.Connection, blob: str) -> bool:
+    """Whether there is content with this SHA-256 (in hex)."""
+    sql = "SELECT 1 FROM blobs WHERE sha256 = ?"
+    return db.execute(sql, (bytes.fromhex(blob),)).fetchone() is not None
+
+
 class _Hash(Protocol):
     def update(self, data: bytes, /) -> None: ...
     def digest(self) -> bytes: ...

@@ -23,8 +23,8 @@ from agent.documents.tree import RevTree
 from agent.documents.wire import document_text
 from agent.store.mango_index import LISTED, sqlite_indexes
 from agent.store.planner import Plan, conjuncts
-from agent.store.reader import PAGE_BYTES
 from agent.store.selector_sql import OPERATORS, Sql, condition, conjunction
+from agent.store.stored import PAGE_BYTES
 
 _PAGE = 1000
 

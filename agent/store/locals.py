@@ -44,3 +44,9 @@ class Locals:
         if rev != (f"0-{current}" if row else None):
             raise ConflictError("Document update conflict.")
         return int(current)
+
+
+def read_local(db: sqlite3.Connection, id: str) -> tuple[str, str] | None:
+    """The revision and the body (JSON text) of `_local/{id}`."""
+    row = db.execute("SELECT rev, body FROM local WHERE id = ?", (id,)).fetchone()
+    return (f"0-{row[0]}", row[1]) if row else None

@@ -21,3 +21,14 @@ class Parts:
     def drop(self, document: str) -> None:
         """Forget a document's parts. There are few rows in all: no index is worth its writes."""
         self._db.execute("DELETE FROM parts WHERE document = ?", (document,))
+
+
+def read_parts(db: sqlite3.Connection, device: str) -> list[tuple[str, str]]:
+    """A device's parts of documents, in order: the documents' ids, and bodies."""
+    sql = "SELECT document, body FROM parts WHERE device = ? ORDER BY place"
+    return db.execute(sql, (device,)).fetchall()
+
+
+def devices_with_parts(db: sqlite3.Connection) -> list[str]:
+    """The devices that have parts of documents."""
+    return [name for (name,) in db.execute("SELECT DISTINCT device FROM parts")]

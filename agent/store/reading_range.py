@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from time import thread_time
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
-from agent.documents.readings import LATEST, Readings, microseconds, readings_of, timestamp
+from agent.documents.readings import LATEST, Readings, readings_of
+from agent.documents.times import microseconds, timestamp
 
 _T = TypeVar("_T")
 

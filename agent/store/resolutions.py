@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 
 import msgspec
@@ -23,6 +22,7 @@ from agent.documents.conflict import RESOLVED_TO, Conflict, live_leaves
 from agent.documents.policies import Decided, same_as_winner, written_over
 from agent.documents.revision import Rev, new_hash
 from agent.documents.revision import canonical as canonical_body
+from agent.documents.times import millisecond_timestamp
 from agent.documents.wire import MAX_DOCUMENT, RefusedDocumentError, body_text
 from agent.store.transaction import Edit, Transaction
 
@@ -122,7 +122,6 @@ def _edits(resolution: Resolution, live: Sequence[Rev]) -> list[Edit]:
 
 
 def _entry(resolution: Resolution, live: Sequence[Rev], rev: Rev, now: float) -> str:
-    time = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
     return msgspec.json.encode(
         {
             "id": resolution.id,
@@ -130,6 +129,6 @@ def _entry(resolution: Resolution, live: Sequence[Rev], rev: Rev, now: float) ->
             "leaves": [str(leaf) for leaf in live],
             "base": None if resolution.base is None else str(resolution.base),
             "by": resolution.by,
-            "time": time.replace("+00:00", "Z"),
+            "time": millisecond_timestamp(now),
         }
     ).decode()

@@ -15,8 +15,8 @@ from agent.documents.revision import Rev, Revision
 from agent.documents.selector import Selector, SelectorError
 from agent.documents.wire import document_text
 from agent.errors import DocumentError
-from agent.store.reader import StoredDocument
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 

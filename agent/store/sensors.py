@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from agent.documents.readings import Value, named_in, readings_of, timestamp
+from agent.documents.readings import Value, named_in, readings_of
+from agent.documents.times import timestamp
 from agent.store.reading_range import Sensor, Work, newest_of
 
 _LIKE_READINGS = "*:*:[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T*Z:*"

@@ -4,102 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from hashlib import blake2b
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from agent.documents.attachment import Attachment, Content, Inline, Stored, Uploaded
-from agent.documents.conditions import RegexTime
-from agent.documents.conflict import Conflict
+from agent.documents.attachment import Content, Uploaded
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.errors import EdgeAgentError, StoreDamagedError, StoreError, StoreWriteError
-from agent.store.blobs import CHUNK, Upload
+from agent.store.blobs import Upload
 from agent.store.compaction import compact, give_back
-from agent.store.conflicts import ConflictsPage, conflict_of, conflicts_after, conflicts_by_id
 from agent.store.connection import StoreLock, open_writer
-from agent.store.find import FindPage, Position, find_page
-from agent.store.mango_index import MangoIndex, all_indexes
 from agent.store.opening import damage_found, open_checked, open_or_salvage
-from agent.store.planner import Plan
-from agent.store.reader import (
-    ChangesPage,
-    DocumentsPage,
-    MissingRevs,
-    Reader,
-    StoredDocument,
-    StoreInfo,
-)
-from agent.store.record import read_record
+from agent.store.reader import Reader
 from agent.store.transaction import Edit, Transaction
+from agent.store.view import StoreView
 from agent.store.writer import Writer
 
 _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
-_READERS = 4
-"""Threads that read, at most; each has a connection to the file. The first comes when needed."""
-
-_EXAMINERS = 2
-"""The same for what may take long, which so never keeps others from reading."""
-
-_READ_CHUNKS = 2
-"""Chunks of an attachment that are read together, and in memory."""
-
 _PAGE_SIZE = 4096
 """Of SQLite's files, unless they say otherwise."""
 
-_SHARED_ROWS = 100
-"""Who is further behind than this many changes reads them alone."""
 
-_SHARED_PAGES = 4
-"""Answers that are kept until the next write: followers with and without bodies, and slow ones."""
+class Store(StoreView):
+    """A database. Everything written is durable when the call returns."""
 
-_SHARED_BYTES = 64 * 1024
-"""A larger answer is shared by those who ask for it while it is read, and not kept."""
-
-
-class Store:
-    """A database. Everything written is durable when the call returns.
-
-    Besides what the methods name, reads raise StoreError and StoreWriteError when SQLite fails.
-    """
-
-    def __init__(self, path: Path, lock: StoreLock, reader: Reader, info: StoreInfo) -> None:
+    def __init__(self, path: Path, lock: StoreLock, reader: Reader) -> None:
         """Use `open`."""
-        self.path = path
-        self.uuid = info.uuid
-        self.instance_start_time = info.instance_start_time
-        made = f"{info.uuid} {info.instance_start_time}".encode()
-        self.incarnation = blake2b(made, digest_size=4).hexdigest()
-        """8 hex digits; others once the database was deleted and made again."""
-        self.update_seq = info.update_seq
-        """The sequence of the last change that is durable."""
+        super().__init__(path, reader)
         self.conflicts_seen = 0
         """How often a document has come into conflict, or into another one, since it is open."""
         self.ancestors_kept = 0
         """Generations behind each winner whose bodies compaction leaves, for merges."""
-        self._lock = lock
-        self._reader = reader
-        self._settings = reader.settings()
-        self._indexes: Sequence[MangoIndex] = reader.query(all_indexes)
-        # Not asyncio's own threads: look-ups of names may fill those for as long as they like.
-        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix=f"reader {path.name}")
-        self._examiners = ThreadPoolExecutor(_EXAMINERS, thread_name_prefix=f"examiner {path.name}")
-        self._writer: Writer
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._shared: dict[tuple[int, int, bool], asyncio.Future[ChangesPage]] = {}
-        self._compaction: asyncio.Task[None] | None = None
-        self._closed = False
         self.refusal: str | None = None
         """Why no document is taken at the moment, if none is."""
+        self._lock = lock
+        self._writer: Writer
+        self._compaction: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
@@ -130,7 +76,7 @@ class Store:
                 connection = opening(path, lock, create=create)
                 reader = Reader(path)
                 try:
-                    return cls(path, lock, reader, reader.info()), connection
+                    return cls(path, lock, reader), connection
                 except BaseException:
                     reader.close()
                     connection.close()
@@ -162,12 +108,6 @@ class Store:
         self._lock.release()
         self.wake()
 
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    # --- writing -----------------------------------------------------------------------
-
     async def graft(self, revisions: Sequence[Revision]) -> list[bool]:
         """Store revisions as they are, with their histories (CouchDB's new_edits=false).
 
@@ -184,10 +124,6 @@ class Store:
     async def put_local(self, id: str, rev: str | None, body: str) -> str:
         """Write `_local/{id}` (body: JSON text); returns its new revision. Raises ConflictError."""
         return await self._writer.run(lambda transaction: transaction.locals.put(id, rev, body))
-
-    def setting(self, name: str) -> Any:
-        """A setting of this database (JSON), None where it was never set. From memory."""
-        return self._settings.get(name)
 
     async def set_setting(self, name: str, value: Any) -> None:
         """Keep a setting, such as "security": any JSON value; None removes it.
@@ -259,14 +195,6 @@ class Store:
         """Takes content of an attachment, which is then stored with its document."""
         return Upload(self)
 
-    async def attachments(self, id: str) -> list[Attachment]:
-        """The attachments of all revisions of a document whose bodies are here."""
-        return await self._read(self._reader.attachments, id)
-
-    async def has_content(self, blob: str) -> bool:
-        """Whether there is content with this SHA-256 (in hex)."""
-        return await self._read(self._reader.has_content, blob)
-
     async def discard(self, contents: Iterable[Content]) -> None:
         """Drop uploads that no document got."""
         given = [content for content in contents if isinstance(content, Uploaded)]
@@ -277,268 +205,6 @@ class Store:
 
         if given:
             await self._writer.run(operation)
-
-    # --- reading -----------------------------------------------------------------------
-
-    async def info(self) -> StoreInfo:
-        return await self._read(self._reader.info)
-
-    async def get(self, id: str) -> StoredDocument | None:
-        """A document, even a deleted one."""
-        return (await self.documents([id])).get(id)
-
-    async def documents(
-        self, ids: Sequence[str], *, bounded: bool = False
-    ) -> dict[str, StoredDocument]:
-        """Those of `ids` that exist, deleted ones included.
-
-        With `bounded` raises TooLargeError when several together exceed 16 MiB.
-        """
-        return await self._read(self._reader.documents, ids, bounded=bounded)
-
-    async def first_documents(
-        self, ids: Sequence[str], *, bodies: bool = True
-    ) -> dict[str, StoredDocument | None]:
-        """A page of `ids`, from the first on: each document, or None where there is none."""
-        return await self._read(self._reader.first_documents, ids, bodies=bodies)
-
-    async def revisions(
-        self, wanted: Sequence[tuple[str, Sequence[str]]], *, bounded: bool = False
-    ) -> list[list[tuple[str, Revision | None]]]:
-        """For each `(id, revs)` each revision asked for; None where there is no body of it.
-
-        Raises TooLargeError when several documents together exceed 16 MiB, with `bounded` also
-        when several revisions of one do.
-        """
-        return await self._read(self._reader.revisions, wanted, bounded=bounded)
-
-    async def missing(self, revs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-        """Which of these revisions, by document id, the store has never seen."""
-        return {id: missing.revs for id, missing in (await self.revs_diff(revs)).items()}
-
-    async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> dict[str, MissingRevs]:
-        """The same, with the leaves that may be ancestors of what is missing."""
-        return await self._read(self._reader.revs_diff, revs)
-
-    async def changes(
-        self,
-        since: int,
-        *,
-        limit: int,
-        descending: bool = False,
-        before: int | None = None,
-        bodies: bool = True,
-    ) -> ChangesPage:
-        """A page of what changed after `since`; each document once, at its last change.
-
-        With `descending` the newest come first, and the next page is `before` the last sequence of
-        this one. Without `bodies` every body is empty, which saves reading them.
-        """
-        return await self._read(
-            self._reader.changes,
-            since,
-            limit=limit,
-            descending=descending,
-            before=before,
-            bodies=bodies,
-        )
-
-    async def recent_changes(self, since: int, *, limit: int, bodies: bool) -> ChangesPage:
-        """The same as `changes`, for those who follow: many who ask at once share one answer."""
-        if self.update_seq - since > _SHARED_ROWS:
-            return await self.changes(since, limit=limit, bodies=bodies)
-        key = (since, limit, bodies)
-        page = self._shared.get(key)
-        if page is None or (page.done() and page.exception() is not None):
-            page = asyncio.ensure_future(self._recent_changes(key))
-            self._shared[key] = page
-            if len(self._shared) > _SHARED_PAGES:
-                del self._shared[next(iter(self._shared))]
-        return await asyncio.shield(page)  # one of them may be cancelled; the others wait on
-
-    async def _recent_changes(self, key: tuple[int, int, bool]) -> ChangesPage:
-        since, limit, bodies = key
-        page = await self.changes(since, limit=limit, bodies=bodies)
-        if page.size > _SHARED_BYTES:
-            self._shared.pop(key, None)
-        return page
-
-    async def changes_of(self, ids: Sequence[str], since: int, **options: Any) -> ChangesPage:
-        """The same as `changes` of some documents; the options are those of `Reader.changes_of`."""
-        return await self._read(self._reader.changes_of, ids, since, **options)
-
-    async def urgent(self, since: int, *, limit: int) -> list[StoredDocument]:
-        """Documents with `"urgent": true` that changed after `since`, at most `limit`, in the order
-        of their changes; none when there are no more."""
-        return await self._read(self._reader.urgent, since, limit=limit)
-
-    async def count_urgent(self, since: int) -> int:
-        """How many documents with `"urgent": true` changed after `since`."""
-        return await self._read(self._reader.count_urgent, since)
-
-    async def pending(self, since: int) -> int:
-        """How many changes there are after `since`; an upper bound from 2,000 on."""
-        return await self._read(self._reader.pending, since)
-
-    @property
-    def indexes(self) -> Sequence[MangoIndex]:
-        """The Mango indexes, the special one first. From memory."""
-        return self._indexes
-
-    async def find(
-        self,
-        plan: Plan,
-        read: Callable[[FindPage], _T],
-        *,
-        after: Position | None,
-        limit: int,
-        conflicts: bool = False,
-        time: RegexTime | None = None,
-    ) -> tuple[FindPage, _T]:
-        """A page of the documents that a planned query finds, at most `limit`.
-
-        With it what `read` makes of the page, in the thread that has read it. `conflicts`: the
-        documents have `_conflicts`. Raises SelectorError when `$regex` takes too long on a
-        document, or longer than what is left of `time`.
-        """
-
-        def found(db: sqlite3.Connection) -> tuple[FindPage, _T]:
-            page = find_page(db, plan, after=after, limit=limit, conflicts=conflicts, time=time)
-            return page, read(page)
-
-        return await self.query(found)
-
-    async def examine(self, function: Callable[..., _T], *args: Any) -> _T:
-        """What a function returns that may take long, called in one of a few threads for such.
-
-        Raises StoreError, also when the store is closed before its turn has come.
-        """
-
-        def examined() -> _T:
-            self._check_open()
-            return function(*args)
-
-        self._check_open()
-        return await asyncio.get_running_loop().run_in_executor(self._examiners, examined)
-
-    async def query(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
-        """What a function reads from one state of the store; as `examine`. It has to be short."""
-        return await self.examine(self._reader.query, function)
-
-    async def all_docs(self, **options: Any) -> DocumentsPage:
-        """Live documents by id; the options are those of `Reader.all_docs`."""
-        return await self._read(self._reader.all_docs, **options)
-
-    async def rank(self, id: str, *, after: str = "") -> int:
-        """How many live documents come before `id`, from `after` on."""
-        return await self._read(self._reader.rank, id, after=after)
-
-    async def locals(self, **options: Any) -> DocumentsPage:
-        """`_local` documents by id; the options are those of `Reader.locals`."""
-        return await self._read(self._reader.locals, **options)
-
-    async def conflicts_after(self, seq: int, *, limit: int) -> ConflictsPage:
-        """Conflicts in the order of the documents' last changes, from after `seq` on."""
-        return await self._read(self._reader.query, partial(conflicts_after, seq=seq, limit=limit))
-
-    async def conflicts_by_id(
-        self, start: str, *, limit: int, after: bool = False
-    ) -> ConflictsPage:
-        """Conflicts by document id, from `start` on, or from `after` it on."""
-        find = partial(conflicts_by_id, start=start, limit=limit, inclusive=not after)
-        return await self._read(self._reader.query, find)
-
-    async def conflict(self, id: str) -> Conflict | None:
-        """The live leaves of a document, even if it is only one; None where there is none."""
-        return await self._read(self._reader.query, partial(conflict_of, id=id))
-
-    async def resolutions(
-        self, *, limit: int, after: int | None = None, descending: bool = False
-    ) -> list[tuple[int, str]]:
-        """The record of resolutions (JSON texts) with their numbers; `after` continues."""
-        read = partial(read_record, limit=limit, after=after, descending=descending)
-        return await self._read(self._reader.query, read)
-
-    async def content(
-        self, content: Content, *, start: int = 0, end: int | None = None
-    ) -> AsyncGenerator[bytes, None]:
-        """The bytes of stored content from `start` to before `end`, in pieces.
-
-        Raises NotFoundError when it was removed meanwhile.
-        """
-        if isinstance(content, Inline):
-            yield content.data[start:end]
-            return
-        assert isinstance(content, Stored | Uploaded)  # noqa: S101
-        upload = content.upload if isinstance(content, Uploaded) else None
-        place = start // CHUNK * CHUNK
-        while end is None or place < end:
-            chunks = await self._read(
-                self._reader.chunks, content.blob, upload, place // CHUNK, _READ_CHUNKS
-            )
-            for chunk in chunks:
-                stop = len(chunk) if end is None else end - place
-                if piece := chunk[max(start - place, 0) : max(stop, 0)]:
-                    yield piece
-                place += CHUNK
-            if len(chunks) < _READ_CHUNKS:
-                return
-
-    async def get_local(self, id: str) -> tuple[str, str] | None:
-        """The revision and the body (JSON text) of `_local/{id}`."""
-        return await self._read(self._reader.local, id)
-
-    async def parts(self, device: str) -> list[tuple[str, str]]:
-        """A device's parts of documents that are not finished: their ids, and JSON texts."""
-        return await asyncio.to_thread(self._reader.parts, device)
-
-    async def devices_with_parts(self) -> list[str]:
-        """The devices that have parts of documents."""
-        return await asyncio.to_thread(self._reader.devices_with_parts)
-
-    async def wait(self, since: int) -> None:
-        """Wait until there is a change after `since`, or the store is closed."""
-        while self.update_seq <= since and not self._closed:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.add(future)
-            try:
-                await future
-            finally:
-                self._waiting.discard(future)
-
-    async def wait_a_while(self, since: int, seconds: float) -> None:
-        """The same, but no longer than `seconds` or until `wake`. Costs next to no memory."""
-        if self.update_seq > since or self._closed:
-            return
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(seconds, _release, future)
-        self._waiting.add(future)
-        try:
-            await future
-        finally:
-            timer.cancel()
-            self._waiting.discard(future)
-
-    def wake(self) -> None:
-        """Let everybody go who waits; who waits for a change goes on waiting."""
-        for future in self._waiting:
-            _release(future)
-
-    async def _read(self, function: Callable[..., _T], *args: Any, **options: Any) -> _T:
-        """What a function of the reader returns, called in a thread. Raises StoreError."""
-        self._check_open()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, partial(function, *args, **options))
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreError(f"{self.path}: the store is closed", path=str(self.path))
-
-    def _stop_reading(self) -> None:
-        self._threads.shutdown()  # lets those finish that have begun, or wait for a thread
-        self._examiners.shutdown()
-        self._reader.close()
 
     def _on_commit(self, done: Transaction) -> None:
         self._shared.clear()
@@ -552,8 +218,3 @@ class Store:
         if done.update_seq > self.update_seq:
             self.update_seq = done.update_seq
             self.wake()
-
-
-def _release(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

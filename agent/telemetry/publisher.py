@@ -16,13 +16,13 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.backoff import Backoff
+from agent.backoff import Backoff, transient_backoff
 from agent.errors import EdgeAgentError, TooLargeError
 from agent.peers.mqtt_client import Connection, Received
 from agent.peers.mqtt_presence import gateway_announcement
 from agent.peers.mqtt_topics import Topics
-from agent.store.reader import StoredDocument
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 from agent.telemetry.home_assistant import (
     BIRTH,
     Sensor,
@@ -49,7 +49,6 @@ _BIRTH_PAUSE: Final = 1.0
 """Seconds at most, so that not everybody answers Home Assistant at once."""
 
 _SAVE_EVERY: Final = 60.0
-_RETRY_BASE, _RETRY_CAP = 0.5, 60.0
 
 _json = msgspec.json.Encoder()
 
@@ -106,7 +105,7 @@ class Publisher:
     async def run(self) -> None:
         """An error in the program ends it, for a supervisor to start it again."""
         await self._load()
-        backoff = Backoff(_RETRY_BASE, _RETRY_CAP)
+        backoff = transient_backoff()
         try:
             while not self._store.closed:
                 try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
+
+from agent.documents.times import microseconds, timestamp
 
 Value = int | float | bool | str
 
@@ -72,7 +73,6 @@ class _Window(msgspec.Struct):
     def latest(self) -> Reading:
         """Raises ValueError, IndexError, OverflowError for what is no window."""
         columns = self.columns
-        time = datetime.fromisoformat(self.time) + timedelta(microseconds=columns.time[-1])
         sequence = None
         if self.sequence is not None and columns.sequence:
             sequence = (self.sequence + columns.sequence[-1]) % _MODULUS
@@ -80,7 +80,7 @@ class _Window(msgspec.Struct):
             "reading",
             self.device,
             self.sensor,
-            f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z",
+            timestamp(microseconds(self.time) + columns.time[-1]),
             columns.value[-1],
             self.unit,
             sequence,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from agent.documents.readings import microseconds, timestamp
+from agent.documents.times import microseconds, timestamp
 from agent.store.connection import open_writer
 from scripts.benchmarks.harness import BenchError, Options, Row, Target, take_turns
 from scripts.benchmarks.http_client import Connection, connected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from tests.install.machine import CHECKOUT, CONFIG, Machine, missing, rebuild
 
@@ -138,3 +140,20 @@ request = urllib.request.Request(
     headers={"Content-Type": "application/json"})
 assert urllib.request.urlopen(request).status == 201
 """
+
+
+@needs_machine
+@pytest.mark.timeout(600)
+def test_the_package_brings_the_list_of_what_is_in_it(package: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    subprocess.run(["dpkg-deb", "--extract", package, root], check=True)
+    told = json.loads((root / "usr/share/doc/edge-sync-agent/sbom.json").read_text())
+    folders = (root / "opt/edge-agent/lib").glob("python*/site-packages/*.dist-info")
+    there = {
+        (canonicalize_name(found[1]), found[2])
+        for folder in folders
+        if (found := re.fullmatch(r"(.+?)-([^-]+)\.dist-info", folder.name))
+    }
+    parts = [told["metadata"]["component"], *told["components"]]
+    assert {(part["name"], part["version"]) for part in parts} == there
+    assert len(there) > 20

@@ -395,3 +395,68 @@ async def test_a_broker_that_says_why_it_hangs_up() -> None:
         assert "another client has connected as 'a/b'" in str(lost[0])
         assert "a name of its own" in str(connection.broken())
         await connection.close()
+
+
+async def test_closing_takes_its_time_where_a_broker_neither_lets_in_nor_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More than a second, so that it is asked to end more than once."""
+    monkeypatch.setattr(mqtt_client, "_CONNECT_LIMIT", 1.5)
+    connected, left = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+        left.set()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        connection = Connection(url, None, client_id="a/b", received=_ignore)
+        opening = asyncio.create_task(connection.open())
+        await connected.wait()
+        await connection.close()
+        await connection.until_lost()  # raises what ended it, if that was a mistake of its own
+        with pytest.raises(ConnectError):
+            await opening
+        await left.wait()
+
+
+async def test_a_request_that_comes_while_the_responder_goes_is_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Received(
+        "edge-sync/edge/gateway-1/req",
+        encode_packet(Message("", len(whole := pack(Info())), None, whole)),
+        b"x",
+        "edge-sync/edge/gateway-1/rep",
+        retained=False,
+    )
+    async with Mosquitto(tmp_path / "broker") as broker, site(tmp_path, broker) as hub:
+        connection = hub.responder._connection
+        close = connection.close
+
+        async def late() -> None:
+            hub.responder._take(request)
+            await close()
+
+        monkeypatch.setattr(connection, "close", late)
+    assert hub.responder.calls == 0
+
+
+async def test_to_give_up_while_a_broker_stalls_leaves_no_task(tmp_path: Path) -> None:
+    async with Mosquitto(tmp_path / "broker") as broker:
+        url, _ = parse_broker_url(broker.url)
+        connection = Connection(url, None, client_id="a", received=_ignore)
+        await connection.open()
+        broker.send(signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await connection.subscribe("a/b")
+            async with asyncio.timeout(3):  # the library would wait for longer
+                while any("Client.subscribe" in repr(task) for task in asyncio.all_tasks()):
+                    await asyncio.sleep(0)
+        finally:
+            broker.send(signal.SIGCONT)
+        await connection.close()

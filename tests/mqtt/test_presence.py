@@ -37,8 +37,8 @@ async def test_a_gateway_tells_how_it_is(
         agent=AgentConfig(name="gateway-1", data=str(tmp_path / "gateway")),
         server=ServerConfig(listen="127.0.0.1:0"),
         remote=[
-            RemoteConfig("cloud", f"{broker.url}/edge", direction="push"),
-            RemoteConfig("gone", gone, direction="push"),
+            RemoteConfig(name="cloud", url=f"{broker.url}/edge", direction="push"),
+            RemoteConfig(name="gone", url=gone, direction="push"),
         ],
     )
     async with site(tmp_path, broker) as hub:

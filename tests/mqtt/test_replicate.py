@@ -92,7 +92,7 @@ async def test_two_remotes_on_one_broker_are_one_presence(
     tmp_path: Path, broker: Mosquitto
 ) -> None:
     """The gateway is there although its second connection, to another database, has ended."""
-    remotes = [RemoteConfig(name, f"{broker.url}/{name}") for name in ("a", "b")]
+    remotes = [RemoteConfig(name=name, url=f"{broker.url}/{name}") for name in ("a", "b")]
     announcing = first_on_brokers(remotes)
     first, second = (
         peer_for(remote, "gateway-1", announce=remote.name in announcing) for remote in remotes

@@ -127,7 +127,7 @@ async def test_an_impatient_job_gives_up_when_nothing_gets_through(
 async def test_a_patient_job_waits_longer_and_longer_while_nothing_gets_through(
     stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.replication.job.RETRY_BASE", 0.01)
+    monkeypatch.setattr("agent.backoff.RETRY_BASE", 0.01)
     monkeypatch.setattr("agent.backoff.random.Random.uniform", lambda _, low, high: high)
     a, b = stores
     remote = Full(b)
@@ -214,7 +214,7 @@ async def test_a_patient_job_waits_reports_and_goes_live(stores: tuple[Store, St
 async def test_a_patient_job_tries_again_after_a_permanent_error(
     stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.replication.job._PERMANENT_CAP", 0.02)
+    monkeypatch.setattr("agent.backoff.PERMANENT_CAP", 0.02)
     a, b = stores
     remote = Refusing(b)
     replicator = Replicator(LocalPeer(a), remote, continuous=True)

@@ -10,11 +10,11 @@ import pytest
 
 from agent.config_clock import ClockConfig
 from agent.documents.revision import first_revision
+from agent.documents.times import microseconds, timestamp
 from agent.errors import StoreWriteError
 from agent.sensors.clock import AgentClock
 from agent.sensors.machine import LinuxMachine, kernel_boot_id
 from agent.sensors.recorder import finish_windows
-from agent.sensors.times import microseconds, timestamp
 from agent.store.store import Store
 from agent.store.transaction import Transaction
 from tests.sensors.clocks import HOUR, SECOND, TRUE, FakeMachine, running_clock, tell

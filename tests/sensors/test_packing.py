@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from agent.config import AgentConfig, Config, ServerConfig
 from agent.config_sensors import SensorConfig
+from agent.documents.times import microseconds, timestamp
 from agent.errors import StoreWriteError
 from agent.runtime import Agent
 from agent.sensors.packing import Body, Row, Window, restored, rows_of, shared
 from agent.sensors.planning import Arrival, DeviceState, plan
 from agent.sensors.rules import Rules
-from agent.sensors.times import microseconds, timestamp
 from agent.store.store import Store
 from firmware_adapters.adapter import Reading, Value
 from tests.sensors.recording import documents, line, recording, rows

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from agent.config_sensors import SensorConfig
+from agent.documents.times import timestamp
 from agent.sensors.planning import Arrival, DeviceState, plan
 from agent.sensors.rules import Rules
-from agent.sensors.times import timestamp
 from agent.store.store import Store
 from firmware_adapters import create
 from tests.sensors.recording import documents, line, rows

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config_sensors import SensorConfig
+from agent.documents.times import timestamp
 from agent.sensors.planning import Arrival, DeviceState, plan
 from agent.sensors.reporting import Deadband, Kept
 from agent.sensors.rules import Rules
-from agent.sensors.times import timestamp
 from agent.store.store import Store
 from firmware_adapters.adapter import Reading, Value
 from tests.sensors.recording import documents, line, recording, rows

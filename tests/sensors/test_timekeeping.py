@@ -12,16 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agent.config_sensors import SensorConfig
-from agent.documents import readings
 from agent.documents.revision import Revision
-from agent.sensors import times
+from agent.documents.times import microseconds, timestamp
 from agent.sensors.correction import corrected
 from agent.sensors.moments import Scale
 from agent.sensors.packing import Body, Window, restored, rows_of
 from agent.sensors.planning import Arrival, DeviceState, Plan, plan
 from agent.sensors.rules import Rules
 from agent.sensors.timekeeping import Measurement, Rank, Timekeeper
-from agent.sensors.times import microseconds, timestamp
 from firmware_adapters import Reading
 from tests.sensors.clocks import HOUR, SECOND, TRUE
 
@@ -110,20 +108,6 @@ def test_who_trusts_the_system_clock_follows_it() -> None:
     keeper.hear(date(TRUE, 0), 0)
     assert keeper.scale == Scale("b", TRUE - HOUR, TRUE)
     assert keeper.source == "system"
-
-
-@pytest.mark.parametrize(
-    ("text", "at"),
-    [
-        ("0001-01-01T00:00:00.000000Z", -62_135_596_800 * SECOND),
-        ("1969-12-31T23:59:59.900000Z", -SECOND // 10),
-        ("9999-12-31T23:59:59.999999Z", 253_402_300_800 * SECOND - 1),
-    ],
-)
-def test_the_first_and_the_last_times(text: str, at: int) -> None:
-    for module in (times, readings):
-        assert module.timestamp(at) == text
-        assert module.microseconds(text) == at
 
 
 # --- a device's readings through all of it ---------------------------------------------

@@ -222,14 +222,14 @@ async def test_an_eventsource_goes_on_from_its_last_event(api: Api) -> None:
 async def test_followers_share_one_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     store = await api.databases.get("db")
     reads = 0
-    changes = store._reader.changes
+    changes = store.changes
 
-    def counted(*args: Any, **options: Any) -> Any:
+    async def counted(*args: Any, **options: Any) -> Any:
         nonlocal reads
         reads += 1
-        return changes(*args, **options)
+        return await changes(*args, **options)
 
-    monkeypatch.setattr(store._reader, "changes", counted)
+    monkeypatch.setattr(store, "changes", counted)
 
     async def follow(query: str) -> Any:
         path = f"/db/_changes?feed=continuous&since=now&limit=1{query}"

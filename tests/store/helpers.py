@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from agent.documents.revision import Rev, Revision, canonical, first_revision
-from agent.store.reader import StoredDocument
 from agent.store.store import Store
+from agent.store.stored import StoredDocument
 from agent.store.transaction import Edit
 
 

@@ -12,7 +12,7 @@ import sqlite_utils
 from agent.documents.revision import Rev, first_revision
 from agent.documents.tree import RevTree
 from agent.errors import TooLargeError
-from agent.store import reader
+from agent.store import lookup
 from agent.store.store import Store
 from tests.store.helpers import body, edit, get, opened, put, reading, revision, rows
 
@@ -301,7 +301,7 @@ async def test_a_write_between_two_queries_hides_no_revision(
     """A losing revision moves to another table when it begins to win."""
     await store.graft([revision("x", "b", body='{"by":"b"}'), revision("x", "c")])
     loop = asyncio.get_running_loop()
-    query = reader._documents
+    query = lookup._documents
 
     def slow_query(*arguments: object, **options: object) -> object:
         found = query(*arguments, **options)  # type: ignore[arg-type]
@@ -309,7 +309,7 @@ async def test_a_write_between_two_queries_hides_no_revision(
         asyncio.run_coroutine_threadsafe(deletion, loop).result(timeout=10)
         return found
 
-    monkeypatch.setattr(reader, "_documents", slow_query)
+    monkeypatch.setattr(lookup, "_documents", slow_query)
     assert await body(store, "x", "1-b") == '{"by":"b"}'
     monkeypatch.undo()
     assert (await get(store, "x")).rev == Rev(1, "b")

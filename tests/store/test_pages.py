@@ -6,8 +6,8 @@ import pytest
 
 from agent.documents.revision import Revision
 from agent.peers.local import LocalPeer
-from agent.store.reader import PAGE_BYTES, StoredDocument
 from agent.store.store import Store
+from agent.store.stored import PAGE_BYTES, StoredDocument
 from tests.store.helpers import put
 
 IDS = ["a", "b", "c", "d", "e"]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.documents.readings import microseconds, timestamp
 from agent.documents.revision import Revision, canonical, first_revision
+from agent.documents.times import microseconds, timestamp
 from agent.sensors.packing import Row, Window, shared
 from agent.store import series as module
 from agent.store.reading_range import Sensor, Steps, Work, _apart

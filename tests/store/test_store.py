@@ -289,7 +289,7 @@ async def test_a_page_that_could_not_be_read_is_read_again(
         def fail(*_: object, **__: object) -> None:
             raise StoreError("the disk", path="")
 
-        patch.setattr(store._reader, "changes", fail)
+        patch.setattr(store._reader, "query", fail)
         with pytest.raises(StoreError):
             await store.recent_changes(0, limit=10, bodies=False)
     assert (await store.recent_changes(0, limit=10, bodies=False)).last_seq == 1
