@@ -143,7 +143,7 @@ class Writer:
                 self._db.execute("BEGIN IMMEDIATE")
                 transaction = Transaction(self._db, revs_limit=self.revs_limit)
                 if len(items) == 1:
-                    # A savepoint costs a copy of each page that changes; the transaction is as good.
+                    # A savepoint costs a copy of each page that changes; the transaction does.
                     operation, future = items[0]
                     outcomes.append((future, operation(transaction), None))
                 else:
