@@ -11,7 +11,7 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 
 _LARGE = 128 * 1024
-"""Bytes; glibc begins with as many, and would raise it to those of the largest piece that was freed."""
+"""Bytes; as glibc has it at first, but it would raise it to the largest piece that was freed."""
 
 
 def prepare() -> None:
