@@ -212,7 +212,9 @@ def _conflicts(status: Status) -> Iterator[Finding]:
     present = conflicts.get("present", (status.get("database") or {}).get("conflicts", 0))
     if present:
         what = f"Conflicts: {_count(present, 'document')}; all sides are kept."
-        yield Finding("warning", what, "edge-agent conflicts list shows them, and resolve decides.")
+        of_hub = "" if "database" in status else " --database NAME"
+        do = f"edge-agent conflicts list{of_hub} shows them, and resolve decides."
+        yield Finding("warning", what, do)
     for name, policy in conflicts.get("policies", {}).items():
         if policy.get("failed"):
             what = f"The conflict policy {name} has failed {_count(policy['failed'], 'time')}."

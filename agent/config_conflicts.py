@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from msgspec import NODEFAULT, Meta, Struct
@@ -9,6 +10,8 @@ from msgspec.structs import fields
 
 from agent.config_types import DatabaseName, Name
 from agent.errors import ConfigError
+
+_WORD = re.compile(r"[a-z-]+")
 
 _FIELD = r"^[^.\s][^\x00-\x1f\x7f]{0,255}$"
 
@@ -27,7 +30,7 @@ _OPTIONS = {
     "cloud": "prefer-cloud or prefer-edge",
     "then": "merge",
     "keys": "merge",
-    "ancestors": "merge or python",
+    "ancestors": "merge, python or manual",
     "entry_point": "python",
     "settings": "python",
     "needs_base": "python",
@@ -131,7 +134,7 @@ class ConflictConfig(Struct, forbid_unknown_fields=True):
         if "newest" in rules and self.field is None:
             raise self._mistake('newest needs field, for example field = "updated_at"')
         sides = sorted(rules & {"prefer-cloud", "prefer-edge"})
-        if sides and self.cloud is None:
+        if sides and not self.cloud:  # an empty selector matches whatever there is
             raise self._mistake(
                 f"{sides[0]} needs cloud, a selector that tells "
                 'what was written there, for example cloud = { origin = "cloud" }'
@@ -140,7 +143,7 @@ class ConflictConfig(Struct, forbid_unknown_fields=True):
             raise self._mistake('python needs entry_point, for example entry_point = "highest-bid"')
         for entry in fields(self):
             fits = _OPTIONS.get(entry.name)
-            if fits is None or rules & set(fits.split(" or ")):
+            if fits is None or rules & set(_WORD.findall(fits)):
                 continue
             unused = entry.default_factory() if entry.default is NODEFAULT else entry.default
             if getattr(self, entry.name) != unused:

@@ -210,15 +210,15 @@ def _check(config: Config, path: Path) -> None:
 
 
 def _check_names(config: Config | HubConfig, table: str, path: Path) -> None:
-    seen: set[str] = set()
-    for entry in getattr(config, table):
-        if entry.name in seen:
+    seen: dict[str, int] = {}
+    for number, entry in enumerate(getattr(config, table), 1):
+        first = seen.setdefault(entry.name, number)
+        if first != number:
             raise ConfigError(
-                f"{path}: {table}: the name {entry.name!r} is used twice; "
-                "each needs its own, for example "
+                f"{path}: {table}.name (in [[{table}]] number {number}): the name {entry.name!r} "
+                f"is used twice, number {first} has it already; each needs its own, for example "
                 f'name = "{entry.name}-2"'
             )
-        seen.add(entry.name)
 
 
 def _check_selections(remote: RemoteConfig, path: Path) -> None:

@@ -43,7 +43,8 @@ def policies_for(
 def policy_for(entry: ConflictConfig, database: str) -> Policy:
     """A configured policy. Raises ConfigError."""
     rule = _rule(entry, database)
-    ancestors = entry.ancestors if isinstance(rule, ThreeWay | Python) else 0
+    # People merge by hand as `merge` does.
+    ancestors = entry.ancestors if rule is None or isinstance(rule, ThreeWay | Python) else 0
     return Policy(entry.name, _selector(entry, "selector"), rule, ancestors)
 
 

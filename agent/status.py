@@ -32,9 +32,9 @@ def device_status(
 ) -> dict[str, Any]:
     """`errors` counts damage on the wire since the start; `gaps`, `missing`, `dropped` (frames
     that the device says it had no room to keep), `repeated` and `restarts` count for as long as
-    the store lasts, `missing_since_start` does not. Of a sensor's `readings` (since the start)
-    `suppressed` told nothing new and were not stored; `rate` is in readings per second; `alarms`
-    are those that are raised."""
+    the store lasts, `missing_since_start` does not. A sensor's counts are since the start: of its
+    `readings` `suppressed` told nothing new and were not stored; `gaps` and `errors` are as
+    `SensorStats` has them. `rate` is in readings per second; `alarms` are those that are raised."""
     state = recorder.state
     errors = sum(count for kind, count in recorder.events.items() if kind not in _HARMLESS)
     return {
@@ -59,6 +59,8 @@ def device_status(
                 "readings": stats.readings,
                 "suppressed": stats.suppressed,
                 "rate": round(stats.rate(), 3),
+                "gaps": stats.gaps,
+                "errors": stats.errors,
                 "last_value": stats.last_value,
                 "quality": stats.last_quality,
                 "unit": stats.unit,

@@ -90,7 +90,8 @@ class Event:
 
     `detail` is one printable line. `size` is how many bytes were thrown away, 0 if none.
     `sequence`, `boot` and `held` are set when the event stems from a good frame that has them,
-    `report` is set for the kind "settings".
+    `report` is set for the kind "settings". `sensors` are those that lack a value because of it,
+    as far as that is known.
     """
 
     kind: EventKind
@@ -100,6 +101,7 @@ class Event:
     boot: int | str | None = None
     held: Held | None = None
     report: Report | None = None
+    sensors: tuple[str, ...] = ()
 
 
 class Adapter(Protocol):

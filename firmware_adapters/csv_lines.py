@@ -93,7 +93,8 @@ class CsvLines:
             if column.name is None:
                 continue
             if not text:
-                items.append(Event("no-value", f"sensor {column.name!r} has no value"))
+                detail = f"sensor {column.name!r} has no value"
+                items.append(Event("no-value", detail, sensors=(column.name,)))
                 continue
             if settings.decimal_comma and column.type == "number":
                 text = text.replace(",", ".", 1)

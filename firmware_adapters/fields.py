@@ -154,7 +154,8 @@ def frame_items(
         try:
             items.append(_reading(header, name, value, units.get(name)))
         except MalformedError as error:
-            items.append(event(header, "malformed", f"sensor {name[:MAX_NAME]!r}: {error}"))
+            told = event(header, "malformed", f"sensor {name[:MAX_NAME]!r}: {error}")
+            items.append(replace(told, sensors=(name,) if _is_name(name, MAX_NAME) else ()))
     return items or [event(header, "heartbeat", "a frame without readings")]
 
 
@@ -233,7 +234,8 @@ def _reading(header: Header, name: str, value: object, unit: object) -> Reading 
     if not _is_name(name, MAX_NAME):
         raise MalformedError("the name is not 1 to 64 printable characters")
     if value is None:
-        return event(header, "no-value", f"sensor {name!r} has no value")
+        told = event(header, "no-value", f"sensor {name!r} has no value")
+        return replace(told, sensors=(name,))
     if unit is not None and not (isinstance(unit, str) and _is_name(unit, MAX_UNIT)):
         raise MalformedError("the unit is not 1 to 32 printable characters")
     return Reading(

@@ -120,5 +120,5 @@ def _item(key: Key, text: str) -> Reading | Event:
     if key.unit is not None and key.type != "text":
         text = text.removesuffix(key.unit)
     if not text:
-        return Event("no-value", f"sensor {sensor!r} has no value")
+        return Event("no-value", f"sensor {sensor!r} has no value", sensors=(sensor,))
     return Reading(sensor, key.read(text, f"key {key.key!r}"), key.unit)

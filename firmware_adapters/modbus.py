@@ -59,7 +59,7 @@ class Modbus:
         for slave, block in blocks(settings):
             request = self._framer.buildFrame(block.request)
             asked = f"slave {block.request.dev_id}"
-            question = Question(asked, request, slave.interval)
+            question = Question(asked, request, slave.interval, tuple(block.sensors))
             self._blocks[question] = block
             for name, register in block.settings:
                 self._settings[name] = slave, register, question
@@ -164,7 +164,7 @@ class Modbus:
     def _items(self, block: Block, pdu: ModbusPDU) -> list[Reading | Event]:
         if isinstance(pdu, ExceptionResponse):
             detail = f"slave {block.slave.address}: {block.what}: {_reason(pdu)}"
-            return [Event("refused", detail)]
+            return [Event("refused", detail, sensors=tuple(block.sensors))]
         values, units = block.values(pdu)
         return frame_items(Header(), values, units) + self._reports(block, values)
 

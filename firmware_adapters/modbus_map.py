@@ -249,20 +249,20 @@ class Block:
         return (count + 7) // 8 if self.registers[0].table in _BITS else 2 * count
 
     @property
+    def sensors(self) -> dict[str, Register]:
+        """The registers by the names of their sensors."""
+        return {f"{self.slave.name}.{register.name}": register for register in self.registers}
+
+    @property
     def settings(self) -> list[tuple[str, Register]]:
         """The registers that can be written, with the names of their settings."""
-        return [
-            (f"{self.slave.name}.{register.name}", register)
-            for register in self.registers
-            if register.writable
-        ]
+        return [(name, register) for name, register in self.sensors.items() if register.writable]
 
     def values(self, answer: ModbusPDU) -> tuple[dict[str, object], dict[str, str]]:
         """Sensors with their values, and those that have one with their unit."""
         values: dict[str, object] = {}
         units: dict[str, str] = {}
-        for register in self.registers:
-            sensor = f"{self.slave.name}.{register.name}"
+        for sensor, register in self.sensors.items():
             start = register.address - self.request.address
             if register.table in _BITS:
                 values[sensor] = bool(answer.bits[start])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from firmware_adapters.adapter import Event, Turn
 
@@ -15,11 +15,15 @@ questions come more seldom anyway."""
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """`request` goes to the device `asked`, a name for people, every `interval` seconds."""
+    """`request` goes to the device `asked`, a name for people, every `interval` seconds.
+
+    `sensors`: those whose values are in the answer, as far as that is known.
+    """
 
     asked: str
     request: bytes
     interval: float
+    sensors: tuple[str, ...] = ()
 
 
 class Rota:
@@ -87,7 +91,8 @@ class Rota:
         elif self.current is not None:
             if now < self._deadline:
                 return Turn(b"", events, self._deadline)
-            events.append(heard or self._no_answer(self.current))
+            told = heard or self._no_answer(self.current)
+            events.append(replace(told, sensors=self.current.sensors))
             self._failed(self.current, now, silent=heard is None)
         if now < self._quiet_until:
             return Turn(b"", events, self._quiet_until)

@@ -58,15 +58,16 @@ def check(tmp_path: Path, table: str, head: str = HEAD) -> str:
         ('name = "x"\npolicy = "merge"\nthen = "newest"', ["newest needs field"]),
         ('name = "x"\npolicy = "prefer-edge"', ["prefer-edge needs cloud", "origin"]),
         ('name = "x"\npolicy = "merge"\nthen = "prefer-cloud"', ["prefer-cloud needs cloud"]),
+        ('name = "x"\npolicy = "prefer-edge"\ncloud = {}', ["prefer-edge needs cloud"]),
         ('name = "x"\npolicy = "python"', ["python needs entry_point"]),
         ('name = "x"\npolicy = "winner"\nfield = "a"', ["field is only for newest"]),
         ('name = "x"\npolicy = "newest"\nfield = "a"\nthen = "winner"', ["then is only for merge"]),
-        ('name = "x"\npolicy = "manual"\nancestors = 3', ["ancestors is only for merge or python"]),
+        ('name = "x"\npolicy = "winner"\nancestors = 3', ["ancestors is only for merge, python"]),
         ('name = "x"\npolicy = "merge"\ntolerance = 1', ["tolerance is only for newest"]),
         ('name = "x"\npolicy = "merge"\nneeds_base = false', ["needs_base is only for python"]),
         ('name = "x"\npolicy = "merge"\nfeild = "a"', ["unknown key", "did you mean field"]),
         ('name = "x"\npolicy = "merge"\nancestors = 0', ["conflict.ancestors", "line 11)"]),
-        ('name = "first"\npolicy = "merge"', ["'first' is used twice"]),
+        ('name = "first"\npolicy = "merge"', ["'first' is used twice", "line 9)"]),
         (
             'name = "x"\npolicy = "merge"\nselector = { a = { "$bad" = 1 } }',
             ["conflict 'x': selector: ", "$bad", "line 11)"],
@@ -159,7 +160,7 @@ margin = 5
         ("other", ["other"]),
     ]
     first, merge, side, theirs = policies["edge"]
-    assert first.rule is None
+    assert (first.rule, first.ancestors) == (None, 10)
     assert merge.rule == ThreeWay(Newest(("at", "t"), 5), {("rooms", "points"): "id"})
     assert merge.ancestors == 3
     assert isinstance(side.rule, Keep)

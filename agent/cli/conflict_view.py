@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agent.cli.conflict_client import Shown
 from agent.cli.showing import plain_console
+from agent.documents.differences import changed_fields, dotted, fields_of, value_at
 from agent.documents.fields import Absent
 from agent.documents.merge import Path, same
 from agent.documents.policies import Decided, Decision, Failed
@@ -58,7 +59,7 @@ def show_conflict(shown: Shown) -> None:
     for place, leaf in enumerate(conflict.leaves):
         name = "winner" if place == 0 else f"other {place}"
         table.add_column(f"{name}\n{one_line(leaf.rev)}")
-    for path in paths([*([] if base is None else [base.body]), *sides]):
+    for path in fields_of([*([] if base is None else [base.body]), *sides]):
         values = [value_at(side, path) for side in sides]
         before = Absent.NOT_FOUND if base is None else value_at(base.body, path)
         changed = [value for value in values if base is not None and not same(value, before)]
@@ -93,13 +94,10 @@ def show_decision(out: Console, shown: Shown, policy: str | None, decision: Deci
         out.print(f": {one_line(decision.reason)}")
         return
     winner = shown.conflict.leaves[0].body
-    changes = [
-        (path, value_at(winner, path), value_at(decision.body, path))
-        for path in paths([winner, decision.body])
-    ]
-    changes = [(path, old, new) for path, old, new in changes if not same(old, new)]
+    changes = changed_fields(winner, decision.body)
     out.print(": as the winner is" if not changes else "")
-    for path, old, new in changes:
+    for path in changes:
+        old, new = value_at(winner, path), value_at(decision.body, path)
         out.print(f"  {field_name(path)}: {_text(old)}", style="red", end=" ")
         out.print(f"→ {_text(new)}", style="green")
 
@@ -111,34 +109,9 @@ def state_of(decision: Decision) -> str:
     return "failed" if isinstance(decision, Failed) else "undecided"
 
 
-def paths(bodies: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """All fields of these bodies, down to what is no object anywhere, in their order."""
-    found: dict[Path, None] = {}
-
-    def add(values: Sequence[Any], path: Path) -> None:
-        present = [value for value in values if value is not Absent.NOT_FOUND]
-        if path and (len(path) > 20 or not all(isinstance(v, dict) and v for v in present)):
-            found[path] = None
-            return
-        for name in dict.fromkeys(name for value in present for name in value):
-            add([value.get(name, Absent.NOT_FOUND) for value in present], (*path, name))
-
-    add(list(bodies), ())
-    return list(found)
-
-
 def field_name(path: Path) -> str:
     """A field as `--field` takes it, on one line."""
-    return one_line(".".join(part.replace(".", "\\.") for part in path))
-
-
-def value_at(body: Any, path: Path) -> Any:
-    """A field's value, `Absent.NOT_FOUND` where there is none."""
-    for name in path:
-        if not isinstance(body, Mapping) or name not in body:
-            return Absent.NOT_FOUND
-        body = body[name]
-    return body
+    return one_line(dotted(path))
 
 
 def _cell_style(value: Any, before: Any, *, clash: bool, based: bool) -> str:

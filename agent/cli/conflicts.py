@@ -18,7 +18,6 @@ from agent.cli.conflict_view import (
     show_decision,
     show_list,
     state_of,
-    value_at,
 )
 from agent.cli.options import DEFAULT_CONFIG, json_option, print_json
 from agent.cli.running import Where, database_option, running_options
@@ -29,6 +28,7 @@ from agent.config_explain import explain
 from agent.config_file import load_either, naming
 from agent.conflict_policies import policies_for, policy_for
 from agent.documents.conflict import Conflict
+from agent.documents.differences import value_at
 from agent.documents.fields import Absent, parse_field
 from agent.documents.policies import Decided, Decision, Failed, Policy, Undecided, first_match
 from agent.documents.selector import SelectorError

@@ -106,7 +106,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _shown(value: Any, unit: str | None) -> str:
-    return one_line(f"{value} {unit or ''}".strip())
+    return "-" if value is None else one_line(f"{value} {unit or ''}".strip())
 
 
 @dataclass(slots=True)

@@ -56,6 +56,10 @@ def _show(status: dict[str, Any]) -> None:
                 f"the damaged file is {salvaged['aside']}",
                 style="yellow",
             )
+    if not database and status["conflicts"]["present"]:
+        by_name = status["conflicts"].get("databases", {}).items()
+        told = ", ".join(f"{one_line(name)} {count}" for name, count in by_name)
+        console.print(f"{status['conflicts']['present']} conflicts{told and f': {told}'}")
     if status.get("retention"):
         _show_retention(console, status["retention"])
     if status.get("clock", {}).get("state") == "unsure":
@@ -103,10 +107,11 @@ def _show(status: dict[str, Any]) -> None:
         table = Table("device", "sensor", "value", "rate", "gaps", "errors", "state")
         for device in status["devices"]:
             state = device["last_error"] or device["state"]
-            gaps, errors = str(device["gaps"]), str(device["errors"])
-            for sensor in device["sensors"] or [None]:
-                cells = _sensor_cells(sensor) if sensor else ("-", "-", "-")
-                table.add_row(device["name"], *cells, gaps, errors, state)
+            rate = f"{sum(sensor['rate'] for sensor in device['sensors']):g}/s"
+            counts = str(device["gaps"]), str(device["errors"])
+            table.add_row(device["name"], "all", "", rate, *counts, state)
+            for sensor in device["sensors"]:
+                table.add_row(device["name"], *_sensor_cells(sensor), "")
         console.print(table)
 
 
@@ -191,11 +196,12 @@ def _lanes(job: dict[str, Any] | None) -> str:
     return f"{', '.join(shown)} to go" if behind else ""
 
 
-def _sensor_cells(sensor: dict[str, Any]) -> tuple[str, str, str]:
+def _sensor_cells(sensor: dict[str, Any]) -> tuple[str, ...]:
     unit = f" {sensor['unit']}" if sensor["unit"] else ""
     marks = [f"alarm {name}" for name in sensor["alarms"]]
     if sensor["quality"] is not None:
         marks.append(sensor["quality"])
-    shown = f"{sensor['last_value']}{unit}" + (f" ({', '.join(marks)})" if marks else "")
-    value = one_line(shown)
-    return one_line(sensor["name"]), value, f"{sensor['rate']:g}/s"
+    last = "-" if sensor["last_value"] is None else f"{sensor['last_value']}{unit}"
+    value = one_line(last + (f" ({', '.join(marks)})" if marks else ""))
+    gaps = "-" if sensor["gaps"] is None else str(sensor["gaps"])
+    return one_line(sensor["name"]), value, f"{sensor['rate']:g}/s", gaps, str(sensor["errors"])

@@ -166,10 +166,12 @@ class Frames:
                 course = self._courses[device["name"], sensor["name"]]
                 unit = f" {sensor['unit']}" if sensor["unit"] else ""
                 alarms = [f"alarm {name}" for name in sensor["alarms"]]
-                notes = one_line(", ".join([*alarms, sensor["quality"] or ""]).strip(", "))
+                counts = [f"{sensor[of]} {of}" for of in ("gaps", "errors") if sensor[of]]
+                told = [*alarms, sensor["quality"], *counts]
+                notes = one_line(", ".join(filter(None, told)))
                 cells = [
                     one_line(f"{device['name']} {sensor['name']}"),
-                    one_line(f"{sensor['last_value']}{unit}"),
+                    "-" if sensor["readings"] == 0 else one_line(f"{sensor['last_value']}{unit}"),
                     _styled(sparkline(list(course.numbers)[-_WIDTH:]), "cyan"),
                     f"{sensor['rate']:g}/s",
                     _styled(notes, "red"),

@@ -67,7 +67,8 @@ class Conflict:
 
     `joins` merge all into the winner's place, the closest relatives first. `bases` are the versions
     of their bases whose bodies are here; a deleted one is empty. `leaves` may be fewer than `revs`:
-    only so many as are looked at; then there are no joins.
+    only so many as are looked at; then there are no joins, and `unseen` are the attachments of the
+    others.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Conflict:
     bases: Mapping[Rev, Version] = field(default_factory=dict)
     rounds: int = 0
     """See `rounds_of`."""
+    unseen: tuple[Attachment, ...] = ()
 
     @property
     def complete(self) -> bool:

@@ -307,8 +307,8 @@ def base_of(
 def all_attachments(conflict: Conflict) -> tuple[Attachment, ...]:
     """Those of all leaves; of the same name the best leaf's."""
     found: dict[str, Attachment] = {}
-    for leaf in conflict.leaves:
-        for attachment in leaf.attachments:
+    for attachments in (*(leaf.attachments for leaf in conflict.leaves), conflict.unseen):
+        for attachment in attachments:
             found.setdefault(attachment.name, attachment)
     return tuple(found.values())
 

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -23,6 +22,7 @@ from agent.documents.selector import SelectorError
 from agent.documents.wire import RefusedDocumentError
 from agent.errors import MissingStubError, StoreError
 from agent.replication.manager import Spawn
+from agent.store.census import Census
 from agent.store.databases import Databases
 from agent.store.resolutions import Overtaken, Resolution, resolution_of, resolve
 from agent.store.store import Store
@@ -264,7 +264,7 @@ class ConflictService:
 
     def __init__(self, databases: Databases, policies: Mapping[str, Sequence[Policy]]) -> None:
         """`policies`: by the name of their database."""
-        self._databases = databases
+        self._census = Census(databases)
         self._resolvers = {
             name: Resolver(databases, name, entries) for name, entries in policies.items()
         }
@@ -280,18 +280,15 @@ class ConflictService:
         return (None, "waiting", None) if resolver is None else resolver.outlook(conflict)
 
     async def status(self) -> dict[str, Any]:
-        """`present`: documents in conflict now, in the databases that are open. `policies`: their
-        counts since the start, by name."""
-        present = 0
-        for store in self._databases.opened():
-            with suppress(StoreError):  # closed meanwhile
-                present += (await store.info()).conflict_count
+        """`present`: documents in conflict now; `databases`: those that have any, and how many.
+        `policies`: their counts since the start, by name."""
+        present = await self._census.take()
         counts = {
             name: asdict(counted)
             for resolver in self._resolvers.values()
             for name, counted in resolver.counts.items()
         }
-        return {"present": present, "policies": counts}
+        return {"present": sum(present.values()), "databases": present, "policies": counts}
 
 
 _Decided: TypeAlias = tuple[Conflict, Any, Resolution | Undecided | Failed]

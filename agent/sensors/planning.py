@@ -110,6 +110,8 @@ class Sample(NamedTuple):
     quality: str | None
     kept: bool
     """False: it told nothing new, and is not stored."""
+    gaps: int | None
+    """As `SequenceState` has counted them by then; None where it has no number, or came late."""
 
     @property
     def at(self) -> str:
@@ -232,7 +234,8 @@ def _judged(
                 sensor.newest = now
             if not rule.has_state:
                 del state.sensors[reading.sensor]
-    return Sample(reading, moment, value, unit, raw, quality, kept)
+    gaps = None if late or reading.sequence is None else state.gaps
+    return Sample(reading, moment, value, unit, raw, quality, kept, gaps)
 
 
 def _packed(packer: Packer, device: str, rule: Rule, sample: Sample, *, late: bool) -> bool:

@@ -267,13 +267,17 @@ class Recorder:
         self._send(self._adapter.encode({"ack": answer}))
 
     def _count(self, sample: Sample) -> None:
-        sensor = sample.reading.sensor
+        stats = self._stats(sample.reading.sensor)
+        if stats is not None:
+            about = sample.at, sample.value, sample.unit, sample.quality
+            stats.add(*about, kept=sample.kept, gaps=sample.gaps)
+
+    def _stats(self, sensor: str) -> SensorStats | None:
+        """None for one too many: noise on a line without checksums may look like ever new ones."""
         stats = self.sensors.get(sensor)
-        if stats is None:
-            if len(self.sensors) >= _MOST_SENSORS:
-                return  # noise on a line without checksums may look like ever new sensors
+        if stats is None and len(self.sensors) < _MOST_SENSORS:
             stats = self.sensors[sensor] = SensorStats()
-        stats.add(sample.at, sample.value, sample.unit, sample.quality, kept=sample.kept)
+        return stats
 
     async def _write(self, planned: Plan, state: str) -> None:
         """Raises TransientError."""
@@ -306,6 +310,10 @@ class Recorder:
     def note(self, event: Event) -> None:
         """Count an event, of which nothing is stored."""
         self.events[event.kind] += 1
+        for sensor in event.sensors:
+            stats = self._stats(sensor)
+            if stats is not None:
+                stats.errors += 1
         if event.kind == "log":
             log.info("device %s says: %s", self.device, event.detail)
         else:

@@ -18,22 +18,40 @@ class SensorStats:
         self.readings = 0
         self.suppressed = 0
         """Of these, how many were not stored because they told nothing new."""
+        self.errors = 0
+        """How often the device did not say a value, as far as it is known whose."""
+        self.gaps: int | None = None
+        """How often frames of the device were missing between two readings of this sensor, one of
+        which may have been the sensor's; None where frames have no numbers."""
         self.last_value: Value | None = None
         self.last_quality: str | None = None
         self.unit: str | None = None
         self.last_time: str | None = None
+        self._gaps_before: int | None = None
+        """Those of the device, when the reading before came."""
         self._started = time.monotonic()
         self._slots: deque[tuple[int, int]] = deque(maxlen=_RATE_SLOTS)
 
     def add(
-        self, at: str, value: Value, unit: str | None, quality: str | None, *, kept: bool
+        self,
+        at: str,
+        value: Value,
+        unit: str | None,
+        quality: str | None,
+        *,
+        kept: bool,
+        gaps: int | None = None,
     ) -> None:
+        """`gaps`: how many the device's numbers have had by then, None where nobody knows."""
         self.readings += 1
         self.suppressed += not kept
         self.last_value = value
         self.last_quality = quality
         self.unit = unit
         self.last_time = at
+        if gaps is not None:
+            self.gaps = (self.gaps or 0) + (self._gaps_before not in (None, gaps))
+            self._gaps_before = gaps
         slot = _slot()
         count = self._slots.pop()[1] if self._slots and self._slots[-1][0] == slot else 0
         self._slots.append((slot, count + 1))

@@ -23,6 +23,7 @@ from agent.server.access import write_refusal
 from agent.server.answers import Stream, answer, json_text
 from agent.server.call import DatabaseCall, parse_rev
 from agent.server.edits import JsonObject, as_request_error
+from agent.server.overtaken import overtaken
 from agent.server.users import user_of
 from agent.store.resolutions import Overtaken, Resolution, resolution_of
 from agent.store.resolutions import resolve as written
@@ -72,10 +73,11 @@ async def listed(call: DatabaseCall) -> web.StreamResponse:
 async def resolve(call: DatabaseCall) -> web.Response:
     """POST /{db}/_resolve: end a conflict as somebody says who has seen these live leaves.
 
-    Members: id, leaves (revisions), and either choose (one of them) or doc (the body; null deletes
-    the document). 409 with the present leaves where there are others by now; then nothing is
-    written. Attachments of all leaves are kept, of the same name the winner's, unless `doc` has
-    `_attachments` with stubs. Raises RequestError, NotFoundError, MissingStubError.
+    Members: id, leaves (revisions), and either choose (one of them, with its attachments) or doc
+    (the body; null deletes the document). 409 with the present leaves, and what has changed, where
+    there are others by now; then nothing is written. Beside `doc` the attachments of all leaves are
+    kept, of the same name the winner's, unless it has `_attachments` with stubs. Raises
+    RequestError, NotFoundError, MissingStubError.
     """
     call.require_json()
     asked = await call.json(JsonObject)
@@ -89,7 +91,7 @@ async def resolve(call: DatabaseCall) -> web.Response:
     user = user_of(call.request).name
     by = "anonymous" if user is None else f"user {user}"
     if conflict is None or set(seen) != set(conflict.revs):
-        return _overtaken(seen, () if conflict is None else conflict.revs)
+        return await overtaken(call, id, seen)
     try:
         resolution = _resolution(conflict, choose, asked.get("doc"), by)
     except ValueError as error:
@@ -97,7 +99,7 @@ async def resolve(call: DatabaseCall) -> web.Response:
     write = partial(written, resolutions=[resolution], now=time.time())
     [result] = await call.store.write(write)
     if isinstance(result, Overtaken):
-        return _overtaken(seen, result.leaves)
+        return await overtaken(call, id, seen)
     return answer({"ok": True, "id": id, "rev": str(result)}, status=201)
 
 
@@ -197,19 +199,8 @@ def _resolution(conflict: Conflict, choose: Rev | None, doc: Any, by: str) -> Re
 
 def _stub_of(conflict: Conflict, given: Attachment) -> Attachment:
     """The attachment of a leaf that a stub means. Raises MissingStubError."""
-    for leaf in conflict.leaves:
-        for known in leaf.attachments:
+    for attachments in (*(leaf.attachments for leaf in conflict.leaves), conflict.unseen):
+        for known in attachments:
             if known.name == given.name and given.digest in ("", known.digest):
                 return known
     raise MissingStubError(f"Invalid attachment stub in {conflict.id} for {given.name}")
-
-
-def _overtaken(seen: tuple[Rev, ...], leaves: tuple[Rev, ...]) -> web.Response:
-    """409: what has changed since somebody looked."""
-    new = [str(rev) for rev in leaves if rev not in seen]
-    gone = [str(rev) for rev in seen if rev not in leaves]
-    parts = [f"new: {', '.join(new)}"] if new else []
-    parts += [f"no longer there: {', '.join(gone)}"] if gone else []
-    reason = f"the document has changed meanwhile; {'; '.join(parts)}; nothing was written"
-    body = {"error": "conflict", "reason": reason, "leaves": [str(rev) for rev in leaves]}
-    return answer(body, status=409)

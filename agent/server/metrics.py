@@ -76,6 +76,8 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "edge_agent_device_restarts_total": ("counter", "Restarts of a device."),
     "edge_agent_sensor_readings_total": ("counter", "Readings of a sensor."),
     "edge_agent_sensor_suppressed_total": ("counter", "Of these, those that told nothing new."),
+    "edge_agent_sensor_gaps_total": ("counter", "Missing frames between two readings of a sensor."),
+    "edge_agent_sensor_errors_total": ("counter", "Values that a device did not say."),
     "edge_agent_sensor_value": ("gauge", "The newest reading, where it is a number."),
     "edge_agent_sensor_last_reading_timestamp_seconds": ("gauge", "Since the epoch."),
     "edge_agent_sensor_alarms": ("gauge", "Alarms that are raised."),
@@ -258,6 +260,8 @@ def _sensor(labels: dict[str, str], sensor: Mapping[str, Any]) -> Iterator[_Samp
     value, at = sensor["last_value"], sensor["last_time"]
     yield "edge_agent_sensor_readings_total", labels, sensor["readings"]
     yield "edge_agent_sensor_suppressed_total", labels, sensor["suppressed"]
+    yield "edge_agent_sensor_gaps_total", labels, sensor["gaps"]
+    yield "edge_agent_sensor_errors_total", labels, sensor["errors"]
     number = value if isinstance(value, int | float) else None
     yield "edge_agent_sensor_value", labels, number
     yield "edge_agent_sensor_last_reading_timestamp_seconds", labels, at and _seconds(at)

@@ -1,9 +1,9 @@
 """Compaction: old bodies go, and the file shrinks.
 
 The rule is simple and CouchDB's: what is no leaf of its document's tree loses its body; the tree
-remembers the revision. Live leaves, conflicts and tombstones stay. Where conflicts are merged, the
-last few ancestors of each document keep theirs, since a merge needs the common one: as many as the
-policies say, and those of the conflicts that there are.
+remembers the revision. Live leaves, conflicts and tombstones stay, and so do the common ancestors
+of the conflicts that there are, since a merge, by a policy or by hand, needs them. Where policies
+say so, the last few ancestors of each document stay for conflicts to come.
 
 It works in small steps, each a write like any other: writers and readers go on in between.
 """

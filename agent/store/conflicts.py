@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from agent.documents.attachment import attachments_from_store
+from agent.documents.attachment import Attachment, attachments_from_store
 from agent.documents.conflict import (
     MOST_LEAVES,
     RESOLVED_TO,
@@ -132,7 +132,8 @@ def _conflict(db: sqlite3.Connection, row: tuple[Any, ...]) -> tuple[Conflict, i
         size += length
         if found is not None:
             bases[rev] = found
-    return Conflict(id, revs, tuple(leaves), joins, bases, rounds_of(tree)), size
+    unseen = _attachments(db, id, revs[len(leaves) :])
+    return Conflict(id, revs, tuple(leaves), joins, bases, rounds_of(tree), unseen), size
 
 
 def read_joins(
@@ -153,6 +154,21 @@ def read_joins(
         )
         told = [(Rev(generation, digest), text) for generation, digest, text in rows]
     return joins_of(tree, leaves, resolved_by(tree, told))
+
+
+def _attachments(db: sqlite3.Connection, id: str, revs: Sequence[Rev]) -> tuple[Attachment, ...]:
+    """Those of these leaves, in their order."""
+    if not revs:
+        return ()
+    rows = db.execute(
+        "SELECT gen, hash, attachments FROM revisions "
+        "WHERE id = ? AND leaf AND attachments IS NOT NULL",
+        (id,),
+    )
+    texts = {Rev(generation, digest): text for generation, digest, text in rows}
+    return tuple(
+        attachment for rev in revs for attachment in attachments_from_store(texts.get(rev))
+    )
 
 
 def _version(db: sqlite3.Connection, id: str, rev: Rev) -> tuple[Version | None, int]:

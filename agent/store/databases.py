@@ -75,11 +75,11 @@ class Databases:
         return list(self._open)
 
     async def names(self) -> list[str]:
-        return await asyncio.to_thread(self._names)
+        return await asyncio.to_thread(self.names_now)
 
-    def opened(self) -> list[Store]:
-        """The databases that are open at the moment."""
-        return list(self._open.values())
+    def opened(self) -> dict[str, Store]:
+        """Those that are open at the moment; they may be closed at any time."""
+        return dict(self._open)
 
     async def get(self, name: str) -> Store:
         """The database, opened. Raises NotFoundError, StoreError, DocumentError."""
@@ -221,7 +221,8 @@ class Databases:
         if self._closed:
             raise StoreError("the databases are closed", path=str(self.folder))
 
-    def _names(self) -> list[str]:
+    def names_now(self) -> list[str]:
+        """As `names`; blocks."""
         files = self.folder.glob("*" + _SUFFIX)
         return sorted(unquote(file.name.removesuffix(_SUFFIX)) for file in files)
 

@@ -167,7 +167,7 @@ class DocumentRows:
         bases: dict[str, set[Rev]] = {}
         found: list[tuple[int]] = []
         for row, id, generation, digest, newest, encoded in rows:
-            if generation >= newest - keep:
+            if keep and generation >= newest - keep:
                 continue
             if encoded is not None:
                 if id not in bases:

@@ -208,6 +208,7 @@ class Store(StoreView):
 
     def _on_commit(self, done: Transaction) -> None:
         self._shared.clear()
+        self._latest = done.latest
         if done.indexes is not None:
             self._indexes = done.indexes
         self.conflicts_seen += done.changed_conflicts

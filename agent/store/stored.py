@@ -73,13 +73,15 @@ def size_of(row: tuple[Any, ...]) -> int:
     return len(row[1]) + len(row[6]) + len(row[7] or b"") + len(row[8] or "")
 
 
-def filled(rows: Iterable[tuple[Any, ...]]) -> tuple[list[StoredDocument], int]:
+def filled(
+    rows: Iterable[tuple[Any, ...]], most_bytes: int = PAGE_BYTES
+) -> tuple[list[StoredDocument], int]:
     """The documents that fill a page; what comes after them is not read. And their size."""
     documents = []
     size = 0
     for row in rows:
         documents.append(document_of(row))
         size += size_of(row)
-        if size > PAGE_BYTES:
+        if size > most_bytes:
             break
     return documents, size

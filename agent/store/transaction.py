@@ -23,6 +23,7 @@ from agent.documents.revision import Rev, Revision, canonical, new_hash
 from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.store.blobs import Blobs, settled
 from agent.store.document_rows import Document, DocumentRows, marked
+from agent.store.latest import Latest
 from agent.store.locals import Locals
 from agent.store.mango_index import PREFIX, MangoIndex, synchronise
 from agent.store.parts import Parts
@@ -68,6 +69,7 @@ class Transaction:
             )
         )
         self.update_seq: int = max(newest, counts.get(SEQ_FLOOR, 0))
+        self._began_at = self.update_seq
         self._live: int = counts["doc_count"]
         self._tombstones: int = counts["doc_del_count"]
         self._designs_changed = False
@@ -77,6 +79,8 @@ class Transaction:
         """The same, with those that were in conflict and have other leaves now."""
         self.indexes: list[MangoIndex] | None = None
         """After `finish` the Mango indexes, if they may have changed."""
+        self.latest: Latest
+        """After `finish` what has changed."""
 
     def checkpoint(self) -> tuple[int, int, int]:
         """State to give to `restore` when an operation is rolled back to its savepoint."""
@@ -93,6 +97,7 @@ class Transaction:
             "UPDATE meta SET value = ?1 WHERE key = ?2 AND value <> ?1",
             [(self._live, "doc_count"), (self._tombstones, "doc_del_count")],
         )
+        self.latest = Latest.read(self._db, self._began_at, self.update_seq)
 
     # --- documents ---------------------------------------------------------------------
 
@@ -416,8 +421,8 @@ class Transaction:
     def drop_old_bodies(self, after: int, count: int, *, keep: int = 0) -> int | None:
         """Drop the bodies of revisions that are no leaves, among the next `count` rows.
 
-        With `keep` the newest generations behind each winner keep theirs, so many, and so do the
-        common ancestors of leaves in conflict. `after` is 0 or what the call before returned; None
+        The common ancestors of leaves in conflict keep theirs, and with `keep` the newest
+        generations behind each winner, so many. `after` is 0 or what the call before returned; None
         when there are no more rows.
         """
         last = self._db.execute(
@@ -427,13 +432,8 @@ class Transaction:
         ).fetchone()[0]
         if last is None:
             return None
-        if keep:
-            unneeded, last = self._rows.unneeded(after, last, keep)
-            self._db.executemany("DELETE FROM revisions WHERE rowid = ?", unneeded)
-        else:
-            self._db.execute(
-                "DELETE FROM revisions WHERE rowid > ? AND rowid <= ? AND NOT leaf", (after, last)
-            )
+        unneeded, last = self._rows.unneeded(after, last, keep)
+        self._db.executemany("DELETE FROM revisions WHERE rowid = ?", unneeded)
         return int(last)
 
     def release_pages(self, count: int, *, keep: int = 0) -> int:

@@ -22,6 +22,7 @@ from agent.store.changes import ChangesPage
 from agent.store.conflicts import ConflictsPage, conflict_of, conflicts_after, conflicts_by_id
 from agent.store.find import FindPage, Position, find_page
 from agent.store.info import StoreInfo, read_info, read_settings
+from agent.store.latest import Latest
 from agent.store.listing import DocumentsPage
 from agent.store.locals import read_local
 from agent.store.lookup import MissingRevs
@@ -71,6 +72,7 @@ class StoreView:
         """8 hex digits; others once the database was deleted and made again."""
         self.update_seq = info.update_seq
         """The sequence of the last change that is durable."""
+        self._latest = Latest.nothing(info.update_seq)
         self._reader = reader
         self._settings = reader.query(read_settings)
         self._indexes: Sequence[MangoIndex] = reader.query(all_indexes)
@@ -119,6 +121,10 @@ class StoreView:
         Raises TooLargeError when several documents together exceed 16 MiB, with `bounded` also
         when several revisions of one do.
         """
+        self._check_open()
+        latest = self._latest.revisions(wanted)
+        if latest is not None:
+            return latest
         return await self._read(lookup.revisions_of, wanted, bounded=bounded)
 
     async def missing(self, revs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -127,6 +133,9 @@ class StoreView:
 
     async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> dict[str, MissingRevs]:
         """The same, with the leaves that may be ancestors of what is missing."""
+        self._check_open()
+        if self._latest.revisions(list(revs.items())) is not None:
+            return {}  # all of it is there
         return await self._read(lookup.revs_diff, revs)
 
     async def changes(
@@ -141,8 +150,11 @@ class StoreView:
         """A page of what changed after `since`; each document once, at its last change.
 
         With `descending` the newest come first, and the next page is `before` the last sequence of
-        this one. Without `bodies` every body is empty, which saves reading them.
+        this one. Without `bodies` every body may be empty, which saves reading them.
         """
+        latest = None if descending else self._changes_now(since, limit)
+        if latest is not None:
+            return latest
         return await self._read(
             changes.changes_after,
             since,
@@ -154,6 +166,9 @@ class StoreView:
 
     async def recent_changes(self, since: int, *, limit: int, bodies: bool) -> ChangesPage:
         """The same as `changes`, for those who follow: many who ask at once share one answer."""
+        latest = self._changes_now(since, limit)
+        if latest is not None:
+            return latest
         if self.update_seq - since > _SHARED_ROWS:
             return await self.changes(since, limit=limit, bodies=bodies)
         key = (since, limit, bodies)
@@ -164,6 +179,11 @@ class StoreView:
             if len(self._shared) > _SHARED_PAGES:
                 del self._shared[next(iter(self._shared))]
         return await asyncio.shield(page)  # one of them may be cancelled; the others wait on
+
+    def _changes_now(self, since: int, limit: int) -> ChangesPage | None:
+        """The same where it takes no reading."""
+        self._check_open()
+        return self._latest.changes(since, limit)
 
     async def _recent_changes(self, key: tuple[int, int, bool]) -> ChangesPage:
         since, limit, bodies = key

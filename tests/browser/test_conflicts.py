@@ -40,10 +40,7 @@ def test_a_conflict_is_resolved_by_field(site: Site, opener: Opener) -> None:
         table.get_by_role("radio", name="night: 15").check()
         table.get_by_role("radio", name='note: "by Anna"').check()
     resolve.click()
-    expect(page).to_have_url(re.compile("#/conflicts"))
-    expect(
-        page.get_by_role("table", name=re.compile("lately")).or_(page.locator("main"))
-    ).to_be_visible()
+    expect(page).not_to_have_url(re.compile("id="))  # it goes back to the list once it is written
     doc = site.get("by field")
     assert (doc["day"], doc["night"], doc["note"], doc["zone"]) == (22, 15, "by Anna", "north")
     assert conflicts_of(site, "by field") == []
@@ -94,9 +91,38 @@ def test_who_is_overtaken_writes_nothing(site: Site, opener: Opener) -> None:
     expect(page.get_by_role("table")).to_be_visible()
     site.graft("overtaken", f"3-{D}", f"2-{C}", f"1-{A}", zone="north", day=30, night=15)
     page.get_by_role("button", name="Keep version 2").click()
-    expect(page.get_by_role("alert")).to_contain_text("Nothing was written")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("nothing was written")
+    expect(alert).to_contain_text("day: 23 → 30")
     expect(page.get_by_role("table")).to_contain_text("30")
     assert conflicts_of(site, "overtaken") == [f"2-{B}"]
+
+
+def test_a_document_is_deleted_with_all_its_versions(site: Site, opener: Opener) -> None:
+    make(site, "unwanted")
+    page = opener(site.url, "#/conflicts?id=unwanted")
+    page.get_by_role("button", name="Delete the document").click()
+    page.get_by_role("button", name="Keep it").click()
+    assert conflicts_of(site, "unwanted") == [f"2-{B}"]
+    page.get_by_role("button", name="Delete the document").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page).not_to_have_url(re.compile("unwanted"))
+    leaves = request("GET", f"{site.url}/edge/unwanted?open_revs=all")
+    assert [leaf["ok"].get("_deleted") for leaf in leaves] == [True, True]
+
+
+def test_conflicts_of_other_databases_are_found(site: Site, opener: Opener) -> None:
+    other = f"{site.hub_url}/site%2Fa%2Bb"
+    request("PUT", other)
+    docs = [{"_id": "x/+%", "_rev": f"1-{each}", "v": each} for each in "ab"]
+    request("POST", f"{other}/_bulk_docs", {"docs": docs, "new_edits": False})
+    page = opener(site.hub_url, "#/conflicts?db=edge")
+    page.get_by_role("link", name="site/a+b").click()
+    page.get_by_role("link", name="x/+%").click()
+    page.get_by_role("button", name="Keep version 2").click()
+    expect(page.get_by_text("No document has a conflict")).to_be_visible()
+    assert request("GET", f"{other}/x%2F%2B%25")["v"] == "a"
+    request("DELETE", other)
 
 
 def test_a_document_without_a_conflict_says_so(site: Site, opener: Opener) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -12,6 +18,7 @@ from playwright.sync_api import Page, expect
 from tests.agents import gateway, gateway_config, table
 from tests.browser.conftest import PHONE, Opener
 from tests.browser.site import DEVICE, Site
+from tests.rig.line import Line
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
 PAGES = {
@@ -144,6 +151,50 @@ def test_colours_follow_the_system_until_somebody_chooses(site: Site, opener: Op
     page.reload()
     settled(page, "Overview")
     ground("dark")  # it is remembered
+
+
+def test_what_came_while_there_was_no_connection_is_shown(site: Site, opener: Opener) -> None:
+    """Of a device that is another gateway's: nothing comes after the connection is back."""
+    time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    site.put(f"shed:t:{time}:0", type="reading", device="shed", sensor="t", time=time, value=1)
+    rev = site.put("device:shed", type="device", device="shed", reported={"volume": 7})
+    old = "What is shown here may be old"
+    with line_to(site.url) as (line, run):
+        url = f"http://127.0.0.1:{line.port}"
+        page = opener(url, "#/sensors?device=shed&sensor=t", expected=["net::ERR_"])
+        volume = page.get_by_role("row", name=re.compile("^volume"))
+        expect(page.get_by_text("live", exact=True)).to_be_visible()
+        expect(volume).to_contain_text("7")
+        run(line.cut())
+        expect(page.get_by_text(old)).to_be_visible()
+        expect(page.get_by_text("connecting", exact=True)).to_be_visible()
+        now = {"type": "device", "device": "shed", "reported": {"volume": 11}}
+        site.put("device:shed", _rev=rev, **now)
+        run(line.mend())
+        expect(volume).to_contain_text("11")
+        expect(page.get_by_text(old)).to_have_count(0)
+        page.close()
+
+
+@contextmanager
+def line_to(url: str) -> Iterator[tuple[Line, Callable[[Coroutine[Any, Any, None]], None]]]:
+    """A line to a server, and what runs its methods: Playwright has a loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, loop).result(30)
+
+    line = Line(urlsplit(url).port or 0)
+    run(line.mend())
+    try:
+        yield line, run
+    finally:
+        run(line.cut())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def test_a_hub_without_a_broker_says_what_gateways_would_be(site: Site, opener: Opener) -> None:

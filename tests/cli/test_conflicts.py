@@ -242,7 +242,8 @@ def test_an_overtaken_resolution_is_refused_with_what_has_changed(
     monkeypatch.setenv("EDITOR", editor(tmp_path, f"{edit}; touch -d '2030-01-01' $1"))
     refused = gateway.run("resolve", "one", "--edit").complaint()
     assert "changed meanwhile" in refused
-    assert f"no longer there: {winner}" in refused
+    assert f"{winner} became 3-" in refused
+    assert "z: 2 → none" in refused
     assert gateway.json("list")["total"] == 1
 
 

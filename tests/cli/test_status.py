@@ -78,7 +78,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, hub_url: str) -> Iterator[
                 return (
                     all(device["state"] == "open" for device in status["devices"])
                     and len(status["devices"][0]["sensors"]) == 3
-                    and status["remotes"][0]["push"]["docs_written"] > 0
+                    and status["remotes"][0]["push"]["lag"] is not None
                     and status["remotes"][0]["pull"]["state"] == "live"
                     and status["remotes"][1]["push"]["last_error"] is not None
                 )
@@ -147,6 +147,8 @@ def test_json_by_sensor(gateway: Gateway) -> None:
     assert sensors["temperature"]["unit"] == "C"
     assert talker["errors"] == 1
     assert (talker["gaps"], talker["missing"]) == (1, 2)
+    note = next(sensor for sensor in talker["sensors"] if sensor["name"] == "note")
+    assert (note["gaps"], note["errors"]) == (1, 0)
 
 
 def test_json_figures(gateway: Gateway) -> None:
@@ -232,10 +234,14 @@ def test_text(gateway: Gateway) -> None:
     _, _, value, rate, gaps, errors, state = cells("node", "temperature")
     assert value.endswith(" C")
     assert float(rate.removesuffix("/s")) > 0
+    assert (gaps, errors, state) == ("0", "0", "")
+    *_, gaps, errors, state = cells("node", "all")
     assert (gaps, errors, state) == ("0", "0", "open")
     _, _, value, rate, gaps, errors, state = cells("talker", "note")
     # What a device says is shown as it is, not as a style.
     assert value == "[bold]"
+    assert (gaps, errors, state) == ("1", "0", "")
+    *_, gaps, errors, state = cells("talker", "all")
     assert (gaps, errors, state) == ("1", "1", "open")
 
 

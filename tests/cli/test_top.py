@@ -144,7 +144,7 @@ def test_on_a_terminal(config: Path, end: bytes | signal.Signals) -> None:
 
 def sensor(name: str, **members: Any) -> dict[str, Any]:
     told = {"name": name, "readings": 1, "last_value": 20.5, "unit": "C", "rate": 0.5}
-    return {**told, "alarms": [], "quality": None, **members}
+    return {**told, "alarms": [], "quality": None, "gaps": None, "errors": 0, **members}
 
 
 def job(**members: Any) -> dict[str, Any]:

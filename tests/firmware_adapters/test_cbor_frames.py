@@ -118,7 +118,7 @@ def test_a_frame_that_wants_to_be_acknowledged() -> None:
     assert receive(frame(message)) == [
         Event("log", "up", **shared),
         Reading("t", 1, age_ms=250, **shared),
-        Event("no-value", "sensor 'x' has no value", **shared),
+        Event("no-value", "sensor 'x' has no value", sensors=("x",), **shared),
     ]
 
 

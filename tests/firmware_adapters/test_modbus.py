@@ -153,7 +153,7 @@ def test_a_refusal_is_told_and_the_slave_is_asked_again() -> None:
     adapter = make(one(address=9))
     ask(adapter)
     assert adapter.receive(framed(b"\x01\x83\x02")) == [
-        Event("refused", "slave 1: holding 9 to 9: illegal data address")
+        Event("refused", "slave 1: holding 9 to 9: illegal data address", sensors=("a.x",))
     ]
     assert ask(adapter, 1.0) == framed(b"\x01\x03\x00\x09\x00\x01")
 

@@ -64,7 +64,7 @@ async def test_a_gateway_tells_how_it_is(
         await broker.stop()
         await broker.start()
         served = ServedDatabases(Databases(tmp_path / "later"))
-        async with responding(broker, served, name="later") as later:
+        async with responding(broker, served, name="later", group="others") as later:
             await until(lambda: told(later) == [waiting])
         stop.set()
         await running

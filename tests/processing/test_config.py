@@ -56,7 +56,7 @@ def complaint(tmp_path: Path, text: str) -> str:
         (URL + "batch = 0\n", ["= 0", "from 1 to 1000"]),
         (URL + "start = 'end'\n", ["= 'end'", "'now' or 'beginning'"]),
         (URL + "time_out = 3\n", ["hook.time_out", "did you mean timeout?"]),
-        (URL + HOOK + URL, ["hook: the name 'x' is used twice"]),
+        (URL + HOOK + URL, ["hook.name (in [[hook]] number 2): the name 'x' is used twice"]),
     ],
 )
 def test_mistakes_are_explained(lines: str, parts: list[str], tmp_path: Path) -> None:

@@ -110,4 +110,5 @@ async def test_silence_is_told_and_a_closed_port_is_not_silence(port: Port) -> N
         port.plug_in()
         await until(lambda: len(gateway.items) == 2)
         assert await request(port, 2 * len(REQUEST)) == REQUEST * 2
-    assert gateway.items == [Event("no-answer", "slave 1 said nothing for 0.02 s")] * 2
+    silence = Event("no-answer", "slave 1 said nothing for 0.02 s", sensors=("a.x",))
+    assert gateway.items == [silence] * 2

@@ -93,6 +93,24 @@ async def test_frames_without_readings_are_not_missing(store: Store) -> None:
     assert (recorder.state.gaps, recorder.state.last) == (0, 4)
 
 
+async def test_gaps_and_errors_are_counted_for_each_sensor(store: Store) -> None:
+    """`a` is in each frame, `b` in every other one, `c` in none that tells its value."""
+    async with recording(store) as recorder:
+        frames = [
+            line(seq=n, boot="x", a=n, c=None, **({} if n % 2 else {"b": n})) for n in range(9)
+        ]
+        del frames[5]
+        await recorder.feed(frames[0] + frames[1])
+        await recorder.feed(b"".join(frames[2:]))
+        await recorder.feed(line(seq=1, boot="x", a=1))  # a repeat
+        await recorder.feed(line(seq=0, boot="y", a=5, b=[]) + line(seq=3, boot="y", a=6))
+        await recorder.feed(line(seq=2, boot="y", a=6))  # what was missing comes late
+        await recorder.feed(line(d=1))
+    told = {name: (stats.gaps, stats.errors) for name, stats in recorder.sensors.items()}
+    assert told == {"a": (2, 0), "b": (1, 1), "c": (None, 8), "d": (None, 0)}
+    assert recorder.sensors["c"].readings == 0
+
+
 async def test_noise_is_counted_and_the_rest_recorded(store: Store) -> None:
     async with recording(store) as recorder:
         await recorder.feed(b"\xff\xfe rubbish\n{half")

@@ -147,16 +147,41 @@ async def test_a_resolution_that_was_overtaken_is_refused(api: Api) -> None:
     answer = await resolved(api, 409, id="a", leaves=[winner, loser], choose=winner)
     assert answer["error"] == "conflict"
     assert answer["leaves"] == [newer, loser]
-    assert f"new: {newer}" in answer["reason"]
-    assert f"no longer there: {winner}" in answer["reason"]
+    assert answer["changes"] == [{"seen": winner, "leaf": newer, "deleted": False, "fields": ["v"]}]
+    assert f'{winner} became {newer} (v: "c" → "newer")' in answer["reason"]
     assert await api.update_seq() == before
     assert (await api.get("/db/_resolutions")).json == {"rows": []}
     await resolved(api, id="a", leaves=answer["leaves"], choose=loser)
     again = await resolved(api, 409, id="a", leaves=answer["leaves"], choose=loser)
     assert len(again["leaves"]) == 1
+    assert f"{loser} was resolved into {again['leaves'][0]}" in again["reason"]
     await api.delete(f"/db/a?rev={again['leaves'][0]}")
     gone = await resolved(api, 409, id="a", leaves=again["leaves"], doc={})
     assert gone["leaves"] == []
+    assert f"{again['leaves'][0]} was deleted" in gone["reason"]
+
+
+async def test_who_is_overtaken_by_another_side_is_told_of_it(api: Api) -> None:
+    seen = await conflict(api)
+    base = (await api.get("/db/_conflicts")).json["rows"][0]["base"]["_rev"]
+    await api.graft("a", "2-d", base, v="d")
+    answer = await resolved(api, 409, id="a", leaves=seen, choose=seen[0])
+    assert answer["changes"] == []
+    assert "new: 2-d" in answer["reason"]
+
+
+async def test_what_has_changed_is_told_of_hostile_fields_and_purged_revisions(api: Api) -> None:
+    seen = await conflict(api)
+    long = {"a\n.b": "\n" + 90 * "x", **{f"f{number}": number for number in range(9)}}
+    newer = await api.write("a", _rev=seen[0], **long)
+    reason = (await resolved(api, 409, id="a", leaves=seen, doc={}))["reason"]
+    assert "\n" not in reason
+    assert r"a \.b: none → " in reason
+    assert "5 more)" in reason
+    assert len(reason) < 600
+    await api.post("/db/_purge", {"a": [seen[1], newer]})
+    gone = await resolved(api, 404, id="a", leaves=seen, doc={})
+    assert gone["error"] == "not_found"
 
 
 async def test_of_many_who_resolve_at_once_one_does(api: Api) -> None:
@@ -232,6 +257,21 @@ async def test_attachments_of_both_sides_are_kept_unless_somebody_says_otherwise
     assert list((await api.get("/db/b")).json["_attachments"]) == ["one"]
     await api.post("/db/_compact")
     assert (await api.get("/db/b/one")).text == "1"
+
+
+async def test_attachments_of_versions_that_are_not_shown_are_kept_too(api: Api) -> None:
+    base = await api.write("a")
+    for number in range(40):
+        text = f"{number:02}"
+        await api.graft(
+            "a", f"2-{text}", base, _attachments=attached(**{f"n{text}": text.encode()})
+        )
+    [row] = (await api.get("/db/_conflicts")).json["rows"]
+    assert len(row["leaves"]) == 32
+    await resolved(api, id="a", leaves=row["revs"], doc={"v": 1})
+    await api.post("/db/_compact")
+    assert len((await api.get("/db/a")).json["_attachments"]) == 40
+    assert (await api.get("/db/a/n00")).text == "00"  # of the least of them
 
 
 async def test_each_resolution_is_on_record(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ def sensor(name: str, value: Any = 20.5) -> dict[str, Any]:
         "name": name,
         "readings": 7,
         "suppressed": 1,
+        "gaps": 2,
+        "errors": 3,
         "last_value": value,
         "last_time": "2026-03-01T00:00:10.500000Z",
         "alarms": ["hot"],
@@ -83,6 +85,8 @@ def test_values() -> None:
     assert read[of("edge_agent_sensor_value", **labels)] == 20.5
     assert read[of("edge_agent_sensor_readings_total", **labels)] == 7
     assert read[of("edge_agent_sensor_last_reading_timestamp_seconds", **labels)] == 1772323210.5
+    assert read[of("edge_agent_sensor_gaps_total", **labels)] == 2
+    assert read[of("edge_agent_sensor_errors_total", **labels)] == 3
     assert of("edge_agent_sensor_value", device="d", sensor="text") not in read
     assert read[of("edge_agent_device_up", device="d")] == 1
 
@@ -189,6 +193,17 @@ async def test_who_may_see_it(tmp_path: Path) -> None:
         answer = await api.get("/_metrics", **auth("mia"))
         assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
         assert list(text_string_to_metric_families(answer.text))
+
+
+async def test_the_names_of_databases_are_for_administrators(tmp_path: Path) -> None:
+    async def status() -> dict[str, Any]:
+        conflicts = {"present": 2, "databases": {"secret": 2}, "policies": {}}
+        return {**STATUS, "conflicts": conflicts}
+
+    async with running(tmp_path, access=quick_access(), status=status) as api:
+        assert "secret" in (await api.get("/_status", **auth("anna"))).text
+        told = await api.get("/_status", **auth("otto"))
+        assert told.json["conflicts"] == {"present": 2, "policies": {}}
 
 
 async def test_a_hub(tmp_path: Path) -> None:

@@ -40,6 +40,20 @@ async def test_only_leaves_keep_their_bodies(store: Store, path: Path) -> None:
     assert not store.compacting
 
 
+async def test_the_common_ancestor_stays_as_long_as_there_is_a_conflict(
+    store: Store, path: Path
+) -> None:
+    """Whatever policies there are: people merge, too."""
+    first, second, _ = await versions(store, "a", 3)
+    await store.graft([revision("a", "x", second.hash, first.hash)])
+    old = "SELECT gen FROM revisions WHERE NOT leaf"
+    await store.start_compaction()
+    assert rows(path, old) == [2]
+    await store.graft([revision("a", "y", "x", second.hash, first.hash, deleted=True)])
+    await store.start_compaction()
+    assert rows(path, old) == []
+
+
 @pytest.mark.parametrize("longest", [0, 60])
 async def test_documents_in_conflict_do_not_hold_the_writer_up(
     store: Store, path: Path, monkeypatch: pytest.MonkeyPatch, longest: float

@@ -84,7 +84,8 @@ async def test_newest_changes_first(store: Store) -> None:
 
 
 async def test_lists_without_bodies(store: Store) -> None:
-    await store.graft([reading(1), revision("x", "b", "a", body='{"n":1}')])
+    await store.graft([reading(1)])
+    await store.graft([revision("x", "b", "a", body='{"n":1}')])
     whole = (await store.changes(0, limit=9)).documents
     bare = (await store.changes(0, limit=9, bodies=False)).documents
     assert bare == [msgspec.structs.replace(each, body="") for each in whole]
@@ -284,6 +285,7 @@ async def test_a_page_that_could_not_be_read_is_read_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await store.graft([reading(1)])
+    await store.graft([reading(2)])
     with monkeypatch.context() as patch:
 
         def fail(*_: object, **__: object) -> None:
@@ -292,7 +294,7 @@ async def test_a_page_that_could_not_be_read_is_read_again(
         patch.setattr(store._reader, "query", fail)
         with pytest.raises(StoreError):
             await store.recent_changes(0, limit=10, bodies=False)
-    assert (await store.recent_changes(0, limit=10, bodies=False)).last_seq == 1
+    assert (await store.recent_changes(0, limit=10, bodies=False)).last_seq == 2
 
 
 async def test_a_second_opening_is_refused(store: Store, path: Path) -> None:

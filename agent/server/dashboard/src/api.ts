@@ -117,8 +117,9 @@ const RETRY = 2_000;
 
 /**
  * Calls `onChange` with each change from now on that a selector matches, until the signal. A lost
- * connection is made again, from where it was; `onState` is told whether there is one. While the
- * page is not seen there is none: a browser has six to a server, for all its pages.
+ * connection is made again; `onState` is told whether there is one. While the page is not seen there
+ * is none: a browser has six to a server, for all its pages. What comes meanwhile is not told, as
+ * it may be a night's readings: who was told of a new connection asks for what there is.
  */
 export async function follow(
   db: string,
@@ -127,7 +128,6 @@ export async function follow(
   onState: (connected: boolean) => void,
   signal: AbortSignal,
 ): Promise<void> {
-  let since = "now";
   while (!signal.aborted) {
     await seen();
     const hidden = new AbortController();
@@ -139,19 +139,18 @@ export async function follow(
         filter: "_selector",
         include_docs: true,
         heartbeat: HEARTBEAT,
-        since,
+        since: "now",
       });
       const either = AbortSignal.any([signal, hidden.signal]);
       const response = await send("POST", path, { body: { selector }, signal: either });
       onState(true);
       for await (const line of lines(response)) {
         const change = JSON.parse(line) as Change & { last_seq?: string };
-        since = change.last_seq ?? change.seq;
         if (change.last_seq === undefined) onChange(change);
       }
-    } catch (error) {
+    } catch {
+      // What is wrong with the database is said by who asks for more of it; it may be made again.
       if (signal.aborted) return;
-      if (error instanceof ApiError && error.status >= 400 && error.status < 500) throw error;
     } finally {
       document.removeEventListener("visibilitychange", hide);
     }
@@ -161,7 +160,7 @@ export async function follow(
 }
 
 /** Resolves when the page is seen. */
-async function seen(): Promise<void> {
+export async function seen(): Promise<void> {
   while (document.hidden) {
     await new Promise((resolve) =>
       document.addEventListener("visibilitychange", resolve, { once: true }),

@@ -1,7 +1,7 @@
 /** The frame around the pages: who this is, where to go, which database. */
 
 import { useCallback, useEffect, useState } from "preact/hooks";
-import { ApiError, get, request, whenUnauthorized } from "./api";
+import { ApiError, explained, get, request, whenUnauthorized } from "./api";
 import { type Session, SharedContext, go, link, useLoaded, useRoute } from "./hooks";
 import { Conflicts } from "./pages/conflicts";
 import { Documents } from "./pages/documents";
@@ -125,6 +125,11 @@ function Frame({ session, onSession }: { session: Session; onSession: () => Prom
       </header>
       <main id="main" tabIndex={-1}>
         <h1>{page.title}</h1>
+        {status.value && status.error !== undefined && (
+          <div class="notice error" role="alert">
+            {explained(status.error)} What is shown here may be old.
+          </div>
+        )}
         <Page route={route} />
       </main>
       <footer>

@@ -17,7 +17,7 @@ import {
   withValue,
 } from "./json";
 import { type Conflict, StatePill, conflictsOf } from "./pages/conflicts";
-import { Action, Empty, Failure, Loading, Name, Pill } from "./parts";
+import { Action, DeleteDialog, Empty, Failure, Loading, Name, Pill } from "./parts";
 import { many } from "./text";
 
 export function OneConflict({ db, id }: { db: string; id: string }) {
@@ -34,7 +34,7 @@ export function OneConflict({ db, id }: { db: string; id: string }) {
       </h2>
       {overtaken !== undefined && (
         <div class="notice warning" role="alert">
-          {overtaken} Nothing was written; this is how it stands now.
+          {sentence(shown(overtaken))} This is how it stands now.
         </div>
       )}
       {value === undefined && (error === undefined ? <Loading /> : <Failure error={error} />)}
@@ -63,6 +63,11 @@ function revsOf(conflict: Conflict): string[] {
   return conflict.leaves.map((leaf) => text(leaf, "_rev"));
 }
 
+/** A server's words, as a sentence of the page. */
+function sentence(words: string): string {
+  return `${words.slice(0, 1).toUpperCase()}${words.slice(1)}.`;
+}
+
 function titleOf(leaf: number): string {
   return leaf === 0 ? "Winner" : `Version ${leaf + 1}`;
 }
@@ -88,6 +93,7 @@ function Sides({
     fields.map((field) => suggested(field, base !== undefined)),
   );
   const [edited, setEdited] = useState<string>();
+  const [deleting, setDeleting] = useState(false);
   const merged = fields.reduce<Json>(
     (doc, { path, values }, index) => withValue(doc, path, values[(choice[index] ?? 0) + 1]),
     winner,
@@ -178,12 +184,18 @@ function Sides({
             >
               Resolve with what is chosen
             </Action>
-            <Action kind="danger" run={() => resolve('"doc":null')}>
+            <button type="button" class="danger" onClick={() => setDeleting(true)}>
               Delete the document
-            </Action>
+            </button>
             {open > 0 && <span class="note">{many(open, "member")} still to choose</span>}
           </div>
         </>
+      )}
+      {deleting && (
+        <DeleteDialog remove={() => resolve('"doc":null')} onClose={() => setDeleting(false)}>
+          <Name code>{conflict.id}</Name> is deleted with all its versions, here and wherever it is
+          replicated to.
+        </DeleteDialog>
       )}
     </>
   );

@@ -1,14 +1,15 @@
 /** A sensor's value now, its course, and a file of it. */
 
-import { useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get, inDb } from "./api";
-import { useLoaded, useNow } from "./hooks";
+import { useLoaded, useNow, useShared } from "./hooks";
 import type { Last, Live } from "./live";
 import type { Sensor } from "./pages/sensors";
 import { Ago, Empty, Failure, Loading, Name, Pill } from "./parts";
 import { Plot, type Range } from "./plot";
 import { type Drawn, FLAGS, type Series, drawn } from "./series";
-import { at, many, measure, parseTime, symbol } from "./text";
+import type { DeviceSensor } from "./status";
+import { at, many, measure, parseTime, rate, symbol } from "./text";
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
@@ -40,6 +41,9 @@ export function Course({ db, sensor, live }: { db: string; sensor: Sensor; live:
     },
     typeof view === "number" ? Math.max(5000, view / MOST_POINTS) : undefined,
   );
+  useEffect(() => {
+    if (live.connections > 1) series.reload();
+  }, [live.connections]);
   // What is there stays on the screen until what was zoomed into has come.
   const before = useRef<Series | undefined>(undefined);
   if (series.value) before.current = series.value;
@@ -58,6 +62,7 @@ export function Course({ db, sensor, live }: { db: string; sensor: Sensor; live:
     quality: sensor.quality,
   };
   // A fast sensor's documents come late: the list may know more.
+  const here = useDeviceSensor(sensor);
   const newest = live.last && (live.last.time ?? 0) >= (listed.time ?? 0) ? live.last : listed;
   return (
     <section class="stack" aria-labelledby="sensor-name">
@@ -79,6 +84,13 @@ export function Course({ db, sensor, live }: { db: string; sensor: Sensor; live:
           <Ago time={newest.time} />
         </span>
         {newest.quality && <Pill tone="warning">{newest.quality}</Pill>}
+        {here && (
+          <span class="note">
+            {rate(here.rate)}/s
+            {!!here.gaps && ` · ${many(here.gaps, "gap")}`}
+            {here.errors > 0 && ` · ${many(here.errors, "error")}`}
+          </span>
+        )}
       </p>
       <div class="card padded stack">
         <div class="row spread">
@@ -104,6 +116,13 @@ export function Course({ db, sensor, live }: { db: string; sensor: Sensor; live:
       </div>
     </section>
   );
+}
+
+/** What this agent says of a sensor, if that is one of its own. */
+function useDeviceSensor({ device, sensor }: Sensor): DeviceSensor | undefined {
+  const { status } = useShared();
+  const found = status.value?.devices?.find(({ name }) => name === device);
+  return found?.sensors.find(({ name }) => name === sensor);
 }
 
 function Spans({

@@ -6,7 +6,7 @@ import { Editor } from "./editor";
 import { link, useLoaded, useShared } from "./hooks";
 import { type Json, line } from "./json";
 import { readDocument } from "./pages/documents";
-import { Dialog, Failure, Loading, Name } from "./parts";
+import { DeleteDialog, Failure, Loading, Name } from "./parts";
 import { bytes, many } from "./text";
 import { type Leaf, RevisionTree } from "./tree";
 
@@ -27,6 +27,16 @@ export function Document({ db, id, rev }: { db: string; id: string; rev: string 
   const reload = () => {
     shown.reload();
     leaves.reload();
+  };
+  const remove = async () => {
+    try {
+      await request("DELETE", inDb(db, [id], { rev: doc?.rev }));
+    } catch (problem) {
+      if (!(problem instanceof ApiError && problem.status === 409)) throw problem;
+      throw new Error("Somebody has changed it meanwhile; nothing was deleted. Load it again.");
+    }
+    setDeleting(false);
+    reload();
   };
   return (
     <article class="stack">
@@ -89,16 +99,12 @@ export function Document({ db, id, rev }: { db: string; id: string; rev: string 
         </section>
       )}
       {deleting && doc && (
-        <DeleteDialog
-          db={db}
-          id={id}
-          rev={doc.rev}
-          onClose={() => setDeleting(false)}
-          onDone={() => {
-            setDeleting(false);
-            reload();
-          }}
-        />
+        <DeleteDialog remove={remove} onClose={() => setDeleting(false)}>
+          <Name code>{id}</Name>{" "}
+          {live.length > 1
+            ? "has other versions, which are in conflict with this one; one of them takes its place."
+            : "is deleted here, and wherever it is replicated to."}
+        </DeleteDialog>
       )}
     </article>
   );
@@ -164,49 +170,5 @@ function Attachments({
         })}
       </ul>
     </section>
-  );
-}
-
-function DeleteDialog({
-  db,
-  id,
-  rev,
-  onClose,
-  onDone,
-}: {
-  db: string;
-  id: string;
-  rev: string;
-  onClose: () => void;
-  onDone: () => void;
-}) {
-  const [error, setError] = useState<unknown>();
-  const remove = async () => {
-    try {
-      await request("DELETE", inDb(db, [id], { rev }));
-      onDone();
-    } catch (problem) {
-      setError(
-        problem instanceof ApiError && problem.status === 409
-          ? new Error("Somebody has changed it meanwhile; nothing was deleted. Load it again.")
-          : problem,
-      );
-    }
-  };
-  return (
-    <Dialog title="Delete this document?" onClose={onClose}>
-      <p>
-        <Name code>{id}</Name> is deleted here, and wherever it is replicated to.
-      </p>
-      {error !== undefined && <Failure error={error} />}
-      <div class="row">
-        <button type="button" class="danger" onClick={remove}>
-          Delete
-        </button>
-        <button type="button" onClick={onClose}>
-          Keep it
-        </button>
-      </div>
-    </Dialog>
   );
 }

@@ -2,6 +2,7 @@
 
 import { createContext } from "preact";
 import { useContext, useEffect, useRef, useState } from "preact/hooks";
+import { seen } from "./api";
 import type { Status } from "./status";
 
 // --- where we are --------------------------------------------------------------------
@@ -75,10 +76,8 @@ export function useLoaded<T>(
     const abort = new AbortController();
     let timer: ReturnType<typeof setTimeout> | undefined;
     const run = async () => {
-      if (document.hidden && every !== undefined) {
-        timer = setTimeout(run, every);
-        return;
-      }
+      if (every !== undefined) await seen();
+      if (abort.signal.aborted) return;
       try {
         const value = await latest.current(abort.signal);
         if (!abort.signal.aborted) setState({ key, value });

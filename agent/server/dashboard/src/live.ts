@@ -17,12 +17,14 @@ export interface Live {
   readonly tail: readonly Point[];
   readonly last: Last | null;
   readonly connected: boolean;
+  /** How often a connection was made: nothing is known of the time before each. */
+  readonly connections: number;
   /** How often the device's document has changed. */
   readonly settings: number;
 }
 
 const LONGEST_TAIL = 5000;
-const NOTHING: Live = { tail: [], last: null, connected: false, settings: 0 };
+const NOTHING: Live = { tail: [], last: null, connected: false, connections: 0, settings: 0 };
 
 /**
  * One feed for all of it, since a browser has few connections to a server, for all its pages.
@@ -52,9 +54,14 @@ export function useLive(db: string | null, device: string, sensor: string): Live
         if (!waiting.length) requestAnimationFrame(take);
         waiting.push(...unpacked(doc));
       },
-      (connected) => setLive((before) => ({ ...before, connected })),
+      (connected) =>
+        setLive((before) => ({
+          ...before,
+          connected,
+          connections: before.connections + Number(connected),
+        })),
       abort.signal,
-    ).catch(() => undefined); // the page says what is wrong with the database
+    );
     return () => abort.abort();
   }, [db, device, sensor]);
   return live;

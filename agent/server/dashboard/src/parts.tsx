@@ -177,3 +177,28 @@ export function Action({
     </>
   );
 }
+
+/** Asks before a document is deleted; `children` say what that does. */
+export function DeleteDialog({
+  remove,
+  onClose,
+  children,
+}: {
+  remove: () => Promise<void>;
+  onClose: () => void;
+  children: ComponentChildren;
+}) {
+  return (
+    <Dialog title="Delete this document?" onClose={onClose}>
+      <p>{children}</p>
+      <div class="row">
+        <Action kind="danger" run={remove}>
+          Delete
+        </Action>
+        <button type="button" onClick={onClose}>
+          Keep it
+        </button>
+      </div>
+    </Dialog>
+  );
+}

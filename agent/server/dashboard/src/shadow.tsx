@@ -16,7 +16,7 @@ export function Shadow({
 }: {
   db: string;
   device: string;
-  /** How often the document has changed since the page was opened. */
+  /** Another number whenever the document has changed, or may have. */
   changes: number;
 }) {
   const { writes } = useShared();

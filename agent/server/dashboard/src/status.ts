@@ -40,6 +40,9 @@ export interface DeviceSensor {
   readonly name: string;
   readonly readings: number;
   readonly rate: number;
+  /** Frames were missing so often; null where frames have no numbers. */
+  readonly gaps: number | null;
+  readonly errors: number;
   readonly last_value: unknown;
   readonly quality: string | null;
   readonly unit: string | null;
@@ -110,7 +113,11 @@ export interface Status {
   readonly pipeline?: Stages;
   readonly system?: System;
   readonly attention?: readonly Attention[];
-  readonly conflicts?: { readonly present: number };
+  readonly conflicts?: {
+    readonly present: number;
+    /** Documents in conflict by database; for administrators. */
+    readonly databases?: Readonly<Record<string, number>>;
+  };
   readonly hooks?: readonly { readonly dead: number }[];
   readonly mqtt?: { readonly broker: string; readonly state: string };
 }

@@ -80,6 +80,7 @@ function ConflictList({ db }: { db: string }) {
   const next = value.rows[PAGE]?.id;
   return (
     <>
+      {error !== undefined && <Failure error={error} />}
       {value.total === 0 ? (
         <Empty title="No document has a conflict">
           When two sides change the same document, both versions are kept and shown here.
@@ -111,8 +112,34 @@ function ConflictList({ db }: { db: string }) {
           </button>
         </div>
       )}
+      <Elsewhere db={db} />
       <Resolutions db={db} />
     </>
+  );
+}
+
+/** The other databases of this server with conflicts. */
+function Elsewhere({ db }: { db: string }) {
+  const { status } = useShared();
+  const counts = Object.entries(status.value?.conflicts?.databases ?? {});
+  const others = counts.filter(([name]) => name !== db);
+  if (!others.length) return null;
+  return (
+    <section aria-labelledby="elsewhere">
+      <h2 id="elsewhere">In other databases</h2>
+      <ul class="list card">
+        {others.map(([name, number]) => (
+          <li key={name}>
+            <a href={link("conflicts", { db: name })}>
+              <span class="line">
+                <Name code>{name}</Name>
+                <span class="note">{many(number, "document")}</span>
+              </span>
+            </a>
+          </li>
+        ))}
+      </ul>
+    </section>
   );
 }
 

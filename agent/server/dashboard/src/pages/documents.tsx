@@ -9,7 +9,8 @@ import { type Json, format, line, parse, text } from "../json";
 import { Empty, Failure, Loading, Name } from "../parts";
 
 const PAGE = 50;
-const LAST = "\ufff0"; // after whatever an id goes on with
+const LAST = "\u{10ffff}"; // after whatever an id goes on with
+const EVERY = 5000;
 
 interface Found {
   readonly ids: readonly string[];
@@ -54,9 +55,11 @@ export function Documents({ route }: { route: Route }) {
           <Document key={`${db} ${id}`} db={db} id={id} rev={route.query["rev"]} />
         )}
         {!isNew && id === undefined && (
-          <Empty title="Choose a document">
-            Its members, its revisions and its attachments appear here.
-          </Empty>
+          <div class="wide-only">
+            <Empty title="Choose a document">
+              Its members, its revisions and its attachments appear here.
+            </Empty>
+          </div>
         )}
       </div>
     </div>
@@ -69,7 +72,7 @@ function ById({ db, id }: { db: string; id: string | undefined }) {
   const [prefix, setPrefix] = useState("");
   const [starts, setStarts] = useState<readonly string[]>([]);
   const start = starts.at(-1) ?? prefix;
-  const { value, error } = useLoaded(`${db} ${prefix} ${start}`, async (signal) => {
+  const load = async (signal: AbortSignal): Promise<Found> => {
     const path = inDb(db, ["_all_docs"], {
       start_key: JSON.stringify(start),
       ...(prefix ? { end_key: JSON.stringify(prefix + LAST) } : {}),
@@ -78,7 +81,8 @@ function ById({ db, id }: { db: string; id: string | undefined }) {
     const { rows } = await request<{ rows: { id: string }[] }>("GET", path, { signal });
     const ids = rows.map((row) => row.id);
     return { ids: ids.slice(0, PAGE), next: ids[PAGE] ?? null };
-  });
+  };
+  const { value, error } = useLoaded(`${db} ${prefix} ${start}`, load, EVERY);
   const search = (event: Event & { currentTarget: HTMLInputElement }) => {
     setPrefix(event.currentTarget.value);
     setStarts([]);

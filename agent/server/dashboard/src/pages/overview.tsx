@@ -21,7 +21,6 @@ export function Overview(_: { route: Route }) {
   }
   return (
     <>
-      {error !== undefined && <Failure error={error} />}
       <NeedsAttention items={value.attention} />
       {value.pipeline && <Pipeline stages={value.pipeline} status={value} />}
       <Remotes status={value} />
@@ -118,7 +117,7 @@ function VerifiedRow({ name, verified }: { name: string; verified: Verified }) {
           "is not verified yet."
         ) : (
           <>
-            was verified <Ago time={parseTime(time)} />: {count(documents)} documents,{" "}
+            was verified <Ago time={parseTime(time)} />: {many(documents, "document")},{" "}
             {different ? `${count(different)} differ` : "all are the same"}.
           </>
         )}

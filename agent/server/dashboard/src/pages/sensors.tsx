@@ -74,7 +74,12 @@ export function Sensors({ route }: { route: Route }) {
           <Empty title="This sensor has no readings in this database" />
         )}
         {device && (
-          <Shadow key={`${db} ${device}`} db={db} device={device} changes={live.settings} />
+          <Shadow
+            key={`${db} ${device}`}
+            db={db}
+            device={device}
+            changes={live.settings + live.connections}
+          />
         )}
       </div>
     </div>
