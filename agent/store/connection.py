@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,7 +27,8 @@ from agent.store.raw_pages import PAGE_SIZE
 from agent.store.selector_sql import register_functions
 
 _WRITER_CACHE_KIB = 4096
-_READER_CACHE_KIB = 1024
+_READER_CACHE_KIB = 256
+"""For each of several readers, which the system's cache serves as fast; it is always full."""
 
 _NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _FILES_OF_A_STORE = 8
@@ -44,6 +46,9 @@ _FAILING = "the disk reports an error ({}); check the card and the system's log"
 
 _STORE, _IN_USE = b"store", b"open"
 """Words in a lock file: the file beside it is a store; and it was not closed in order since."""
+
+_SMALLEST_ROOM = 64 * 1024
+"""Bytes; SQLite lets the index of a WAL grow by half of it."""
 
 _CHECKED_WHOLE = 16 * 1024 * 1024
 _CHECKED_ROWS = 1000
@@ -150,6 +155,9 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA busy_timeout = 5000")
             connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+            # What a savepoint may bring back is else written to a temporary file: as much again as
+            # the changes themselves.
+            connection.execute("PRAGMA temp_store = MEMORY")
             if connection.execute("PRAGMA user_version").fetchone()[0] < schema.SCHEMA_VERSION:
                 schema.migrate(connection)
             remove_uploads(connection)
@@ -185,6 +193,14 @@ def _few_files_left() -> bool:
         return len(list(Path("/proc/self/fd").iterdir())) + _FILES_OF_A_STORE > most
     except OSError as error:
         return error.errno in _NO_MORE_FILES
+
+
+def _no_room(path: Path) -> bool:
+    """SQLite calls a disk full only where it writes to the file itself."""
+    try:
+        return shutil.disk_usage(path.parent).free < _SMALLEST_ROOM
+    except OSError:
+        return False
 
 
 def marker(path: Path) -> Path:
@@ -232,7 +248,9 @@ def explained(path: Path, *, is_open: bool = False) -> Iterator[None]:
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "") or ""
         damage = ("SQLITE_CORRUPT", "SQLITE_NOTADB") if is_open else "SQLITE_CORRUPT"
-        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")):
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")) or (
+            name.startswith("SQLITE_IOERR") and _no_room(path)
+        ):
             raise StoreWriteError(f"{path}: {_FULL}") from error
         if name.startswith("SQLITE_IOERR"):
             raise StoreWriteError(f"{path}: {_FAILING.format(name)}") from error

@@ -10,7 +10,7 @@ from agent.errors import StoreDamagedError, StoreError
 from agent.store.connection import StoreLock, damage, marker, open_writer
 from agent.store.raw_file import RawFile
 from agent.store.raw_pages import is_sound, numbers
-from agent.store.salvage import note_damage, put_in_place, set_aside
+from agent.store.salvage import note_damage, put_in_place, remove_unfinished, set_aside
 from agent.store.schema import APPLICATION_ID
 
 _EMPTY = "it is empty, and was not"
@@ -71,6 +71,7 @@ def open_or_salvage(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Con
     """As `open_checked`; a damaged store is set aside for a copy of what can be read of it."""
     if put_in_place(path):
         lock.closing()
+    remove_unfinished(path)
     try:
         return open_checked(path, lock, create=create)
     except StoreDamagedError as error:

@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
 SALVAGED = "salvaged"
 """The `_local` document of the copy that tells what happened."""
 
-_FILES = ("-shm", "-wal", "")
+_FILES = ("-shm", "-wal", "-journal", "")
+_KEPT = 3
+"""Damaged files of a store that stay: a card that fails would fill up with them otherwise."""
 
 
 class Salvage(msgspec.Struct, frozen=True):
@@ -55,15 +57,19 @@ def set_aside(path: Path, reason: str) -> Salvage:
     is no room for the copy.
     """
     mark_damaged(path, reason)
-    _check_room(path, reason)
+    remove_unfinished(path)
+    size = sum(file.stat().st_size for suffix in _FILES if (file := _beside(path, suffix)).exists())
+    wanted = size + size // 8  # pages of the copy may be less full
+    _make_way(path, wanted)
+    _check_room(path, wanted, reason)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     aside = _aside(path, stamp)
-    fresh = path.with_name(f"{path.name}.salvaging")
-    for suffix in _FILES:
-        _beside(fresh, suffix).unlink(missing_ok=True)
+    fresh = _unfinished(path)
     log.warning("%s is damaged (%s); what can be read of it is copied", path, reason)
     with _room_wanted(path), closing(open_writer(fresh, create=True)) as copy:
-        copy.execute("PRAGMA synchronous = OFF")  # nobody needs half a copy
+        # A WAL would be as large as the copy once more, and it is of no use until it is complete.
+        copy.execute("PRAGMA journal_mode = DELETE")
+        copy.execute("PRAGMA synchronous = OFF")
         found = Recovered(0, 0)
         if path.exists():
             with RawFile(path) as damaged:
@@ -79,7 +85,6 @@ def set_aside(path: Path, reason: str) -> Salvage:
             "INSERT OR REPLACE INTO local (id, rev, body) VALUES (?, 1, ?)",
             (SALVAGED, msgspec.json.encode(done).decode()),
         )
-        copy.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     _sync(fresh)
     fresh.rename(path.with_name(f"{path.name}.salvaged-{stamp}"))
     put_in_place(path)
@@ -131,14 +136,41 @@ async def salvaged(store: Store) -> Salvage | None:
     return None if found is None else msgspec.json.decode(found[1], type=Salvage)
 
 
-def _check_room(path: Path, reason: str) -> None:
-    """The copy is at most as large as the file and its WAL, but for pages that are less full."""
-    size = sum(file.stat().st_size for suffix in _FILES if (file := _beside(path, suffix)).exists())
-    needed, free = size + size // 8, shutil.disk_usage(path.parent).free
-    if free < needed:
+def remove_unfinished(path: Path) -> None:
+    """What a copy that was interrupted has left, which may be the very room that is missing."""
+    _remove(_unfinished(path))
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{path.name}.salvaging")
+
+
+def _make_way(path: Path, wanted: int) -> None:
+    """Remove the oldest of the files that were set aside before: all but a few, and more where
+    otherwise so many bytes are not free. What could be read in them was copied then."""
+    names = f"{path.name}.damaged-"
+    earlier = sorted(
+        file
+        for file in path.parent.iterdir()
+        if file.name.startswith(names) and not file.name.endswith(_FILES[:-1])
+    )
+    while earlier and (len(earlier) >= _KEPT or shutil.disk_usage(path.parent).free < wanted):
+        oldest = earlier.pop(0)
+        _remove(oldest)
+        log.warning("%s: removed, to have room for a copy of the store, which is damaged", oldest)
+
+
+def _remove(file: Path) -> None:
+    for suffix in _FILES:
+        _beside(file, suffix).unlink(missing_ok=True)
+
+
+def _check_room(path: Path, wanted: int, reason: str) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if free < wanted:
         raise StoreError(
             f"{path}: the file is damaged ({reason}), and to copy what is readable "
-            f"{-(-needed // 2**20)} MiB have to be free, not {free // 2**20}; free some space, or "
+            f"{-(-wanted // 2**20)} MiB have to be free, not {free // 2**20}; free some space, or "
             "move the folder to a larger disk, and start the agent again",
             path=str(path),
         )
@@ -150,6 +182,7 @@ def _room_wanted(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        remove_unfinished(path)
         if error.sqlite_errorname != "SQLITE_FULL":
             raise
         raise StoreError(

@@ -146,8 +146,13 @@ class Writer:
             with explained(self._path, is_open=True):
                 self._db.execute("BEGIN IMMEDIATE")
                 transaction = Transaction(self._db, revs_limit=self.revs_limit)
-                for operation, future in items:
-                    outcomes.append((future, *self._attempt(operation, transaction)))
+                if len(items) == 1:
+                    # A savepoint costs a copy of each page that changes; the transaction does.
+                    operation, future = items[0]
+                    outcomes.append((future, operation(transaction), None))
+                else:
+                    for operation, future in items:
+                        outcomes.append((future, *self._attempt(operation, transaction)))
                 transaction.finish()
                 self._db.execute("COMMIT")
                 done = transaction
@@ -165,7 +170,7 @@ class Writer:
     def _attempt(
         self, operation: _Operation, transaction: Transaction
     ) -> tuple[Any, Exception | None]:
-        """One operation; when it fails, what it wrote goes and the others stay."""
+        """One operation of several; when it fails, what it wrote goes and the others stay."""
         state = transaction.checkpoint()
         self._db.execute("SAVEPOINT operation")
         try:

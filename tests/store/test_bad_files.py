@@ -20,6 +20,7 @@ import pytest
 
 from agent.errors import StoreError, StoreFilesError, StoreWriteError
 from agent.store.store import Store
+from tests.doctor.examined import tmpfs
 from tests.store.helpers import edit, opened, put, reading, revision, rows
 
 NOBODY = 65534
@@ -338,6 +339,21 @@ async def test_reading_a_damaged_file_names_the_damage(store: Store, path: Path)
         with pytest.raises(StoreError, match="the file is damaged"):
             await store.graft([revision(f"doc{number}", "c", "b") for number in range(3000)])
     await store.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+async def test_a_store_that_is_opened_on_a_full_disk_says_so(tmp_path: Path) -> None:
+    """SQLite calls it an error of the disk: what it cannot write is not the file itself."""
+    with tmpfs(tmp_path / "card") as folder:
+        path = folder / "a.sqlite"
+        await (await Store.open(path)).close()
+        with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        with pytest.raises(StoreWriteError, match=r"the disk is full; free some space$"):
+            await Store.open(path)
+        (folder / "filler").unlink()
+        await (await Store.open(path)).close()
 
 
 async def test_too_many_open_files_say_so(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -434,6 +435,8 @@ async def test_a_disk_that_fills_while_the_copy_is_made_is_explained(
     monkeypatch.setattr(salvage, "open_writer", on_a_small_disk)
     with pytest.raises(StoreError, match=r"the disk is full before .* free some space and start"):
         await databases.get("db")
+    left = await asyncio.to_thread(lambda: list(tmp_path.glob("*salvaging*")))
+    assert left == []  # it would take the room that is missing
     monkeypatch.undo()
     assert (await (await databases.get("db")).info()).doc_count > 1000
     await databases.close()
@@ -466,3 +469,59 @@ async def test_a_wal_that_is_gone_is_told(tmp_path: Path) -> None:
     assert await (await databases.get("db")).get("in the WAL only") is not None
     assert await databases.damaged() == []
     await databases.close()
+
+
+async def test_a_copy_takes_the_room_of_one_and_what_a_killed_one_left_goes(
+    databases: Databases, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(path)
+    size = pages_of(path) * PAGE
+    marker(path).write_text("malformed")
+    left = path.with_name(path.name + ".salvaging")
+    left.write_bytes(b"half a copy")
+    most = 0
+    copied = salvage.recover
+
+    def watched(rows: Any, copy: sqlite3.Connection) -> Any:
+        nonlocal most
+        found = copied(rows, copy)
+        most = sum(file.stat().st_size for file in path.parent.glob("*salvaging*"))
+        return found
+
+    monkeypatch.setattr(salvage, "recover", watched)
+    await databases.get("db")
+    assert 0 < most < size * 9 / 8
+    assert not left.exists()
+    await databases.close()
+
+
+async def test_a_card_that_fails_again_and_again_does_not_fill_up_with_damaged_files(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(path, count=100)
+
+    def aside() -> list[str]:
+        return sorted(file.name for file in path.parent.glob("*.damaged-*"))
+
+    for day in range(1, 7):
+        for suffix in ("", "-wal"):
+            path.with_name(f"{path.name}.damaged-2026010{day}T000000Z{suffix}").write_bytes(b"")
+    marker(path).write_text("malformed")
+    await (await Store.open(path, salvage=True)).close()
+    kept = aside()
+    assert kept[:-1] == [
+        f"{path.name}.damaged-2026010{day}T000000Z{suffix}"
+        for day in (5, 6)
+        for suffix in ("", "-wal")
+    ]
+    assert told(path).aside.endswith(kept[-1])
+
+    usage = shutil.disk_usage(path.parent)
+    monkeypatch.setattr(
+        salvage.shutil,
+        "disk_usage",
+        lambda _: usage._replace(free=usage.free if len(aside()) < 2 else 1000),
+    )
+    marker(path).write_text("malformed")
+    await (await Store.open(path, salvage=True)).close()  # the room of the older ones is needed
+    assert aside()[0] == kept[-1]
