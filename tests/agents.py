@@ -143,10 +143,17 @@ class AgentProcess:
         self.kill()
 
 
-def hub(data: Path, *options: object, port: int = 0, log: Path | None = None) -> AgentProcess:
+def hub(
+    data: Path,
+    *options: object,
+    port: int = 0,
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> AgentProcess:
     """Start a hub; by default on a free port. `options` come after the command."""
     where = ("--data", data, "--listen", f"127.0.0.1:{port}")
-    return AgentProcess("hub", *where, *options, log=log or data.with_suffix(".log"))
+    log = log or data.with_suffix(".log")
+    return AgentProcess("hub", *where, *options, log=log, environment=environment)
 
 
 def gateway(

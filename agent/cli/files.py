@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from agent.durable import sync_folder
 from agent.errors import ConfigError
 
 
@@ -25,6 +26,7 @@ def replace_file(path: Path, text: str) -> None:
                 file.flush()
                 os.fsync(descriptor)
             part.replace(target)
+            sync_folder(target.parent)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:

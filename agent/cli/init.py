@@ -29,6 +29,7 @@ from agent.config import (
 )
 from agent.config_explain import hint
 from agent.config_file import check_text
+from agent.durable import make_folder
 from agent.errors import ConfigError, PortError
 from agent.sensors.probe import Attempt, Heard, listen, listening_adapters
 from agent.server.http import is_loopback
@@ -67,7 +68,7 @@ def init_command(config_path: Path, yes: bool, seconds: float) -> None:
     text = config_text(answers)
     check_text(text, config_path)
     try:
-        config_path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(config_path.parent)
     except OSError as error:
         raise ConfigError(f"{config_path.parent}: cannot be made ({error.strerror})") from error
     if interview.password is not None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.durable import make_folder, sync_folder
 from agent.errors import PermanentError, RequestError
 
 COOKIE = "AuthSession"
@@ -99,7 +100,7 @@ def server_secret(folder: Path) -> bytes:
     """
     path = folder / _SECRET_FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if not path.exists():
             _make(path)
         path.chmod(0o600)
@@ -139,6 +140,7 @@ def _make(path: Path) -> None:
         os.write(descriptor, secrets.token_bytes(_SECRET_BYTES))
         os.fsync(descriptor)
         path.hardlink_to(part)
+        sync_folder(path.parent)
     except FileExistsError:
         pass  # another process was first
     finally:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from agent.durable import sync_folder
 from agent.errors import (
     NotFoundError,
     StoreBusyError,
@@ -102,15 +103,17 @@ class StoreLock:
     def opened(self) -> None:
         """The file is a store, with a WAL: either of them is missed if it is gone later on."""
         try:
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # too many are open
+            sync_folder(self.path.parent)  # before it is said that there is a WAL
+        except OSError:  # too many files are open
             self._write(True, False)
-            return
-        try:
-            os.fsync(folder)  # before it is said that there is a WAL
-        finally:
-            os.close(folder)
-        self._write(True, True)
+        else:
+            self._write(True, True)
+
+    def forget(self) -> None:
+        """The file is about to be deleted: that it is gone will be no damage."""
+        self.was_store = False
+        self._write(False, False)
+        os.fsync(self._file)
 
     def closing(self) -> None:
         """All is in the file, so the WAL may go."""

@@ -14,8 +14,11 @@ from urllib.parse import quote, unquote
 from weakref import WeakValueDictionary
 
 from agent.documents.tree import DEFAULT_REVS_LIMIT
+from agent.durable import make_folder, sync_folder
 from agent.errors import DocumentError, NotFoundError, StoreError, StoreExistsError, StoreHeldError
-from agent.store.connection import StoreLock
+from agent.store.connection import StoreLock, marker
+from agent.store.opening import exists
+from agent.store.salvage import COPY, copies_of
 from agent.store.store import Store
 
 _NAME = re.compile(r"[a-z][a-z0-9_$()+/-]*\Z")
@@ -122,7 +125,7 @@ class Databases:
         path = self.path(name)
         async with self._lock(name):
             self._check_open()
-            if name in self._open or await asyncio.to_thread(path.exists):
+            if name in self._open or await asyncio.to_thread(exists, path):
                 raise StoreExistsError(
                     "The database could not be created, the file already exists.", path=str(path)
                 )
@@ -229,7 +232,11 @@ class Databases:
 
     def names_now(self) -> list[str]:
         """As `names`; blocks."""
-        files = self.folder.glob("*" + _SUFFIX)
+        files = {*self.folder.glob("*" + _SUFFIX)}
+        files |= {
+            file.with_name(file.name.partition(COPY)[0])
+            for file in self.folder.glob(f"*{_SUFFIX}{COPY}*")
+        }
         return sorted(unquote(file.name.removesuffix(_SUFFIX)) for file in files)
 
     def _damaged(self) -> list[dict[str, str | None]]:
@@ -246,7 +253,7 @@ class Databases:
     def _make_folder(self) -> None:
         try:
             # Documents of `_replicator` have passwords in them.
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.folder, 0o700)
         except OSError as error:
             raise StoreError(
                 f"{self.folder}: the folder cannot be made ({error.strerror}); "
@@ -263,11 +270,15 @@ async def _to_the_end(opening: Coroutine[Any, Any, Store]) -> Store:
 
 
 def _unlink(path: Path) -> None:
-    if not path.exists():
+    if not exists(path):
         raise NotFoundError(f"{path.name}: no such database", reason="Database does not exist.")
     lock = StoreLock(path)
     try:
-        for suffix in ("", "-wal", "-shm", ".damaged", ".lock"):
+        lock.forget()
+        for file in (marker(path), *copies_of(path), path):
+            file.unlink(missing_ok=True)
+        sync_folder(path.parent)  # what is left means nothing then; never the file without its WAL
+        for suffix in ("-wal", "-shm", ".lock"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
     finally:
         lock.release()

@@ -10,11 +10,18 @@ from agent.errors import StoreDamagedError, StoreError
 from agent.store.connection import StoreLock, damage, marker, open_writer
 from agent.store.raw_file import RawFile
 from agent.store.raw_pages import is_sound, numbers
-from agent.store.salvage import note_damage, put_in_place, remove_unfinished, set_aside
+from agent.store.salvage import (
+    copies_of,
+    note_damage,
+    put_in_place,
+    remove_unfinished,
+    set_aside,
+)
 from agent.store.schema import APPLICATION_ID
 
 _EMPTY = "it is empty, and was not"
 _GONE = "it is gone"
+_MARKED = "it was found while it was open"  # a power cut has left the marker without its text
 _PIECE = 1024 * 1024
 _NO_WAL = (
     "its WAL is gone, and with it what was written last, unless another program has opened the file"
@@ -24,10 +31,15 @@ _ANY_VERSION = 100
 _NOT_SQLITE = "it is no SQLite file any more"
 
 
+def exists(path: Path) -> bool:
+    """There is a store, or a copy of a damaged one that takes its place when it is opened."""
+    return path.exists() or bool(copies_of(path))
+
+
 def damage_found(path: Path) -> str | None:
     """How an open store was found to be damaged, or None."""
     try:
-        return marker(path).read_text("utf-8")
+        return marker(path).read_text("utf-8", "replace").strip("\0") or _MARKED
     except OSError:
         return None
 

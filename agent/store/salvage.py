@@ -6,8 +6,8 @@ whatever the remotes have and it lacks comes back, and the other way round.
 
 from __future__ import annotations
 
+import glob
 import logging
-import os
 import shutil
 import sqlite3
 import time
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.durable import sync_file, sync_folder
 from agent.errors import StoreError
 from agent.store.connection import mark_damaged, marker, open_writer
 from agent.store.raw_file import RawFile
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 SALVAGED = "salvaged"
 """The `_local` document of the copy that tells what happened."""
+
+COPY = ".salvaged-"
+"""Begins what the name of a complete copy has besides the store's; it ends with the time."""
 
 _FILES = ("-shm", "-wal", "-journal", "")
 _KEPT = 3
@@ -85,8 +89,8 @@ def set_aside(path: Path, reason: str) -> Salvage:
             "INSERT OR REPLACE INTO local (id, rev, body) VALUES (?, 1, ?)",
             (SALVAGED, msgspec.json.encode(done).decode()),
         )
-    _sync(fresh)
-    fresh.rename(path.with_name(f"{path.name}.salvaged-{stamp}"))
+    sync_file(fresh)
+    fresh.rename(_beside(path, COPY + stamp))
     put_in_place(path)
     log.error(
         "%s was damaged (%s): %d documents were copied, %d were wrong; the damaged file is %s, and "
@@ -108,23 +112,28 @@ def note_damage(path: Path, reason: str) -> None:
     aside.write_text(reason, "utf-8")
 
 
+def copies_of(path: Path) -> list[Path]:
+    """The complete copy of a damaged store, until it has the store's name."""
+    return list(path.parent.glob(glob.escape(path.name + COPY) + "*"))
+
+
 def put_in_place(path: Path) -> bool:
     """Exchange a damaged store for its copy, if there is one that is complete.
 
     As long as the copy has its own name, this was not done to the end. Returns whether there was.
     """
     done = False
-    for copy in path.parent.glob(f"{path.name}.salvaged-*"):
-        _sync(path.parent)
+    for copy in copies_of(path):
+        sync_folder(path.parent)
         aside = _aside(path, copy.name.rpartition("-")[2])
         for suffix in ("-shm", "-wal"):
             if _beside(path, suffix).exists():
                 _beside(path, suffix).rename(_beside(aside, suffix))
         if not aside.exists():
             _keep(path, aside)
-        _sync(path.parent)
+        sync_folder(path.parent)
         copy.rename(path)
-        _sync(path.parent)
+        sync_folder(path.parent)
         marker(path).unlink(missing_ok=True)
         done = True
     return done
@@ -212,12 +221,3 @@ def _aside(path: Path, stamp: str) -> Path:
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
-
-
-def _sync(path: Path) -> None:
-    """A file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

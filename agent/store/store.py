@@ -17,7 +17,7 @@ from agent.errors import EdgeAgentError, StoreDamagedError, StoreError, StoreWri
 from agent.store.blobs import Upload
 from agent.store.compaction import compact, give_back
 from agent.store.connection import StoreLock, open_writer
-from agent.store.opening import damage_found, open_checked, open_or_salvage
+from agent.store.opening import damage_found, exists, open_checked, open_or_salvage
 from agent.store.reader import Reader
 from agent.store.transaction import Edit, Transaction
 from agent.store.view import StoreView
@@ -68,7 +68,7 @@ class Store(StoreView):
                 raise StoreError(
                     f"{path}: a folder; name the file of a store in it", path=str(path)
                 )
-            if not create and not path.exists():
+            if not create and not exists(path):
                 open_writer(path, create=False)  # raises, before a lock file is made
             lock = StoreLock(path)
             try:

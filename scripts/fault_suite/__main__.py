@@ -12,6 +12,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from scripts.fault_suite.power import cut_power
 from scripts.fault_suite.run import BrokenPromiseError, Run
 
 
@@ -20,23 +21,35 @@ from scripts.fault_suite.run import BrokenPromiseError, Run
 @click.option(
     "--minutes", type=click.FloatRange(min=0.05), default=1.0, show_default=True, metavar="M"
 )
+@click.option(
+    "--power-cuts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only cut the power, at N moments of what stores and agents do.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def main(seed: int | None, minutes: float, as_json: bool) -> None:
+def main(seed: int | None, minutes: float, power_cuts: int | None, as_json: bool) -> None:
     """Bring faults upon gateways, a hub, a broker and devices, and check what is promised.
 
     Faults come for M minutes. Then all is quiet, and what was acknowledged has to be everywhere,
     once. The same seed brings the same faults at the same times.
+
+    With --power-cuts what programs do to their files is recorded, and the disk is built as N power
+    cuts would have left it: everything has to open by itself, with all that was acknowledged.
     """
     seed = random.randrange(2**31) if seed is None else seed
     console = Console(stderr=True, highlight=False, markup=False)
     console.print(f"seed {seed}")
     folder = Path(tempfile.mkdtemp(prefix="edge-agent-faults-"))
     try:
-        result = asyncio.run(Run(folder, seed, 60 * minutes, console.print).run())
+        if power_cuts is not None:
+            result = cut_power(folder, seed, power_cuts, console.print)
+        else:
+            result = asyncio.run(Run(folder, seed, 60 * minutes, console.print).run())
     except (BrokenPromiseError, AssertionError, ExceptionGroup) as error:
         raise click.ClickException(
-            f"{shown(error)}; the logs are in {folder}; "
-            f"replay it: scripts/faults --seed {seed} --minutes {minutes:g}"
+            f"{shown(error)}; the logs are in {folder}; replay it: scripts/faults --seed {seed} "
+            + (f"--minutes {minutes:g}" if power_cuts is None else f"--power-cuts {power_cuts}")
         ) from error
     shutil.rmtree(folder)
     if as_json:

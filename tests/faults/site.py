@@ -146,17 +146,24 @@ class Site:
     """A hub and a gateway that replicates with it in both directions.
 
     `remote` has settings of the gateway's remote, such as a `url` of something between the two.
+    `environment` is added to that of both.
     """
 
     def __init__(
-        self, folder: Path, *devices: str, prefix: Sequence[str] = (), **remote: object
+        self,
+        folder: Path,
+        *devices: str,
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **remote: object,
     ) -> None:
         def start_hub(port: int) -> AgentProcess:
             # With a user, since otherwise it answers to no names but localhost.
             path = folder / "hub.toml"
             hashed = quick_hash(PASSWORD)
             path.write_text(agents.table("user", name=USER, password_hash=hashed, roles=["_admin"]))
-            return agents.hub(folder / "hub", "--config", path, port=port)
+            options = ("--config", path)
+            return agents.hub(folder / "hub", *options, port=port, environment=environment)
 
         def start_gateway(port: int) -> AgentProcess:
             settings: dict[str, object] = {
@@ -169,7 +176,8 @@ class Site:
             }
             path = folder / "gateway.toml"
             tables = [*devices, agents.table("remote", **settings)]
-            return agents.gateway(agents.gateway_config(path, *tables, port=port), prefix=prefix)
+            agents.gateway_config(path, *tables, port=port)
+            return agents.gateway(path, prefix=prefix, environment=environment)
 
         self.hub = Place("hub", folder / "hub", start_hub, login=f"{USER}:{PASSWORD}@")
         self.gateway = Place("gateway", folder / "gateway", start_gateway)

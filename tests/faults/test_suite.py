@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from scripts.fault_suite.plan import TRIED, plan
+from scripts.fault_suite.power import cut_power
 from tests.agents import CHECKOUT
 
 SEED = 183
@@ -52,3 +53,16 @@ def test_what_is_promised_holds(tmp_path: Path) -> None:
     assert result["readings_sent"] == result["readings_stored"] + result["dropped_by_devices"] > 100
     assert result["duplicated"] == 0
     assert result["converged"] is True
+
+
+@pytest.mark.usefixtures("library")  # skips it without a compiler
+def test_power_cuts_are_counted(tmp_path: Path) -> None:
+    """Of the first scenario; the others are cut in test_power_cut.py."""
+    result = cut_power(tmp_path, SEED, 3, print)
+    assert result == {
+        "seed": SEED,
+        "power_cuts": 3,
+        "while": {"writes": 3},
+        "started_again": 0,
+        "losses": 0,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import sqlite3
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.errors import StoreDamagedError, StoreError
+from agent.errors import StoreDamagedError, StoreError, StoreExistsError
 from agent.peers.local import LocalPeer
 from agent.replication.replicator import Replicator
 from agent.store import salvage
@@ -21,7 +22,7 @@ from agent.store.connection import marker
 from agent.store.databases import Databases
 from agent.store.info import read_info
 from agent.store.reader import Reader
-from agent.store.salvage import SALVAGED, Salvage
+from agent.store.salvage import SALVAGED, Salvage, copies_of
 from agent.store.store import Store
 from tests.mqtt.site import contents
 from tests.store.fixtures.make import fill
@@ -118,6 +119,55 @@ async def test_what_is_readable_is_copied_and_the_rest_comes_back(
     await Replicator(LocalPeer(cloud), LocalPeer(store)).run()
     assert await contents(store) == before
     await cloud.close()
+    await databases.close()
+
+
+async def test_a_complete_copy_is_put_in_place_by_the_next_start(
+    databases: Databases, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await make(path, count=50)
+    marker(path).write_text("malformed")
+
+    def rename(file: Path, to: Path) -> None:
+        if to == path:
+            raise OSError("power cut")
+        os.rename(file, to)  # noqa: PTH104
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", rename)
+        with pytest.raises(OSError, match="power cut"):
+            await databases.get("db")
+    [copy] = await asyncio.to_thread(copies_of, path)
+    await asyncio.to_thread(path.unlink)  # as a file system without hard links leaves it
+    assert await databases.names() == ["db"]
+    with pytest.raises(StoreExistsError):
+        await databases.create("db")
+    store = await databases.get("db")
+    assert await contents(store) == before
+    assert told(path).reason == "malformed"
+    left = {file.name for file in path.parent.iterdir()}
+    assert Path(told(path).aside).name in left
+    assert copy.name not in left
+    await databases.close()
+
+
+async def test_a_database_that_is_deleted_takes_its_copy_along(
+    databases: Databases, path: Path
+) -> None:
+    await make(path, count=50)
+    await asyncio.to_thread(path.rename, path.with_name("db.sqlite.salvaged-20260101T000000Z"))
+    await databases.delete("db")
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", [b"", b"\0\0\0", b"\xff"])
+async def test_a_marker_counts_whatever_is_left_of_its_text(
+    databases: Databases, path: Path, text: bytes
+) -> None:
+    before = await make(path, count=50)
+    marker(path).write_bytes(text)
+    assert await contents(await databases.get("db")) == before
+    assert told(path).reason in ("it was found while it was open", "\ufffd")
     await databases.close()
 
 
