@@ -256,6 +256,26 @@ async def test_a_full_disk(disk: Path) -> None:
     await _check_recovered(store, path, acknowledged)
 
 
+async def test_a_disk_that_is_full_at_the_start(disk: Path) -> None:
+    path = await _store_in(disk)
+    (disk / "db.sqlite.lock").unlink()
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(b"x" * 4096)
+            file.flush()
+    # First there is no room for the lock file, then none for what SQLite needs.
+    for beside in (path.with_name("db.sqlite.lock"), path):
+        with pytest.raises((StoreError, StoreWriteError)) as caught:
+            await Store.open(path)
+        assert str(caught.value) == f"{beside}: the disk is full; free some space"
+        os.truncate(filler, filler.stat().st_size - 4096)
+    filler.unlink()
+    store = await Store.open(path)
+    assert await store.get(reading(1).id) is not None
+    await store.close()
+
+
 async def test_a_store_that_fills_up(store: Store, path: Path) -> None:
     """The same without a small disk: SQLite reports it in the middle of a statement."""
 
