@@ -25,6 +25,7 @@ _MOST_OPEN = 64
 """Databases that are open at once, unless more are in use. Each has two threads or more, six files
 and about 0.5 MB."""
 
+_LONGEST_NOTE = 500  # bytes: no SQLite file is as small
 _LONGEST_NAME = 200  # as a file name, with its suffixes, within what file systems allow
 
 BAD_NAME = (
@@ -178,6 +179,11 @@ class Databases:
                 await store.close()
             await asyncio.to_thread(_unlink, path)
 
+    async def damaged(self) -> list[dict[str, str | None]]:
+        """What was damaged, and the file that it was, as long as that is there: `{"database",
+        "file", "reason"}` for each; the reason where there is nothing else in the file."""
+        return await asyncio.to_thread(self._damaged)
+
     async def check(self) -> None:
         """Returns when the writer of each open store has had its turn. Raises StoreDamagedError."""
         for store in list(self._open.values()):
@@ -225,6 +231,17 @@ class Databases:
         """As `names`; blocks."""
         files = self.folder.glob("*" + _SUFFIX)
         return sorted(unquote(file.name.removesuffix(_SUFFIX)) for file in files)
+
+    def _damaged(self) -> list[dict[str, str | None]]:
+        return [
+            {
+                "database": unquote(file.name.partition(_SUFFIX)[0]),
+                "file": str(file),
+                "reason": file.read_text("utf-8") if file.stat().st_size < _LONGEST_NOTE else None,
+            }
+            for file in sorted(self.folder.glob(f"*{_SUFFIX}.damaged-*"))
+            if not file.name.endswith(("-wal", "-shm"))
+        ]
 
     def _make_folder(self) -> None:
         try:
