@@ -116,8 +116,9 @@ class VirtualMachine:
         return self._console.read_text(errors="replace") if self._console.exists() else ""
 
     def wait_until_up(self) -> None:
-        """Until somebody can log in."""
-        wait_for(lambda: self._tried("true").returncode == 0, "ssh to answer")
+        """Until somebody can log in, and the agent is ready."""
+        active = "systemctl is-active edge-agent"
+        wait_for(lambda: self._tried(active).returncode == 0, "the agent to be ready")
 
     def run(self, *command: str) -> str:
         """A command as root, by ssh; what it prints."""
