@@ -66,12 +66,17 @@ def _disk(status: Status) -> Iterator[Finding]:
 
 
 def _store(status: Status) -> Iterator[Finding]:
-    salvaged = (status.get("database") or {}).get("salvaged")
-    if salvaged:
-        copied = _count(salvaged["documents"], "document")
-        what = f"The database was damaged on {salvaged['time']}; {copied} could be copied."
-        do = f"Check the card; delete {salvaged['aside']} when the remotes have sent the rest."
-        yield Finding("warning", what, do)
+    salvaged = (status.get("database") or {}).get("salvaged") or {}
+    for damaged in status.get("damaged", ()):
+        file = damaged["file"]
+        what = f"The database {damaged['database']} was damaged"
+        if file == salvaged.get("aside"):
+            copied = _count(salvaged["documents"], "document")
+            what += f" on {salvaged['time']} ({salvaged['reason']}); {copied} could be copied"
+        elif damaged["reason"]:
+            what += f": {damaged['reason']}"
+        do = f"Check the card. When the remotes have sent the rest, or there are none: rm {file}*"
+        yield Finding("warning", f"{what}.", do)
 
 
 def _retention(status: Status) -> Iterator[Finding]:
@@ -162,10 +167,16 @@ def _job(job: Status) -> Iterator[Finding]:
             "Once it has sent everything, stop one of them, give it a name of its own, move its "
             "data folder away and start it: it makes a new store and pulls everything.",
         )
-    if job["doc_write_failures"]:
-        refused = _count(job["doc_write_failures"], "revision")
-        do = "See `failures` in edge-agent status --json; mend or delete these documents."
-        yield Finding("error", f"{refused} could not be carried.", do)
+    if job["failures"]:
+        latest = job["failures"][-1]
+        kept = _count(len(job["failures"]), "document")
+        what = f"{kept} could not be carried, the latest {latest['id']} "
+        what += f"({_ended(latest['reason'] or latest['error'])[:-1]})."
+        do = (
+            "Change or delete it, or raise the limit that it meets and run edge-agent verify "
+            "--repair; edge-agent status --json has all (`failures`)."
+        )
+        yield Finding("error", what, do)
 
 
 def _broker(status: Status) -> Iterator[Finding]:

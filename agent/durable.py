@@ -25,6 +25,15 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def sync_file(file: Path) -> None:
+    """Returns when what a file holds is on the disk. Blocks. Raises OSError."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make a folder, and those above it, if they are missing. Blocks. Raises OSError."""
     missing = [each for each in folder.parents if not each.exists()]

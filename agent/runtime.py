@@ -305,6 +305,7 @@ class Agent:
             "data": str(self.databases.folder),
             "restarts": {name: count for name, count in restarts.items() if count},
             "conflicts": await self._conflicts.status(),
+            "damaged": await self.databases.damaged(),
         }
         if self._responder is not None:
             status |= responder_status(self._responder)

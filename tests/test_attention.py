@@ -10,7 +10,8 @@ from agent.attention import attention
 
 MIB = 2**20
 
-JOB: dict[str, Any] = {"state": "live", "last_error": None, "doc_write_failures": 0}
+JOB: dict[str, Any] = {"state": "live", "last_error": None, "failures": []}
+LARGE = {"id": "big", "rev": "1-a", "error": "too_large", "reason": "413"}
 DEVICE: dict[str, Any] = {
     "name": "greenhouse",
     "port": "/dev/ttyUSB0",
@@ -78,8 +79,8 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         (job(state="failed", last_error="wrong password"), "error", "wrong password"),
         (job(state="waiting", last_error="no route"), "warning", "Remote cloud, push: nothing"),
         (job(state="waiting for its budget"), "warning", "bytes of today"),
-        (job(doc_write_failures=1), "error", "1 revision could"),
-        (job(doc_write_failures=2), "error", "2 revisions could"),
+        (job(failures=[LARGE]), "error", "1 document could not be carried, the latest big (413)."),
+        (job(failures=[LARGE, LARGE]), "error", "2 documents could"),
         (verified(), None, ""),
         (verified(different=1), "error", "cloud: 1 document differs from those there, as of 2026"),
         (verified(different=2), "error", "2 documents differ from"),
@@ -106,9 +107,24 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         ({"telemetry": [{"name": "ha", "last_error": "no"}]}, "warning", "Telemetry ha"),
         ({"mqtt": {"broker": "mqtt://b", "last_error": "no"}}, "error", "mqtt://b"),
         (
-            {"database": {"salvaged": {"time": "2026", "documents": 5, "aside": "edge.damaged"}}},
+            {
+                "damaged": [{"database": "edge", "file": "edge.damaged", "reason": None}],
+                "database": {
+                    "salvaged": {
+                        "time": "2026",
+                        "reason": "malformed",
+                        "documents": 5,
+                        "aside": "edge.damaged",
+                    }
+                },
+            },
             "warning",
-            "damaged on 2026; 5 documents",
+            "The database edge was damaged on 2026 (malformed); 5 documents could",
+        ),
+        (
+            {"damaged": [{"database": "a", "file": "a.damaged", "reason": "it is gone"}]},
+            "warning",
+            "The database a was damaged: it is gone.",
         ),
         ({"conflicts": {"present": 1, "policies": {}}}, "warning", "1 document;"),
         ({"conflicts": {}, "database": {"conflicts": 2}}, "warning", "2 documents;"),

@@ -51,6 +51,16 @@ def test_cbor_runs(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_install_runs_where_no_package_can_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    rows = run(tmp_path, "install")["benches"]["install"]
+    assert [row["unit"] for row in rows] == ["s", "s", "s"]
+    assert rows[0]["what"].startswith("this checkout")
+    assert not list(tmp_path.iterdir())
+
+
 def test_conflicts_runs(tmp_path: Path) -> None:
     _, revisions = run(tmp_path, "conflicts")["benches"]["conflicts"]
     assert (revisions["ours"]["median"], revisions["peer"]["median"]) == (2, 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from agent.errors import StoreError
 from agent.systemd import Notifier
 from tests.agents import AgentProcess, edge_agent, gateway, gateway_config
 from tests.cli.helpers import documents, make_store, request
+from tests.rig.disk_errors import DiskErrors
 
 LONGEST = 20.0
 """Seconds that a message may take; only so that a test cannot hang."""
@@ -34,6 +37,14 @@ class Listener:
             assert got == "WATCHDOG=1"
         return others
 
+    def wait_for_silence(self, seconds: float) -> None:
+        """Until nothing comes for so long."""
+        self.channel.settimeout(seconds)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self.channel.recv(4096)
+        self.channel.settimeout(LONGEST)
+
 
 @pytest.mark.parametrize("abstract", [False, True])
 def test_ready_alive_and_stopping(
@@ -50,6 +61,32 @@ def test_ready_alive_and_stopping(
             assert listener.wait_for("WATCHDOG=1") == 0
         assert agent.stop().status == 0
         listener.wait_for("STOPPING=1")
+
+
+def test_while_the_disk_does_not_answer_there_is_no_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program goes on answering, but not working; that is what a watchdog is for."""
+    listener = Listener(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "300000")
+    disk = DiskErrors(tmp_path)
+    hub = ("hub", "--data", tmp_path / "data", "--listen", "127.0.0.1:0")
+    agent = AgentProcess(*hub, log=tmp_path / "log", environment=disk.environment)
+    with listener.channel, agent, ThreadPoolExecutor(1) as other:
+        url = agent.wait_until_ready()
+        request("PUT", f"{url}/db")
+        listener.wait_for("READY=1")
+        listener.wait_for("WATCHDOG=1")
+        disk.set("stall -wal")
+        writing = other.submit(request, "PUT", f"{url}/db/x", {})
+        listener.wait_for_silence(2.0)
+        assert request("GET", url)["couchdb"] == "Welcome"
+        assert not writing.done()
+        disk.set()
+        listener.wait_for("WATCHDOG=1")
+        assert writing.result()["ok"]
+        assert agent.stop().status == 0
 
 
 def test_a_hub_that_cannot_start_is_not_ready(

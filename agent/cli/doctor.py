@@ -39,7 +39,8 @@ def doctor_command(where: Where, as_json: bool) -> None:
             running = await asyncio.to_thread(replace(where, config_path=path).find)
             told = await fetch_status(running)
         except AuthError as error:
-            unknown = [Finding("agent", "status", Level.WARNING, str(error))]
+            mend = "edge-agent doctor --url http://USER@HOST:PORT --password-file FILE"
+            unknown = [Finding("agent", "status", Level.WARNING, str(error), mend)]
         except EdgeAgentError:
             if where.url is not None:  # somebody expects one there
                 raise

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import logging
-import resource
 from typing import Any
 
 import click
@@ -13,6 +11,7 @@ import click
 from agent import __version__
 from agent.cli.options import print_json_error, remember_json
 from agent.errors import EdgeAgentError
+from agent.resources import prepare
 
 # Imported when they are used: no command waits for, or holds in memory, what another one needs.
 _COMMANDS = {
@@ -85,13 +84,7 @@ def main(log_level: str) -> None:
 
 def run() -> None:
     """What the command `edge-agent` is: `main`, in a process of its own."""
-    # Reference counts free nearly all of what is made; looking for cycles at each 700 objects, and
-    # among everything that was imported, takes a sixth of a replication.
-    gc.set_threshold(10_000, 10, 10)
-    # A database takes six files or so, each follower of a feed one. Systems begin with 1024 for
-    # the sake of programs that use select(2).
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    prepare()
     main(prog_name="edge-agent")
 
 

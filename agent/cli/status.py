@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.attention import CLOCK_ADVICE
 from agent.cli.options import json_option, print_json
 from agent.cli.running import Where, fetch_status, running_options
 from agent.cli.showing import ago as _ago
@@ -48,26 +47,13 @@ def _show(status: dict[str, Any]) -> None:
             f"database {database['name']}: {database['doc_count']} documents, "
             f"{database['conflicts']} conflicts, {database['file_size'] / 2**20:.1f} MiB"
         )
-        if database.get("salvaged"):
-            salvaged = database["salvaged"]
-            console.print(
-                f"It was damaged on {salvaged['time']} ({salvaged['reason']}): "
-                f"{salvaged['documents']} documents were copied, the rest comes from the remotes; "
-                f"the damaged file is {salvaged['aside']}",
-                style="yellow",
-            )
-    if not database and status["conflicts"]["present"]:
-        by_name = status["conflicts"].get("databases", {}).items()
+    conflicts = status.get("conflicts") or {}  # a bridge has none
+    if not database and conflicts.get("present"):
+        by_name = conflicts.get("databases", {}).items()
         told = ", ".join(f"{one_line(name)} {count}" for name, count in by_name)
-        console.print(f"{status['conflicts']['present']} conflicts{told and f': {told}'}")
+        console.print(f"{conflicts['present']} conflicts{told and f': {told}'}")
     if status.get("retention"):
         _show_retention(console, status["retention"])
-    if status.get("clock", {}).get("state") == "unsure":
-        console.print(
-            "clock: no source has told the time yet; readings are marked, to be corrected later. "
-            f"{CLOCK_ADVICE} More: docs/clock.md",
-            style="yellow",
-        )
     if status.get("mqtt"):
         mqtt = status["mqtt"]
         state = mqtt["last_error"] or mqtt["state"]
@@ -113,6 +99,10 @@ def _show(status: dict[str, Any]) -> None:
             for sensor in device["sensors"]:
                 table.add_row(device["name"], *_sensor_cells(sensor), "")
         console.print(table)
+    for finding in status["attention"]:
+        style = "red" if finding["level"] == "error" else "yellow"
+        console.print(f"{finding['level']}: {one_line(finding['what'])}", style=style)
+        console.print(f"    {one_line(finding['do'])}")
 
 
 def _show_retention(console: Console, retention: dict[str, Any]) -> None:
@@ -149,8 +139,8 @@ def _job_cells(job: dict[str, Any]) -> tuple[str, ...]:
     confirmed = job["last_confirmed"]
     ago = _ago(confirmed) if confirmed else "-"
     error = job["last_error"] or ""
-    if job["doc_write_failures"]:
-        error = f"{job['doc_write_failures']} documents refused  {error}"
+    if job["failures"]:
+        error = f"{len(job['failures'])} documents refused  {error}"
     lag = job["lag"]
     pending = "?" if job["pending"] is None else str(job["pending"])
     return (job["state"], pending, ago, "?" if lag is None else _duration(lag), error)

@@ -83,7 +83,8 @@ async def _broker(
     except AuthError as error:
         findings.append(Finding("login", subject, Level.ERROR, str(error), mend))
     except TlsError as error:
-        findings.append(Finding("tls", subject, Level.ERROR, str(error)))
+        shown = network.shown(broker.host, broker.port)
+        findings.append(Finding("tls", subject, Level.ERROR, str(error), shown))
     except EdgeAgentError as error:
         reached = f"nc -vz {broker.host} {broker.port}"
         findings.append(Finding("broker", subject, Level.ERROR, str(error), reached))

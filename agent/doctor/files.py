@@ -56,6 +56,10 @@ def store(file: Path) -> Sequence[Finding]:
             ours = application == APPLICATION_ID
             documents = db.execute(count).fetchone()[0] if ours else 0
     except sqlite3.Error as error:
+        if not error.sqlite_errorname.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            text = f"cannot be read at present ({error})"
+            mend = f"df -h {file.parent}; sudo dmesg | tail"
+            return [Finding("store", str(file), Level.ERROR, text, mend)]
         text = f"cannot be read ({error}); a start sets it aside and copies what can be read of it"
         return [Finding("store", str(file), Level.ERROR, text, "sudo systemctl restart edge-agent")]
     if not ours:

@@ -26,7 +26,7 @@ class Level(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A sentence on one thing. `mend` is the command, or the line of the configuration, that mends
-    it or shows more."""
+    it or shows more; only what is well has none."""
 
     check: str
     subject: str
@@ -63,9 +63,11 @@ async def examine(checks: Iterable[Check], limit: float = LIMIT) -> list[Finding
                 return await check.run()
         except TimeoutError:
             text = f"could not be found out within {limit:g} s"
-            return [Finding(check.name, check.subject, Level.WARNING, text)]
+            mend = "edge-agent doctor, once more"
+            return [Finding(check.name, check.subject, Level.WARNING, text, mend)]
         except EdgeAgentError as error:
-            return [Finding(check.name, check.subject, Level.ERROR, str(error))]
+            mend = "edge-agent config check"
+            return [Finding(check.name, check.subject, Level.ERROR, str(error), mend)]
 
     found = await asyncio.gather(*map(findings_of, checks))
     return [finding for findings in found for finding in findings]

@@ -52,7 +52,8 @@ def certificate(server: ServerConfig) -> Sequence[Finding]:
     try:
         context = tls_for(server)
     except EdgeAgentError as error:
-        return [Finding("certificate", "server", Level.ERROR, str(error))]
+        mend = f"openssl x509 -noout -text -in {server.tls_certificate}"
+        return [Finding("certificate", "server", Level.ERROR, str(error), mend)]
     if context is None or server.tls_certificate is None:
         return []
     return [own_certificate(context, server.tls_certificate)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import shlex
 import socket
 import ssl
 import time
@@ -33,7 +34,8 @@ async def name(subject: str, host: str) -> Finding:
     except (OSError, UnicodeError) as error:
         reason = one_line(getattr(error, "strerror", None) or error)
         text = f"the name {host} cannot be resolved ({reason})"
-        return Finding("dns", subject, Level.ERROR, text, f"resolvectl query {host}")
+        mend = f"cat /etc/resolv.conf; getent hosts {shlex.quote(host)}"
+        return Finding("dns", subject, Level.ERROR, text, mend)
     addresses = ", ".join(dict.fromkeys(str(address[4][0]) for address in found))
     return Finding("dns", subject, Level.OK, f"{host} is {one_line(addresses)}")
 
@@ -48,12 +50,12 @@ async def certificate(subject: str, host: str, port: int, tls: TlsFiles) -> Sequ
         return [_refused(subject, host, port, error)]
     except ssl.SSLError as error:
         text = f"{host}:{port} does not speak TLS ({one_line(error.reason or error)})"
-        return [Finding("tls", subject, Level.ERROR, text, _shown(host, port))]
+        return [Finding("tls", subject, Level.ERROR, text, shown(host, port))]
     except OSError:
         return []
     try:
         told = writer.get_extra_info("peercert")
-        return [_days(subject, told["notAfter"], _shown(host, port))]
+        return [_days(subject, told["notAfter"], shown(host, port))]
     finally:
         writer.close()
         with contextlib.suppress(OSError):
@@ -80,17 +82,17 @@ def own_certificate(context: ssl.SSLContext, file: str) -> Finding:
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     there = context.wrap_bio(to_server, to_client, server_side=True)
     here = client.wrap_bio(to_client, to_server)
-    shown = f"openssl x509 -noout -dates -in {file}"
+    command = f"openssl x509 -noout -dates -in {file}"
     try:
         for side in (here, there, here, there, here):
             with contextlib.suppress(ssl.SSLWantReadError):
                 side.do_handshake()
     except ssl.SSLCertVerificationError as error:
         text = f"{file}: {error.verify_message}"
-        return Finding("certificate", "server", Level.ERROR, text, shown)
+        return Finding("certificate", "server", Level.ERROR, text, command)
     told = here.getpeercert()
     assert told is not None  # noqa: S101 - it was verified
-    return _days("server", str(told["notAfter"]), shown, "certificate")
+    return _days("server", str(told["notAfter"]), command, "certificate")
 
 
 def _days(subject: str, end: str, shown: str, check: str = "tls") -> Finding:
@@ -106,13 +108,14 @@ def _refused(subject: str, host: str, port: int, error: ssl.SSLCertVerificationE
     mend = 'ca_file = "FILE.pem", if it is of an authority of your own'
     if error.verify_code in (_EXPIRED, _NOT_YET_VALID):
         text += "; it has to be renewed there, unless this clock is wrong"
-        mend = f"date; {_shown(host, port)}"
+        mend = f"date; {shown(host, port)}"
     elif "mismatch" in error.verify_message.lower() or "doesn't match" in str(error):
-        mend = f"url = with the name in it; {_shown(host, port)}"
+        mend = f"url = with the name in it; {shown(host, port)}"
     return Finding("tls", subject, Level.ERROR, text, mend)
 
 
-def _shown(host: str, port: int) -> str:
+def shown(host: str, port: int) -> str:
+    """A command that shows the certificate of a server."""
     address = f"[{host}]" if ":" in host else host
     return (
         f"openssl s_client -connect {address}:{port} -servername {host} </dev/null | "

@@ -170,7 +170,8 @@ async def _login(
     except AuthError as error:
         return [Finding("login", subject, Level.ERROR, _without(error), place_of(config, path))]
     except EdgeAgentError as error:
-        return [Finding("login", subject, Level.ERROR, _without(error))]
+        mend = f"curl -v {client.url.server}/_session"
+        return [Finding("login", subject, Level.ERROR, _without(error), mend)]
     if answer.status == 200 and session.user.name is None:
         text = f"the server takes no notice of user {credentials.user!r}; nobody is logged in there"
         return [Finding("login", subject, Level.WARNING, text, place_of(config, path))]
@@ -198,7 +199,8 @@ async def _database(
         mend = f"curl {url}/_security, as an administrator{who}"
         return [Finding("database", subject, Level.ERROR, _without(error, url), mend)]
     except EdgeAgentError as error:
-        return [Finding("database", subject, Level.ERROR, _without(error, url))]
+        mend = f"curl -v {url}"
+        return [Finding("database", subject, Level.ERROR, _without(error, url), mend)]
     if credentials is not None and config.direction != "pull":
         refused = await _may_not_write(client, db, credentials.user)
         if refused:

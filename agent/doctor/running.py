@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,8 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
             if job["state"] in ("waiting", "failed"):
                 text = f"{job['state']}: {one_line(job['last_error'])}"
                 yield Finding("agent", subject, Level.ERROR, text, "edge-agent status")
-            if job["doc_write_failures"]:
-                text = f"{job['doc_write_failures']} documents were refused there"
+            if job["failures"]:
+                text = f"{len(job['failures'])} documents were refused there"
                 yield Finding("agent", subject, Level.WARNING, text, "edge-agent status --json")
     for publisher in told.get("telemetry", ()):
         if publisher["last_error"]:
@@ -49,16 +50,15 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
         if hook["dead"]:
             text = f"{hook['dead']} documents could not be processed"
             yield Finding("agent", subject, Level.WARNING, text, mend)
-    salvaged = told.get("database", {}).get("salvaged")
-    if salvaged:
-        text = (
-            f"the database was damaged on {salvaged['time']}; {salvaged['documents']} documents "
-            f"were copied, and {salvaged['aside']} is what it was"
-        )
-        mend = "edge-agent verify DATABASE REMOTE; then remove that file"
-        yield Finding("agent", "database", Level.WARNING, text, mend)
+    for damaged in told.get("damaged", ()):
+        file = one_line(damaged["file"])
+        text = f"was damaged; what can be read of it was copied, and {file} is what it was"
+        if damaged["reason"]:
+            text = f"was damaged: {damaged['reason']}"
+        mend = f"edge-agent verify DATABASE REMOTE && rm {shlex.quote(file)}*"
+        subject = f"database {one_line(damaged['database'])!r}"
+        yield Finding("agent", subject, Level.WARNING, text, mend)
     conflicts = told.get("database", {}).get("conflicts", 0)
     if conflicts:
         text = f"{conflicts} documents are in conflict"
-        mend = "sqlite-utils DATABASE 'SELECT id, winner, conflict FROM conflicts'"
-        yield Finding("agent", "conflicts", Level.WARNING, text, mend)
+        yield Finding("agent", "conflicts", Level.WARNING, text, "edge-agent conflicts list")

@@ -425,8 +425,10 @@ class Connection:
             try:
                 await self._unless_gone(entering)
             except asyncio.CancelledError:
-                # It connects in a thread, which cannot be cancelled.
-                await asyncio.wait({entering})
+                # It connects in a thread, which cannot be cancelled, however often that is tried.
+                while not entering.done():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.wait({entering})
                 raise
             if self.max_packet < _SMALLEST_PACKET:
                 raise RemoteError(

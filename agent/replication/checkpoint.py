@@ -5,6 +5,9 @@ and "Retrieve Replication Logs from Source and Target". A log is the document
 `_local/{replication id}`; only what both sides' logs vouch for is believed, so a side that was
 recreated, or restored from a backup, makes the replication start further back.
 
+What the target refused for good is in the log, too (`refused`), since the checkpoint passes it
+over: after a restart it is still known.
+
 A session whose lanes went ahead (`lanes.py`) has the ranges that they carried in its entry of the
 history, beside the checkpoint: so they are believed exactly where and when that is.
 """
@@ -21,8 +24,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from agent.errors import ConflictError, TransientError
-from agent.peers.peer import START, Peer, Seq
+from agent.peers.peer import START, Peer, Seq, WriteResult
 from agent.replication.lanes import Range, ranges_from_log
 from agent.replication.selection import EVERYTHING, Selection
 
@@ -37,6 +42,9 @@ MOST_SESSIONS = 50
 _LOG_VERSION = 1
 _MEETINGS = 2
 _REMEMBERED = 3600.0
+
+_MEMBERS = ("id", "rev", "error", "reason")
+_LONGEST_REASON = 200
 
 
 class DatabaseRecreatedError(TransientError):
@@ -128,6 +136,7 @@ class Log:
         self.start_seq: Seq = START if common is None else common["recorded_seq"]
         self.ranges = ranges_from_log((common or {}).get("ranges"), self.start_seq)
         self.last_confirmed: str | None = (common or {}).get("end_time")
+        self.refused = () if common is None else _refused(source_log)
         self._peers = (source, target)
         self._others = others or Others()
         self._revs = [(log or {}).get("_rev") for log in (source_log, target_log)]
@@ -172,12 +181,18 @@ class Log:
             log.start_seq, log.ranges, log.last_confirmed, log._older = START, (), None, []
         return log
 
-    async def write(self, seq: Seq, counts: Counts, ranges: Sequence[Range] = ()) -> None:
+    async def write(
+        self,
+        seq: Seq,
+        counts: Counts,
+        ranges: Sequence[Range] = (),
+        refused: Sequence[WriteResult] = (),
+    ) -> None:
         """Record that everything up to `seq`, and in `ranges`, is durable in the target.
 
         The target's log goes first: a crash between the two leaves the older common session.
         """
-        log = self.note(seq, counts, ranges)
+        log = self.note(seq, counts, ranges, refused)
         for side, peer in enumerate(self._peers):
             present = await peer.get_local(self.id)
             if self._is_older(present, self._known[side]):
@@ -190,7 +205,13 @@ class Log:
             self._revs[side] = await self._put(self._peers[side], log, self._revs[side])
             self._known[side] = log["history"][0]
 
-    def note(self, seq: Seq, counts: Counts, ranges: Sequence[Range] = ()) -> dict[str, Any]:
+    def note(
+        self,
+        seq: Seq,
+        counts: Counts,
+        ranges: Sequence[Range] = (),
+        refused: Sequence[WriteResult] = (),
+    ) -> dict[str, Any]:
         """What `write` writes, kept in `last` only."""
         self._written += 1
         entry = {
@@ -214,6 +235,7 @@ class Log:
             "process": PROCESS,
             "source_last_seq": seq,
             "history": [entry, *self._older][: self._most_sessions],
+            **({"refused": [_shortened(each) for each in refused]} if refused else {}),
         }
         return self.last
 
@@ -291,6 +313,22 @@ def _history(log: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         and isinstance(entry.get("session_id"), str)
         and entry.get("recorded_seq") is not None
     ]
+
+
+def _shortened(refused: WriteResult) -> list[str | None]:
+    reason = (refused.reason or "")[:_LONGEST_REASON]
+    return [refused.id, refused.rev, refused.error, reason]
+
+
+def _refused(log: Mapping[str, Any] | None) -> tuple[WriteResult, ...]:
+    """The reverse; none where they are not of the expected shape."""
+    try:
+        return msgspec.convert(
+            [dict(zip(_MEMBERS, each, strict=True)) for each in (log or {}).get("refused", ())],
+            tuple[WriteResult, ...],
+        )
+    except (TypeError, ValueError):
+        return ()
 
 
 def _checkpoint_number(entry: Mapping[str, Any]) -> int:

@@ -246,15 +246,15 @@ class Pipeline:
             results = await self._target.store(revisions, self._source.attachment)
         except TooLargeError as error:
             if len(revisions) > 1:
-                half = len(revisions) // 2
-                await self._store_piece(revisions[:half])
-                await self._store_piece(revisions[half:])
+                for part in _split(revisions):
+                    await self._store_piece(part)
                 return
             revision = revisions[0]
             results = [WriteResult(revision.id, str(revision.rev), "too_large", str(error))]
         for revision, result in zip(revisions, results, strict=True):
             if result.error is None:
                 self._progress.docs_written += 1
+                self._progress.carried(revision.id)
                 self._progress.readings += readings_in(revision.body)
             else:
                 self._not_carried(self._target, result)
@@ -269,8 +269,7 @@ class Pipeline:
                 f"{peer.label}: {result.id} could not be carried "
                 f"({result.error}: {result.reason}); it is tried again"
             )
-        self._progress.doc_write_failures += 1
-        self._progress.failures.append(result)
+        self._progress.refused(result)
         log.warning(
             "%s -> %s: %s %s was refused and is passed over (%s: %s)",
             self._source.label,
@@ -280,3 +279,14 @@ class Pipeline:
             result.error,
             result.reason,
         )
+
+
+def _split(revisions: Sequence[Revision]) -> Sequence[Sequence[Revision]]:
+    """Smaller pieces, in their order: halves; or one large document by itself, which would be sent
+    with each half that it is in."""
+    sizes = [len(revision.body) for revision in revisions]
+    largest = max(range(len(sizes)), key=sizes.__getitem__)
+    if 2 * sizes[largest] > sum(sizes):
+        return revisions[:largest], revisions[largest : largest + 1], revisions[largest + 1 :]
+    half = len(revisions) // 2
+    return revisions[:half], revisions[half:]

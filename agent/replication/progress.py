@@ -46,7 +46,19 @@ class Progress:
     caught_up: float | None = None
     """When the target last had everything."""
     failures: deque[WriteResult] = field(default_factory=lambda: deque(maxlen=_KEPT_FAILURES))
-    """The latest revisions that the target refused for good."""
+    """The latest revisions that were refused for good, those of earlier processes among them, as
+    long as nothing newer of their documents was carried."""
+
+    def refused(self, result: WriteResult) -> None:
+        """A revision was refused for good, and is passed over."""
+        self.doc_write_failures += 1
+        self.carried(result.id)
+        self.failures.append(result)
+
+    def carried(self, id: str) -> None:
+        """A newer revision of a document ends that an older one is missing."""
+        for failure in [each for each in self.failures if each.id == id]:
+            self.failures.remove(failure)
 
     @property
     def up_to_date(self) -> bool:

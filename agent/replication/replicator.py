@@ -178,6 +178,7 @@ class Replicator:
             self._log.start_seq = self._since_seq
         self.recorded, self._recorded_ranges = self._log.start_seq, self._log.ranges
         self.progress.source_seq = source_info.update_seq
+        await self._look_after_refused()
         self._record_interval = min(_FIRST_CHECKPOINT, self.checkpoint_interval)
         self._record_due = time.monotonic() + self._record_interval
         start = self._plan(source_info.update_seq)
@@ -193,6 +194,19 @@ class Replicator:
                     await self._record()
             raise
         await self._record()
+
+    async def _look_after_refused(self) -> None:
+        """What was refused once, and has come to the target in another way, is missing no more."""
+        progress = self.progress
+        if not progress.failures:
+            progress.failures.extend(self._log.refused)
+        if progress.failures:
+            revs: dict[str, list[str]] = {}
+            for failure in progress.failures:
+                revs.setdefault(failure.id, []).append(failure.rev)
+            missing = await self.target.revs_diff(revs)
+            for id in revs.keys() - missing.keys():
+                progress.carried(id)
 
     def _new_room(self) -> Room:
         return Room(self.budget, holds=self._lanes, holding=self._record)
@@ -335,7 +349,7 @@ class Replicator:
                 await self._check_instances()
                 counts = self.progress.counts().since(self._before)
                 if self._use_checkpoints:
-                    await self._log.write(seq, counts, ranges)
+                    await self._log.write(seq, counts, ranges, self.progress.failures)
                 else:
                     self._log.note(seq, counts, ranges)
                 self.recorded, self._recorded_ranges = seq, ranges

@@ -164,7 +164,10 @@ def make_app(
     app = web.Application(client_max_size=max_body, middlewares=[_errors])
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await _dispatch(Call(service, request))
+        try:
+            return await _dispatch(Call(service, request))
+        finally:
+            service.bodies.release(request)
 
     async def close(_: web.Application) -> None:
         service.closing.set()

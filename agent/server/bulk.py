@@ -20,7 +20,7 @@ from agent.server import local
 from agent.server.access import write_refusal
 from agent.server.answers import Stream, answer, json_text
 from agent.server.attached import Parts, Show, accepts, write_document
-from agent.server.call import DatabaseCall, parse_rev
+from agent.server.call import DatabaseCall, decode, parse_rev
 from agent.server.documents import latest
 from agent.server.edits import (
     JsonObject,
@@ -43,6 +43,9 @@ _Writing: TypeAlias = Callable[[Store], Awaitable[str]]
 _GET_AT_ONCE = 200
 """Entries of a _bulk_get that are read together, or fewer where they are large."""
 
+_MOST_DOCS = 50_000
+"""In a _bulk_docs: until it is answered, each takes more than a kilobyte."""
+
 _PARSED_AT_ONCE = 128 * 1024
 """Bytes of documents that are parsed in the event loop; more take longer than sensors can wait."""
 
@@ -57,10 +60,12 @@ async def bulk_docs(call: DatabaseCall) -> web.Response:
     a stub that stands for nothing (412).
     """
     call.require_json()
-    members = await call.json(dict[str, msgspec.Raw])
+    members = decode(await call.documents(), dict[str, msgspec.Raw])
     if "docs" not in members:
         raise RequestError(400, "bad_request", "POST body must include `docs` parameter.")
     docs = _as(members["docs"], list[msgspec.Raw], "`docs` parameter must be an array.")
+    if len(docs) > _MOST_DOCS:
+        raise RequestError(413, "too_large", f"more than {_MOST_DOCS:,} documents; send less")
     new_edits = members.get("new_edits", b"true")
     if not _as(new_edits, bool, "`new_edits` parameter must be a boolean."):
         return answer(await _graft(call, docs), status=201)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +12,8 @@ import msgspec
 from aiohttp import web
 
 from agent.documents.revision import Rev
-from agent.errors import NotFoundError, RequestError, TooLargeError
+from agent.errors import NotFoundError, RequestError
+from agent.server.bodies import MAX_QUERY, Bodies
 from agent.store.databases import Databases
 from agent.store.store import Store
 from agent.store.stored import StoredDocument
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 Status = Callable[[], Awaitable[dict[str, Any]]]
 
 _T = TypeVar("_T")
-
-_WINDOWS = {"gzip": 31, "deflate": 15}
-"""zlib's names for the encodings that bodies may have."""
 
 _BAD_JSON = "invalid UTF-8 JSON"
 
@@ -50,6 +47,7 @@ class Service:
     replications: Replications | None = None
     outlooks: Outlooks | None = None
     hooks: Mapping[str, Hook] = field(default_factory=dict)
+    bodies: Bodies = field(default_factory=Bodies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +84,28 @@ class Call:
             raise RequestError(415, "bad_content_type", "Content-Type must be application/json")
 
     async def json(self, kind: type[_T], *, limit: int | None = None) -> _T:
-        """The body as `kind`; `limit` as for `body`. Raises RequestError, TooLargeError."""
-        return decode(await self.body(limit=limit), kind)
+        """The body as `kind`, which writes no documents. Raises RequestError, TooLargeError.
 
-    async def body(self, *, limit: int | None = None) -> bytes:
-        """The whole body, decompressed. Raises RequestError, TooLargeError.
-
-        `limit`, in bytes, stands in for the one that the server has for all requests.
+        `limit`, in bytes, stands in for the usual one.
         """
-        request = self.request
-        if limit is not None:
-            request = request.clone(client_max_size=limit)
-        body = await request.read()
-        encoding = request.headers.get("Content-Encoding", "identity").lower()
-        if encoding == "identity":
-            return body
-        if encoding not in _WINDOWS:
-            raise RequestError(415, "bad_content_type", f"Unsupported encoding {encoding}")
-        return await asyncio.to_thread(
-            _decompressed, body, _WINDOWS[encoding], request.client_max_size
-        )
+        return decode(await self._read(limit or MAX_QUERY), kind)
+
+    async def form(self, limit: int) -> bytes:
+        """The body as it is, of at most `limit` bytes. Raises RequestError, TooLargeError."""
+        return await self._read(limit)
+
+    async def documents(self) -> bytes:
+        """The body that writes documents, once it is its turn. Raises RequestError, TooLargeError.
+
+        Called last before they are parsed.
+        """
+        body = await self._read(self.request.client_max_size)
+        await self.service.bodies.turn(self.request, body)
+        return body
+
+    async def _read(self, limit: int) -> bytes:
+        limit = min(limit, self.request.client_max_size)
+        return await self.service.bodies.read(self.request, limit)
 
     def url(self, *segments: str) -> str:
         """A URL on this server, for the Location header."""
@@ -142,19 +142,6 @@ class DocumentCall(DatabaseCall):
     """A request to a document; `id` is whole, with `_design/` or `_local/`."""
 
     id: str
-
-
-def _decompressed(body: bytes, window: int, limit: int) -> bytes:
-    inflate = zlib.decompressobj(wbits=window)
-    try:
-        data = inflate.decompress(body, limit + 1)
-    except zlib.error:
-        raise RequestError(400, "bad_request", "the request's body is damaged") from None
-    if len(data) > limit:
-        raise TooLargeError("the request entity is too large")
-    if not inflate.eof:
-        raise RequestError(400, "bad_request", "the request's body is damaged")
-    return data
 
 
 def decode(body: bytes | msgspec.Raw, kind: type[_T]) -> _T:

@@ -21,7 +21,7 @@ from agent.documents.wire import attachments_of, own_members
 from agent.errors import MissingStubError, NotFoundError, RequestError
 from agent.server.access import write_refusal
 from agent.server.answers import Stream, answer, json_text
-from agent.server.call import DatabaseCall, parse_rev
+from agent.server.call import DatabaseCall, decode, parse_rev
 from agent.server.edits import JsonObject, as_request_error
 from agent.server.overtaken import overtaken
 from agent.server.users import user_of
@@ -80,7 +80,7 @@ async def resolve(call: DatabaseCall) -> web.Response:
     RequestError, NotFoundError, MissingStubError.
     """
     call.require_json()
-    asked = await call.json(JsonObject)
+    asked = decode(await call.documents(), JsonObject)
     id, seen, choose = _asked(asked)
     refusal = write_refusal(call.request, call.store, id)
     if refusal is not None:

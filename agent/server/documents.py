@@ -175,7 +175,7 @@ async def put(call: DocumentCall) -> web.Response:
     if call.request.content_type.startswith("multipart/"):
         async with Uploads.of(call) as uploads:
             return await _put(call, await read_document(call, uploads), uploads)
-    return await _put(call, doc_of(await call.body()), None)
+    return await _put(call, doc_of(await call.documents()), None)
 
 
 async def _put(call: DocumentCall, doc: JsonObject, uploads: Uploads | None) -> web.Response:
@@ -197,7 +197,7 @@ async def _put(call: DocumentCall, doc: JsonObject, uploads: Uploads | None) -> 
 async def post(call: DatabaseCall) -> web.Response:
     """POST /{db}: a document with its `_id` in it, or a new one."""
     call.require_json()
-    doc = doc_of(await call.body())
+    doc = doc_of(await call.documents())
     id = doc.get("_id")
     if id is None:
         id = new_id()

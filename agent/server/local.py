@@ -41,7 +41,7 @@ async def get(call: DocumentCall) -> web.Response:
 
 async def put(call: DocumentCall) -> web.Response:
     """PUT /{db}/_local/{id}"""
-    doc = doc_of(await call.body())
+    doc = doc_of(await call.documents())
     rev = given_rev(call, doc.get("_rev"))
     new = await write(call.store, call.id, doc, rev)
     return answer(

@@ -61,7 +61,7 @@ async def logout(call: Call) -> web.Response:
 async def _form(call: Call) -> dict[str, Any]:
     kind = call.request.content_type
     if kind == "application/x-www-form-urlencoded":
-        text = (await call.body(limit=_LONGEST_FORM)).decode(errors="replace")
+        text = (await call.form(_LONGEST_FORM)).decode(errors="replace")
         try:
             return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS))
         except ValueError:

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 CHUNK = 256 * 1024
 """Bytes of every chunk but the last one of a blob. It is part of the format of the file."""
 
-_NUMBERS = 2**24  # chunks of one blob at most: 4 TiB
+NUMBERS = 2**24
+"""Chunks of one blob at most: 4 TiB. Chunk n of blob b is in the place b * NUMBERS + n."""
+
 _KEYS = 2**39  # a place, of a key and a number, is an SQLite integer
 _PIECE = 4 * CHUNK
 """Bytes in one write, and in memory, of an upload; content up to that comes with its document."""
@@ -52,7 +54,7 @@ class Blobs:
             # Drawn, not counted: whoever discards an upload late must not meet another one.
             upload = secrets.randbelow(_KEYS)
             self._db.execute("INSERT INTO blobs (id, length) VALUES (?, 0)", (upload,))
-        place = upload * _NUMBERS + first
+        place = upload * NUMBERS + first
         view = memoryview(data)
         self._db.executemany(
             "INSERT INTO chunks (place, data) VALUES (?, ?)",
@@ -119,7 +121,7 @@ class Blobs:
     def _delete(self, id: int) -> None:
         self._db.execute(
             "DELETE FROM chunks WHERE place BETWEEN ? AND ?",
-            (id * _NUMBERS, id * _NUMBERS + _NUMBERS - 1),
+            (id * NUMBERS, id * NUMBERS + NUMBERS - 1),
         )
         self._db.execute("DELETE FROM blobs WHERE id = ?", (id,))
 
@@ -145,12 +147,12 @@ def read_chunks(
         if row is None:
             raise NotFoundError("the attachment's content has been removed")
         id = row[0]
-    place = id * _NUMBERS + first
+    place = id * NUMBERS + first
     return [
         data
         for (data,) in db.execute(
             "SELECT data FROM chunks WHERE place BETWEEN ? AND ? ORDER BY place",
-            (place, min(place + count, (id + 1) * _NUMBERS) - 1),
+            (place, min(place + count, (id + 1) * NUMBERS) - 1),
         )
     ]
 

@@ -33,13 +33,14 @@ async def compact(writer: Writer, *, keep: int = 0) -> None:
 
 
 async def give_back(writer: Writer, *, keep: int = 0) -> None:
-    """Give unused pages back to the file system, but about `keep` of them; the WAL, too.
+    """Give unused pages back to the file system, but `keep` of them; the WAL, too.
 
     Raises StoreWriteError.
     """
-    unused, left = None, await writer.run(_release_pages)
+    release = partial(_release_pages, keep=keep)
+    unused, left = None, await writer.run(release)
     while left > keep and left != unused:  # a file may be unable to give pages back
-        unused, left = left, await writer.run(_release_pages)
+        unused, left = left, await writer.run(release)
     await writer.shrink()
 
 
@@ -51,5 +52,5 @@ def _remove_unreferenced(transaction: Transaction) -> int:
     return transaction.blobs.remove_unreferenced()
 
 
-def _release_pages(transaction: Transaction) -> int:
-    return transaction.release_pages(_PAGES)
+def _release_pages(transaction: Transaction, *, keep: int) -> int:
+    return transaction.release_pages(_PAGES, keep=keep)

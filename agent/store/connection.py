@@ -6,11 +6,13 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from agent.durable import sync_folder
 from agent.errors import (
     NotFoundError,
     StoreBusyError,
@@ -22,10 +24,12 @@ from agent.errors import (
 from agent.store import schema
 from agent.store.blobs import remove_uploads
 from agent.store.mango_index import synchronise
+from agent.store.raw_pages import PAGE_SIZE
 from agent.store.selector_sql import register_functions
 
 _WRITER_CACHE_KIB = 4096
-_READER_CACHE_KIB = 1024
+_READER_CACHE_KIB = 256
+"""For each of several readers, which the system's cache serves as fast; it is always full."""
 
 _NO_MORE_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _FILES_OF_A_STORE = 8
@@ -35,7 +39,17 @@ _TOO_MANY_FILES = (
 )
 
 
-_OPENED = b"store\n"
+_NO_TEXT = "Could not decode to UTF-8"
+"""The `sqlite3` module's words: what was a text in a row is none."""
+
+_FULL = "the disk is full; free some space"
+_FAILING = "the disk reports an error ({}); check the card and the system's log"
+
+_STORE, _IN_USE = b"store", b"open"
+"""Words in a lock file: the file beside it is a store; and it was not closed in order since."""
+
+_SMALLEST_ROOM = 64 * 1024
+"""Bytes; SQLite lets the index of a WAL grow by half of it."""
 
 _CHECKED_WHOLE = 16 * 1024 * 1024
 _CHECKED_ROWS = 1000
@@ -75,24 +89,46 @@ class StoreLock:
             if owner == str(os.getpid()):
                 advice = "this process already; a store cannot be opened twice"
             raise StoreBusyError(f"{store}: in use by {advice}", path=str(store)) from None
-        self.was_store = _OPENED in os.read(self._file, 64)
+        words = os.read(self._file, 64).split()
+        self.was_store = _STORE in words
         """The file was a store when it was open the last time."""
-        self._write(b"" if not self.was_store else _OPENED)
+        self.was_in_use = _IN_USE in words
+        """It was not closed in order, so there has to be a WAL."""
+        try:
+            self._write(self.was_store, self.was_in_use)
+        except StoreError:
+            self.release()
+            raise
 
     def opened(self) -> None:
-        """The file is a store: one that is gone later on is missed."""
-        if not self.was_store:
-            self._write(_OPENED)
+        """The file is a store, with a WAL: either of them is missed if it is gone later on."""
+        try:
+            sync_folder(self.path.parent)  # before it is said that there is a WAL
+        except OSError:  # too many files are open
+            self._write(True, False)
+        else:
+            self._write(True, True)
 
     def forget(self) -> None:
         """The file is about to be deleted: that it is gone will be no damage."""
         self.was_store = False
-        self._write(b"")
+        self._write(False, False)
         os.fsync(self._file)
 
-    def _write(self, state: bytes) -> None:
-        os.truncate(self._file, 0)
-        os.pwrite(self._file, b"%d\n%b" % (os.getpid(), state), 0)
+    def closing(self) -> None:
+        """All is in the file, so the WAL may go."""
+        self._write(True, False)
+        with suppress(OSError):  # then the next start looks for a WAL, and tells that there is none
+            os.fsync(self._file)
+
+    def _write(self, is_store: bool, in_use: bool) -> None:
+        """All at once and always as long, so that no kill leaves half of it."""
+        words = (_STORE if is_store else b"", _IN_USE if in_use else b"")
+        try:
+            os.pwrite(self._file, b"%-10d\n%-5b\n%-5b\n" % (os.getpid(), *words), 0)
+        except OSError as error:
+            reason = _FULL if error.errno == errno.ENOSPC else _FAILING.format(error.strerror)
+            raise StoreError(f"{self.path}: {reason}", path=str(self.path)) from error
 
     def release(self) -> None:
         os.close(self._file)
@@ -115,16 +151,23 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
         try:
             _check_format(connection, path)
             register_functions(connection)
+            connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA busy_timeout = 5000")
             connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+            # What a savepoint may bring back is else written to a temporary file: as much again as
+            # the changes themselves.
+            connection.execute("PRAGMA temp_store = MEMORY")
             if connection.execute("PRAGMA user_version").fetchone()[0] < schema.SCHEMA_VERSION:
                 schema.migrate(connection)
             remove_uploads(connection)
             synchronise(connection)
+        except UnicodeDecodeError as error:  # of SQLite's message, which has the schema in it
+            connection.close()
+            raise StoreDamagedError(str(path), "malformed database schema") from error
         except BaseException:
             connection.close()
             raise
@@ -133,7 +176,7 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
 
 def open_reader(path: Path) -> sqlite3.Connection:
     """A read-only connection to a store that a writer has opened. Raises StoreError."""
-    with explained(path):
+    with explained(path, is_open=True):
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro",
             uri=True,
@@ -153,6 +196,14 @@ def _few_files_left() -> bool:
         return len(list(Path("/proc/self/fd").iterdir())) + _FILES_OF_A_STORE > most
     except OSError as error:
         return error.errno in _NO_MORE_FILES
+
+
+def _no_room(path: Path) -> bool:
+    """SQLite calls a disk full only where it writes to the file itself."""
+    try:
+        return shutil.disk_usage(path.parent).free < _SMALLEST_ROOM
+    except OSError:
+        return False
 
 
 def marker(path: Path) -> Path:
@@ -190,24 +241,31 @@ def damage(connection: sqlite3.Connection) -> str | None:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into the agent's, with what to do."""
+def explained(path: Path, *, is_open: bool = False) -> Iterator[None]:
+    """Turns SQLite's errors into the agent's, with what to do.
+
+    With `is_open` it was a store a moment ago: that it is none any more is damage.
+    """
     try:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "") or ""
-        if name.startswith("SQLITE_FULL"):
-            raise StoreWriteError(f"{path}: the disk is full; free some space") from error
+        damage = ("SQLITE_CORRUPT", "SQLITE_NOTADB") if is_open else "SQLITE_CORRUPT"
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")) or (
+            name.startswith("SQLITE_IOERR") and _no_room(path)
+        ):
+            raise StoreWriteError(f"{path}: {_FULL}") from error
         if name.startswith("SQLITE_IOERR"):
-            raise StoreWriteError(
-                f"{path}: the disk reports an error ({name}); check the card and the system's log"
-            ) from error
+            raise StoreWriteError(f"{path}: {_FAILING.format(name)}") from error
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             raise StoreWriteError(
                 f"{path}: locked by another program; close what else writes to the file"
             ) from error
         if name.startswith("SQLITE_CANTOPEN") and _few_files_left():
             raise StoreFilesError(_TOO_MANY_FILES.format(path), path=str(path)) from error
+        if name.startswith(damage) or str(error).startswith(_NO_TEXT):
+            mark_damaged(path, str(error))
+            raise StoreDamagedError(str(path), str(error)) from error
         if name.startswith("SQLITE_NOTADB"):
             raise StoreError(
                 f"{path}: not a store (no SQLite file); give another path or move the file away",
@@ -218,9 +276,6 @@ def explained(path: Path) -> Iterator[None]:
                 f"{path}: cannot be written; check the permissions of the file and its folder",
                 path=str(path),
             ) from error
-        if name.startswith("SQLITE_CORRUPT"):
-            mark_damaged(path, str(error))
-            raise StoreDamagedError(str(path), str(error)) from error
         raise StoreError(
             f"{path}: {error}; check the path and its permissions", path=str(path)
         ) from error

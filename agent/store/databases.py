@@ -18,7 +18,7 @@ from agent.durable import make_folder, sync_folder
 from agent.errors import DocumentError, NotFoundError, StoreError, StoreExistsError, StoreHeldError
 from agent.store.connection import StoreLock, marker
 from agent.store.opening import exists
-from agent.store.salvage import copy_of
+from agent.store.salvage import COPY, copies_of
 from agent.store.store import Store
 
 _NAME = re.compile(r"[a-z][a-z0-9_$()+/-]*\Z")
@@ -28,6 +28,7 @@ _MOST_OPEN = 64
 """Databases that are open at once, unless more are in use. Each has two threads or more, six files
 and about 0.5 MB."""
 
+_LONGEST_NOTE = 500  # bytes: no SQLite file is as small
 _LONGEST_NAME = 200  # as a file name, with its suffixes, within what file systems allow
 
 BAD_NAME = (
@@ -181,6 +182,11 @@ class Databases:
                 await store.close()
             await asyncio.to_thread(_unlink, path)
 
+    async def damaged(self) -> list[dict[str, str | None]]:
+        """What was damaged, and the file that it was, as long as that is there: `{"database",
+        "file", "reason"}` for each; the reason where there is nothing else in the file."""
+        return await asyncio.to_thread(self._damaged)
+
     async def check(self) -> None:
         """Returns when the writer of each open store has had its turn. Raises StoreDamagedError."""
         for store in list(self._open.values()):
@@ -228,9 +234,21 @@ class Databases:
         """As `names`; blocks."""
         files = {*self.folder.glob("*" + _SUFFIX)}
         files |= {
-            file.with_suffix("") for file in self.folder.glob(copy_of(Path("*" + _SUFFIX)).name)
+            file.with_name(file.name.partition(COPY)[0])
+            for file in self.folder.glob(f"*{_SUFFIX}{COPY}*")
         }
         return sorted(unquote(file.name.removesuffix(_SUFFIX)) for file in files)
+
+    def _damaged(self) -> list[dict[str, str | None]]:
+        return [
+            {
+                "database": unquote(file.name.partition(_SUFFIX)[0]),
+                "file": str(file),
+                "reason": file.read_text("utf-8") if file.stat().st_size < _LONGEST_NOTE else None,
+            }
+            for file in sorted(self.folder.glob(f"*{_SUFFIX}.damaged-*"))
+            if not file.name.endswith(("-wal", "-shm"))
+        ]
 
     def _make_folder(self) -> None:
         try:
@@ -257,7 +275,7 @@ def _unlink(path: Path) -> None:
     lock = StoreLock(path)
     try:
         lock.forget()
-        for file in (marker(path), copy_of(path), path):
+        for file in (marker(path), *copies_of(path), path):
             file.unlink(missing_ok=True)
         sync_folder(path.parent)  # what is left means nothing then; never the file without its WAL
         for suffix in ("-wal", "-shm", ".lock"):

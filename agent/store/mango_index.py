@@ -139,7 +139,11 @@ def synchronise(db: sqlite3.Connection) -> list[MangoIndex]:
         db.execute(f'DROP INDEX "{name}"')
     for name in wanted.keys() - there:
         columns = ", ".join([*wanted[name], "id"])
-        db.execute(f'CREATE INDEX "{name}" ON docs ({columns}) WHERE {LISTED}')
+        db.execute("PRAGMA temp_store = FILE")  # the keys of all documents are sorted
+        try:
+            db.execute(f'CREATE INDEX "{name}" ON docs ({columns}) WHERE {LISTED}')
+        finally:
+            db.execute("PRAGMA temp_store = MEMORY")
     return indexes
 
 

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
 from agent.errors import StoreDamagedError, StoreError
 from agent.store.connection import StoreLock, damage, marker, open_writer
-from agent.store.salvage import copy_of, put_in_place, set_aside
+from agent.store.raw_file import RawFile
+from agent.store.raw_pages import is_sound, numbers
+from agent.store.salvage import (
+    copies_of,
+    note_damage,
+    put_in_place,
+    remove_unfinished,
+    set_aside,
+)
+from agent.store.schema import APPLICATION_ID
 
 _EMPTY = "it is empty, and was not"
 _GONE = "it is gone"
 _MARKED = "it was found while it was open"  # a power cut has left the marker without its text
+_PIECE = 1024 * 1024
+_NO_WAL = (
+    "its WAL is gone, and with it what was written last, unless another program has opened the file"
+)
+_BAD_HEAD = "its head makes no sense"
+_ANY_VERSION = 100
 _NOT_SQLITE = "it is no SQLite file any more"
 
 
 def exists(path: Path) -> bool:
     """There is a store, or a copy of a damaged one that takes its place when it is opened."""
-    return path.exists() or copy_of(path).exists()
+    return path.exists() or bool(copies_of(path))
 
 
 def damage_found(path: Path) -> str | None:
@@ -33,7 +49,7 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
 
     Raises StoreDamagedError, and what `open_writer` raises.
     """
-    put_in_place(path)
+    wal = path.with_name(path.name + "-wal")
     reason = damage_found(path)
     if reason is None and lock.was_store:
         reason = None if path.exists() else _GONE
@@ -41,29 +57,73 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
             reason = _EMPTY
     if reason is not None:
         raise StoreDamagedError(str(path), reason)
-    wal = path.with_name(path.name + "-wal")
-    in_order = not wal.exists() or wal.stat().st_size == 0
+    wal_is_gone = lock.was_in_use and not wal.exists()
+    in_order = not wal_is_gone and (not wal.exists() or wal.stat().st_size == 0)
+    if lock.was_store and not in_order and not wal_is_gone:
+        _write_again(wal)
     try:
         connection = open_writer(path, create=create)
     except StoreError as error:
         if lock.was_store and _is_not_sqlite(error.__cause__):
             raise StoreDamagedError(str(path), _NOT_SQLITE) from error
+        if lock.was_store and type(error) is StoreError and _has_bad_head(path):
+            raise StoreDamagedError(str(path), _BAD_HEAD) from error
         raise
     reason = None if in_order else damage(connection)
     if reason is not None:
         connection.close()
         raise StoreDamagedError(str(path), reason)
+    if wal_is_gone:
+        note_damage(path, _NO_WAL)
     lock.opened()
     return connection
 
 
 def open_or_salvage(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connection:
     """As `open_checked`; a damaged store is set aside for a copy of what can be read of it."""
+    if put_in_place(path):
+        lock.closing()
+    remove_unfinished(path)
     try:
         return open_checked(path, lock, create=create)
     except StoreDamagedError as error:
         set_aside(path, error.reason)
+        lock.closing()
     return open_checked(path, lock, create=create)
+
+
+def _write_again(wal: Path) -> None:
+    """Bring to the disk what an earlier process may have failed to.
+
+    When an fsync fails, Linux takes the pages for written all the same: what is read of the file
+    has them, the disk does not, and no later fsync writes them. SQLite would take that for
+    committed, and what is written after it would be lost with it in a power cut.
+    """
+    try:
+        file = os.open(wal, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            place = 0
+            while data := os.pread(file, _PIECE, place):
+                place += os.pwrite(file, data, place)
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise StoreError(
+            f"{wal}: the disk reports an error ({error.strerror}); check the card and the system's "
+            "log",
+            path=str(wal),
+        ) from error
+
+
+def _has_bad_head(path: Path) -> bool:
+    """Whether what SQLite refuses is no store any more, rather than one of a newer version."""
+    with RawFile(path) as file:
+        head = file.page(1)
+    if head is None or not is_sound(head):
+        return True
+    application, version = numbers(head)
+    return application != APPLICATION_ID or not 0 < version < _ANY_VERSION
 
 
 def _is_not_sqlite(error: BaseException | None) -> bool:

@@ -50,7 +50,7 @@ class Reader:
         except IndexError:
             connection = open_reader(self._path)
         try:
-            with explained(self._path):
+            with explained(self._path, is_open=True):
                 connection.execute("BEGIN")
                 yield connection
         finally:

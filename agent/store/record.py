@@ -8,9 +8,11 @@ from collections.abc import Sequence
 KEPT = 10_000
 """Entries; older ones go. One has about 300 bytes."""
 
-_KEY = "resolution:"
+RESOLUTION = "resolution:"
+"""What the keys of entries in `meta` begin with; a number of 16 digits follows."""
+
 _BEHIND = "resolution;"
-"""What keys begin with, a number of 16 digits follows; and the first key behind them."""
+"""The first key behind them."""
 
 
 class Record:
@@ -25,7 +27,7 @@ class Record:
             return
         last = self._db.execute(
             "SELECT key FROM meta WHERE key > ? AND key < ? ORDER BY key DESC LIMIT 1",
-            (_KEY, _BEHIND),
+            (RESOLUTION, _BEHIND),
         ).fetchone()
         first = 1 if last is None else _number(last[0]) + 1
         self._db.executemany(
@@ -33,14 +35,14 @@ class Record:
             [(_key(first + place), text) for place, text in enumerate(entries)],
         )
         kept_from = _key(max(0, first + len(entries) - KEPT))
-        self._db.execute("DELETE FROM meta WHERE key > ? AND key < ?", (_KEY, kept_from))
+        self._db.execute("DELETE FROM meta WHERE key > ? AND key < ?", (RESOLUTION, kept_from))
 
 
 def read_record(
     db: sqlite3.Connection, limit: int, *, after: int | None = None, descending: bool = False
 ) -> list[tuple[int, str]]:
     """Entries with their numbers, the oldest first, or the newest; `after` continues."""
-    low, high = _KEY, _BEHIND
+    low, high = RESOLUTION, _BEHIND
     if after is not None:
         low, high = (low, _key(after)) if descending else (_key(after), high)
     rows = db.execute(
@@ -52,8 +54,8 @@ def read_record(
 
 
 def _key(number: int) -> str:
-    return f"{_KEY}{number:016}"
+    return f"{RESOLUTION}{number:016}"
 
 
 def _number(key: str) -> int:
-    return int(key.removeprefix(_KEY))
+    return int(key.removeprefix(RESOLUTION))

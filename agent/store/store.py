@@ -79,6 +79,7 @@ class Store(StoreView):
                     return cls(path, lock, reader), connection
                 except BaseException:
                     reader.close()
+                    lock.closing()
                     connection.close()
                     raise
             except BaseException:
@@ -91,6 +92,7 @@ class Store(StoreView):
             path,
             revs_limit=store.setting("revs_limit") or revs_limit,
             committed=store._on_commit,
+            closing=store._lock.closing,
         )
         return store
 

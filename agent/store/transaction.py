@@ -216,13 +216,13 @@ class Transaction:
             if len(revision.path) > 1 or revision.attachments:
                 return False
         state = self.checkpoint()
-        self._db.execute("SAVEPOINT fresh")
         inserted = self._insert_fresh(revisions)
-        if inserted < len(revisions):
-            self._db.execute("ROLLBACK TO fresh")
-            self.restore(state)
-        self._db.execute("RELEASE fresh")
-        return inserted == len(revisions)
+        if inserted == len(revisions):
+            return True
+        if inserted:  # a savepoint would cost all others, who insert nothing but new ones
+            self._db.execute("DELETE FROM docs WHERE seq > ?", (state[0],))
+        self.restore(state)
+        return False
 
     def _insert_fresh(self, revisions: Iterable[Revision]) -> int:
         """One row each; returns how many there were, as documents that exist are left alone."""
@@ -436,9 +436,16 @@ class Transaction:
         self._db.executemany("DELETE FROM revisions WHERE rowid = ?", unneeded)
         return int(last)
 
-    def release_pages(self, count: int) -> int:
-        """Give up to `count` unused pages back to the file system; returns how many are left."""
-        self._db.execute(f"PRAGMA incremental_vacuum({count})").fetchall()
+    def release_pages(self, count: int, *, keep: int = 0) -> int:
+        """Give up to `count` unused pages back to the file system, and leave `keep`; returns how
+        many are left."""
+        unused = self._unused_pages()
+        for _ in range(min(count, unused - keep)):
+            # One by one: Python takes the first page's turn for the end of the statement.
+            self._db.execute("PRAGMA incremental_vacuum(1)")
+        return self._unused_pages()
+
+    def _unused_pages(self) -> int:
         return int(self._db.execute("PRAGMA freelist_count").fetchone()[0])
 
     # --- settings ----------------------------------------------------------------------

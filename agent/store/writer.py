@@ -50,9 +50,11 @@ class Writer:
         *,
         revs_limit: int,
         committed: Callable[[Transaction], None],
+        closing: Callable[[], None],
     ) -> None:
         """`committed` is called in the event loop after each commit, before the callers get their
-        answers: with what was committed, to read its counts and indexes.
+        answers: with what was committed, to read its counts and indexes. `closing` is called in
+        the writer's thread before the connection is closed, if all is in the file then.
         """
         self._db = connection
         self._path = path
@@ -60,6 +62,7 @@ class Writer:
         self.revs_limit = revs_limit
         self._shrink = False
         self._committed = committed
+        self._closing = closing
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._room = asyncio.Semaphore(_MOST_WAITING)
@@ -132,18 +135,24 @@ class Writer:
             if items:
                 self._commit(items)
         # The file alone is then the whole store, to copy or to move, even if others have it open.
-        self._checkpoint()
+        if self._checkpoint():
+            self._closing()
         self._db.close()
 
     def _commit(self, items: list[_Item]) -> None:
         outcomes: list[_Outcome] = []
         done: Transaction | None = None
         try:
-            with explained(self._path):
+            with explained(self._path, is_open=True):
                 self._db.execute("BEGIN IMMEDIATE")
                 transaction = Transaction(self._db, revs_limit=self.revs_limit)
-                for operation, future in items:
-                    outcomes.append((future, *self._attempt(operation, transaction)))
+                if len(items) == 1:
+                    # A savepoint costs a copy of each page that changes; the transaction does.
+                    operation, future = items[0]
+                    outcomes.append((future, operation(transaction), None))
+                else:
+                    for operation, future in items:
+                        outcomes.append((future, *self._attempt(operation, transaction)))
                 transaction.finish()
                 self._db.execute("COMMIT")
                 done = transaction
@@ -161,11 +170,11 @@ class Writer:
     def _attempt(
         self, operation: _Operation, transaction: Transaction
     ) -> tuple[Any, Exception | None]:
-        """One operation; when it fails, what it wrote goes and the others stay."""
+        """One operation of several; when it fails, what it wrote goes and the others stay."""
         state = transaction.checkpoint()
         self._db.execute("SAVEPOINT operation")
         try:
-            with explained(self._path):
+            with explained(self._path, is_open=True):
                 result = operation(transaction)
         except Exception as error:
             if not self._db.in_transaction:
@@ -193,12 +202,15 @@ class Writer:
             if self._wal.stat().st_size > _WAL_BYTES and self._queue.empty():
                 self._checkpoint()
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self) -> bool:
+        """Whether all is in the file now, and nothing in the WAL."""
         # What goes wrong here costs no write, and meets the next commit too, which reports it.
         with contextlib.suppress(sqlite3.Error):
             # Readers are short; should one stay, the next commit tries again.
             self._db.execute("PRAGMA busy_timeout = 200")
             try:
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                busy, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                return not busy
             finally:
                 self._db.execute("PRAGMA busy_timeout = 5000")
+        return False

@@ -39,6 +39,7 @@ BENCHES = {
     "conflicts": "scripts.benchmarks.conflicts",
     "verify": "scripts.benchmarks.verify",
     "retention": "scripts.benchmarks.retention",
+    "install": "scripts.benchmarks.install",
 }
 ROUNDS = 5
 QUICK_ROUNDS = 2
@@ -81,7 +82,7 @@ def main(
     """Measure the agent, beside its peers where there are any; without a NAME, all of it.
 
     The names: ingest, writes, replication, gateway, cbor, field, mqtt, live, fleet, bulk, single,
-    followers, attachments, find, series, large, dashboard, conflicts, verify, retention.
+    followers, attachments, find, series, large, dashboard, conflicts, verify, retention, install.
 
     Peers take turns within each round. A figure is the median over the rounds, with the least and
     the greatest; a ratio is the median of the rounds' ratios. The exit status is 1 when a target

@@ -12,7 +12,7 @@ import contextlib
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,15 @@ import aiohttp
 import msgspec
 
 from scripts.benchmarks.harness import BenchError, Options, Row, Target
-from scripts.benchmarks.processes import Agent, cpu_seconds, peak_mib, resident_mib, running_agent
+from scripts.benchmarks.processes import (
+    AGENT,
+    Agent,
+    cpu_seconds,
+    peak_mib,
+    resident_mib,
+    running_agent,
+    running_server,
+)
 from tests.devices.micropython import SensorNode
 
 IDLE_SECONDS = 10.0
@@ -30,7 +38,7 @@ MEMORY_TARGET = Target(at_most=64.0)
 START_TARGET = Target(at_most=1.5)
 
 _ANY = "127.0.0.1:0"
-_BUSY_MS = 50
+BUSY_MS = 50
 _IDLE_MS = 1000
 _LONGEST_WAIT = 30.0
 _LOOK_EVERY = 0.005
@@ -125,14 +133,14 @@ async def _measure_bare() -> _Bare:
 
 
 async def _measure(folder: Path, idle: float) -> _Sample:
-    node = SensorNode(folder / "device", folder / "sent.txt", interval_ms=_BUSY_MS)
+    node = SensorNode(folder / "device", folder / "sent.txt", interval_ms=BUSY_MS)
     node.plug_in()
     try:
         async with running_agent("hub", "--data", str(folder / "hub"), "--listen", _ANY) as hub:
-            config = _write_config(folder, node, f"{hub.url}/edge")
-            async with _gateway(config, folder) as (first, durable):
+            config = write_config(folder, node, f"{hub.url}/edge")
+            async with gateway(config) as (first, durable):
                 pass
-            async with _gateway(config, folder) as (again, restart_durable):
+            async with gateway(config) as (again, restart_durable):
                 node.stop()
                 node.interval_ms = _IDLE_MS
                 node.start()
@@ -152,17 +160,26 @@ async def _measure(folder: Path, idle: float) -> _Sample:
 
 
 @contextlib.asynccontextmanager
-async def _gateway(config: Path, folder: Path) -> AsyncIterator[tuple[Agent, float]]:
-    """Runs a gateway; tells the seconds from its start to its first durable reading."""
-    path = folder / "gateway" / "edge.sqlite"
+async def gateway(
+    config: Path,
+    *,
+    program: Sequence[str] = AGENT,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[tuple[Agent, float]]:
+    """Runs a gateway; tells the seconds from its start to its first durable reading.
+
+    `config` is what `write_config` has written.
+    """
+    path = config.with_name("gateway") / "edge.sqlite"
     before = _newest(path) if path.exists() else 0
-    async with running_agent("run", "--config", str(config)) as gateway:
+    command = (*program, "run", "--config", str(config))
+    async with running_server(*command, environment=environment) as running:
         # Not looked at earlier: the store is opened before it listens, the port afterwards.
         while _newest(path) == before:
-            if time.perf_counter() - gateway.started > _LONGEST_WAIT:
+            if time.perf_counter() - running.started > _LONGEST_WAIT:
                 raise BenchError("the gateway recorded nothing")
             await asyncio.sleep(_LOOK_EVERY)
-        yield gateway, time.perf_counter() - gateway.started
+        yield running, time.perf_counter() - running.started
 
 
 def _newest(path: Path) -> int:
@@ -184,7 +201,8 @@ async def _caught_up(gateway: Agent) -> None:
     raise BenchError(f"the gateway does not reach its remote: {status['remotes']}")
 
 
-def _write_config(folder: Path, node: SensorNode, url: str) -> Path:
+def write_config(folder: Path, node: SensorNode, url: str) -> Path:
+    """That of a gateway with one node and one remote; its data are beside it."""
     path = folder / "gateway.toml"
     path.write_text(
         f"""\

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +41,12 @@ def _memory(pid: int, what: str) -> float:
         if name == what:
             return int(value.split()[0]) / 1024
     return 0.0  # it is ending
+
+
+def forget(file: Path) -> None:
+    """Put a file out of the system's memory, unless another process has it mapped."""
+    with file.open("rb") as opened:
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +104,14 @@ def running_agent(*arguments: str) -> contextlib.AbstractAsyncContextManager[Age
 
 
 @contextlib.asynccontextmanager
-async def running_server(*command: str) -> AsyncIterator[Agent]:
+async def running_server(
+    *command: str, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Agent]:
     """Runs a program until it says `listening on URL`, and ends it with SIGTERM afterwards."""
     started = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, env=environment
+    )
     assert process.stdout is not None
     try:
         words = (await process.stdout.readline()).decode().split()

@@ -19,6 +19,7 @@ from agent.peers.couchdb import CouchPeer
 from agent.peers.local import LocalPeer
 from agent.replication.replicator import Replicator
 from agent.replication.retention import Options, Pushed, Retention
+from agent.resources import prepare
 from agent.store.store import Store
 from scripts.benchmarks.processes import resident_mib
 
@@ -133,6 +134,7 @@ async def _run(path: Path, url: str, plan: Plan) -> Month:
 
 
 if __name__ == "__main__":
+    prepare()
     _plan = msgspec.json.decode(sys.argv[3], type=Plan)
     _month = asyncio.run(_run(Path(sys.argv[1]), sys.argv[2], _plan))
     sys.stdout.buffer.write(msgspec.json.encode(_month))

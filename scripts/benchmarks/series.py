@@ -28,7 +28,7 @@ from agent.server.pages import BUILT
 from agent.store.connection import open_writer
 from scripts.benchmarks.harness import BenchError, Options, Row, Target, take_turns
 from scripts.benchmarks.http_client import Connection, connected
-from scripts.benchmarks.processes import running_agent
+from scripts.benchmarks.processes import forget, running_agent
 from scripts.benchmarks.servers import DATABASE
 from tests.browser.site import CHROMIUM_OPTIONS
 
@@ -127,7 +127,7 @@ async def _measure(
 
     async def measure(ask: Callable[[], int]) -> float:
         if cold:
-            _forget(path)
+            forget(path)
         started = time.perf_counter()
         found = await asyncio.to_thread(ask)
         took = (time.perf_counter() - started) * 1000
@@ -139,12 +139,6 @@ async def _measure(
         await asyncio.to_thread(by_hand)
         await asyncio.to_thread(ours)
     return await take_turns(options, [ours, by_hand], measure)
-
-
-def _forget(path: Path) -> None:
-    """Put a file out of the system's memory."""
-    with path.open("rb") as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 async def _in_chromium(options: Options, url: str) -> tuple[list[float], list[float]]:

@@ -29,6 +29,18 @@ _KINDS: dict[str, tuple[int, tuple[str, ...], tuple[float, float]]] = {
     "edit": (8, GATEWAYS, (0.0, 0.0)),
 }
 
+TRIED = {
+    "kills": ("kill", "kill broker"),
+    "ends and freezes": ("terminate", "freeze", "freeze broker"),
+    "partitions": ("cut", "abandon", "delay", "short lives"),
+    "unplugged devices": ("unplug",),
+    "full disks": ("full disk",),
+    "bad inputs": ("noise",),
+    "damaged stores": ("damage",),
+    "edits on both sides": ("edit",),
+}
+"""The kinds as a result counts them together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:

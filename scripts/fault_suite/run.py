@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from scripts.fault_suite.plan import Fault, plan
+from scripts.fault_suite.plan import TRIED, Fault, plan
 from scripts.fault_suite.world import Gateway, World, readings
 from tests.agents import edge_agent
 from tests.faults.site import Contents, Place, contents, get, revisions
@@ -262,8 +262,11 @@ class Run:
             self._account.conflicts.add(id)
 
     async def _put(self, place: Place, id: str, body: dict[str, Any]) -> str | None:
+        document = {"_id": id, **body}
         try:
-            async with self._session.put(f"{place.url}/edge/{id}", json=body) as response:
+            # A PUT whose connection breaks is sent once more by aiohttp itself, and what comes of
+            # that does not tell what the first one did.
+            async with self._session.post(f"{place.url}/edge", json=document) as response:
                 if response.status != 201:
                     return None
                 rev = str((await response.json())["rev"])
@@ -321,7 +324,7 @@ class Run:
             if store.leaves != first.leaves or store.winners != first.winners
         ]
         documents = dict(first.documents())
-        sent = stored = missing = duplicated = 0
+        sent = stored = missing = duplicated = lost_frames = 0
         for name, gateway in world.gateways.items():
             theirs, ours = gateway.sent(), readings(documents, f"node-{name}")
             lost = theirs - ours
@@ -330,6 +333,7 @@ class Run:
             missing += lost.total()
             duplicated += (ours - theirs).total()
             frames = {(boot, sequence) for boot, sequence, _, _ in lost}
+            lost_frames += max(0, len(frames) - dropped[name])
             if len(frames) > dropped[name]:
                 broken.append(
                     f"{len(frames)} frames of {name} are missing, but it dropped {dropped[name]}: "
@@ -349,13 +353,16 @@ class Run:
         return {
             "seed": self._seed,
             "minutes": round(self._seconds / 60, 2),
+            **{name: sum(account.faults[kind] for kind in kinds) for name, kinds in TRIED.items()},
             "faults": dict(sorted(account.faults.items())),
             "skipped": account.skipped,
             "readings_sent": sent,
             "readings_stored": stored,
             "dropped_by_devices": missing,
+            "frames_lost": lost_frames,
             "duplicated": duplicated,
             "acknowledged_writes": len(account.written),
+            "acknowledged_writes_lost": len(lost_writes),
             "conflicts": len(account.conflicts),
             "converged": True,
         }

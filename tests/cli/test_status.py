@@ -231,6 +231,10 @@ def test_text(gateway: Gateway) -> None:
     assert (confirmed, lag) == ("-", "?")
     assert error.startswith(f"{gateway.gone} cannot be reached")
 
+    place = next(n for n, line in enumerate(lines) if "Remote gone, push: nothing gets" in line)
+    assert lines[place].startswith("warning: ")
+    assert lines[place + 1].startswith("    Check the network and the other side")
+
     _, _, value, rate, gaps, errors, state = cells("node", "temperature")
     assert value.endswith(" C")
     assert float(rate.removesuffix("/s")) > 0

@@ -39,7 +39,7 @@ class Examined:
 
 
 def examined(config: Path, *options: object) -> Examined:
-    """Whatever else, no secret is shown."""
+    """Whatever else, no secret is shown, and there is a command for all that is not well."""
     done = in_process("doctor", "--json", "--config", config, *options)
     assert done.stderr == ""
     told = done.json()
@@ -47,6 +47,8 @@ def examined(config: Path, *options: object) -> Examined:
     assert told["ok"] == (done.status == 0)
     errors = [finding for finding in told["findings"] if finding["level"] == "error"]
     assert bool(errors) == (done.status == 1)
+    for each in told["findings"]:
+        assert bool(each["mend"]) == (each["level"] != "ok"), each
     return Examined(done.status, told["findings"])
 
 

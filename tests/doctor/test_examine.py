@@ -26,7 +26,13 @@ async def test_one_that_hangs_or_cannot_be_made_does_not_keep_the_others() -> No
 
     checks = [Check("a", "x", hangs), Check("b", "y", refuses), Check("c", "z", works)]
     assert await examine(checks, limit=1.0) == [
-        Finding("a", "x", Level.WARNING, "could not be found out within 1 s"),
-        Finding("b", "y", Level.ERROR, "no such file"),
+        Finding(
+            "a",
+            "x",
+            Level.WARNING,
+            "could not be found out within 1 s",
+            "edge-agent doctor, once more",
+        ),
+        Finding("b", "y", Level.ERROR, "no such file", "edge-agent config check"),
         Finding("c", "z", Level.OK, "well"),
     ]

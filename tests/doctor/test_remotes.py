@@ -131,7 +131,7 @@ def test_a_database_that_is_not_there(server: str, password: Path, tmp_path: Pat
 def test_a_host_that_nobody_knows(tmp_path: Path) -> None:
     found = look(tmp_path, "http://no-such-host.invalid/edge")
     assert found.errors == [("dns", LABEL)]
-    assert found.of("dns")[2] == "resolvectl query no-such-host.invalid"
+    assert found.of("dns")[2] == "cat /etc/resolv.conf; getent hosts no-such-host.invalid"
 
 
 def test_nobody_is_there(tmp_path: Path, free_port: int) -> None:

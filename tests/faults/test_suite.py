@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from scripts.fault_suite.plan import plan
+from scripts.fault_suite.plan import TRIED, plan
 from scripts.fault_suite.power import cut_power
 from tests.agents import CHECKOUT
 
@@ -26,6 +26,11 @@ def test_a_seed_brings_the_same_faults_again() -> None:
     assert faults != plan(SEED + 1, 60 * MINUTES)
     kinds = Counter(fault.kind for fault in faults)
     assert {"kill", "cut", "damage", "edit"} <= kinds.keys()
+
+
+def test_each_kind_of_fault_is_counted_in_one_place() -> None:
+    counted = [kind for kinds in TRIED.values() for kind in kinds]
+    assert sorted(counted) == sorted({fault.kind for fault in plan(SEED, 3600)})
 
 
 @pytest.mark.timeout(300)
@@ -43,6 +48,8 @@ def test_what_is_promised_holds(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = msgspec.json.decode(done.stdout)
     assert sum(result["faults"].values()) > 10
+    assert sum(result[name] for name in TRIED) == sum(result["faults"].values())
+    assert result["frames_lost"] == result["acknowledged_writes_lost"] == 0
     assert result["readings_sent"] == result["readings_stored"] + result["dropped_by_devices"] > 100
     assert result["duplicated"] == 0
     assert result["converged"] is True

@@ -60,6 +60,18 @@ def test_the_unit_is_valid(tmp_path: Path) -> None:
     assert complaints == []
 
 
+def test_a_package_for_a_machine_that_nobody_can_build_for_here_is_refused(tmp_path: Path) -> None:
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("this needs dpkg-deb")
+    done = subprocess.run(
+        [CHECKOUT / "scripts/build-deb", "--arch", "sparc64", tmp_path],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "a package for sparc64 can be built on such a machine only" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @needs_machine
 @pytest.mark.timeout(600)
 def test_installed_updated_rolled_back_and_removed(

@@ -397,6 +397,31 @@ async def test_a_broker_that_says_why_it_hangs_up() -> None:
         await connection.close()
 
 
+async def test_closing_takes_its_time_where_a_broker_neither_lets_in_nor_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More than a second, so that it is asked to end more than once."""
+    monkeypatch.setattr(mqtt_client, "_CONNECT_LIMIT", 1.5)
+    connected, left = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+        left.set()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        connection = Connection(url, None, client_id="a/b", received=_ignore)
+        opening = asyncio.create_task(connection.open())
+        await connected.wait()
+        await connection.close()
+        await connection.until_lost()  # raises what ended it, if that was a mistake of its own
+        with pytest.raises(ConnectError):
+            await opening
+        await left.wait()
+
+
 async def test_a_request_that_comes_while_the_responder_goes_is_nobodys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

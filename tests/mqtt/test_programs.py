@@ -212,7 +212,9 @@ async def test_attachments_through_a_bridge(
     url = f"{broker.url}/{upstream.rpartition('/')[2]}"
     large = bytes(range(256)) * 6000
     with bridge(tmp_path, broker, upstream) as process:
-        await asyncio.to_thread(process.wait_until_ready)
+        address = await asyncio.to_thread(process.wait_until_ready)
+        told = await asyncio.to_thread(edge_agent, "status", "--url", address)
+        assert told.stdout.startswith("bridge  version ")
         async with (
             opened(tmp_path / "a.sqlite") as store,
             opened(tmp_path / "b.sqlite") as other,

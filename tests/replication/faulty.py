@@ -26,6 +26,9 @@ class FaultyPeer(LocalPeer):
         self.failed = 0
         self.most_revisions: int | None = None
         """More in one request are refused as too large."""
+        self.most_bytes: int | None = None
+        """The same for the bodies of what is stored."""
+        self.bytes_refused = 0
 
     def _maybe_fail(self) -> None:
         if self.rng.random() < self.rate / 2:
@@ -58,6 +61,10 @@ class FaultyPeer(LocalPeer):
     ) -> Sequence[WriteResult]:
         self._maybe_fail()
         if self.most_revisions is not None and len(revisions) > self.most_revisions:
+            raise TooLargeError("the request is too large")
+        size = sum(len(revision.body) for revision in revisions)
+        if self.most_bytes is not None and size > self.most_bytes:
+            self.bytes_refused += size
             raise TooLargeError("the request is too large")
         results = await super().store(revisions, contents)
         self._maybe_fail()

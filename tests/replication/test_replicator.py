@@ -22,6 +22,7 @@ from agent.replication.replicator import Replicator
 from agent.store.store import Store
 from agent.store.transaction import Edit
 from tests.replication.faulty import FaultyPeer
+from tests.store.helpers import put
 
 
 @pytest.fixture
@@ -174,23 +175,24 @@ async def test_a_recreated_target_is_noticed_and_filled_again(
     await new.close()
 
 
+class Refusing(LocalPeer):
+    async def store(self, revisions: Any, contents: Any = None) -> Any:
+        wanted = [item for item in revisions if item.id != "r000003"]
+        await super().store(wanted)
+        return [
+            WriteResult(
+                item.id,
+                str(item.rev),
+                *(("forbidden", "not this one") if item.id == "r000003" else ()),
+            )
+            for item in revisions
+        ]
+
+
 async def test_what_is_refused_for_good_is_passed_over_visibly(
     stores: tuple[Store, Store],
 ) -> None:
     a, b = stores
-
-    class Refusing(LocalPeer):
-        async def store(self, revisions: Any, contents: Any = None) -> Any:
-            wanted = [item for item in revisions if item.id != "r000003"]
-            await super().store(wanted)
-            return [
-                WriteResult(
-                    item.id,
-                    str(item.rev),
-                    *(("forbidden", "not this one") if item.id == "r000003" else ()),
-                )
-                for item in revisions
-            ]
 
     await a.graft(readings(10))
     replicator = Replicator(LocalPeer(a), Refusing(b))
@@ -199,6 +201,31 @@ async def test_what_is_refused_for_good_is_passed_over_visibly(
     assert replicator.progress.doc_write_failures == 1
     assert [failure.id for failure in replicator.progress.failures] == ["r000003"]
     assert len(await contents(b)) == 9
+
+
+@pytest.mark.parametrize("mended", ["newer revision", "another way"])
+async def test_what_was_refused_is_known_until_it_is_mended(
+    stores: tuple[Store, Store], mended: str
+) -> None:
+    """The checkpoint passes it over, so a restart must not forget it."""
+    a, b = stores
+    await a.graft(readings(10))
+    first = Replicator(LocalPeer(a), Refusing(b))
+    await first.run()
+    again = Replicator(LocalPeer(a), LocalPeer(b))
+    await again.run()
+    assert list(again.progress.failures) == list(first.progress.failures)
+    assert again.progress.failures[0].reason == "not this one"
+    if mended == "newer revision":
+        await put(a, "r000003", again.progress.failures[0].rev, n=2)
+    else:
+        await b.graft([readings(10)[3]])
+        await put(a, "any", None)
+    await again.run()
+    assert list(again.progress.failures) == []
+    last = Replicator(LocalPeer(a), LocalPeer(b))
+    await last.run()
+    assert list(last.progress.failures) == []
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -214,6 +241,22 @@ async def test_requests_that_are_too_large_are_split(
     await replicator.run()
     assert replicator.progress.docs_written == 300
     assert await contents(a) == await contents(b)
+
+
+async def test_one_large_document_is_not_sent_again_and_again(
+    stores: tuple[Store, Store],
+) -> None:
+    """Among others, alone, and no more: that may be all that a slow line carries in an hour."""
+    a, b = stores
+    large = first_revision("large", {"text": "x" * 200_000})
+    await a.graft([*readings(50), large, *readings(50, start=50)])
+    target = FaultyPeer(b, random.Random(1), rate=0)
+    target.most_bytes = 100_000
+    replicator = Replicator(LocalPeer(a), target)
+    await replicator.run()
+    assert [failure.id for failure in replicator.progress.failures] == ["large"]
+    assert replicator.progress.docs_written == 100
+    assert target.bytes_refused < 3 * 200_000
 
 
 async def test_one_revision_that_is_too_large_is_passed_over(stores: tuple[Store, Store]) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from agent.errors import StoreError, StoreFilesError, StoreWriteError
 from agent.store.store import Store
+from tests.doctor.examined import tmpfs
 from tests.store.helpers import edit, opened, put, reading, revision, rows
 
 NOBODY = 65534
@@ -255,6 +256,26 @@ async def test_a_full_disk(disk: Path) -> None:
     await _check_recovered(store, path, acknowledged)
 
 
+async def test_a_disk_that_is_full_at_the_start(disk: Path) -> None:
+    path = await _store_in(disk)
+    (disk / "db.sqlite.lock").unlink()
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(b"x" * 4096)
+            file.flush()
+    # First there is no room for the lock file, then none for what SQLite needs.
+    for beside in (path.with_name("db.sqlite.lock"), path):
+        with pytest.raises((StoreError, StoreWriteError)) as caught:
+            await Store.open(path)
+        assert str(caught.value) == f"{beside}: the disk is full; free some space"
+        os.truncate(filler, filler.stat().st_size - 4096)
+    filler.unlink()
+    store = await Store.open(path)
+    assert await store.get(reading(1).id) is not None
+    await store.close()
+
+
 async def test_a_store_that_fills_up(store: Store, path: Path) -> None:
     """The same without a small disk: SQLite reports it in the middle of a statement."""
 
@@ -318,6 +339,21 @@ async def test_reading_a_damaged_file_names_the_damage(store: Store, path: Path)
         with pytest.raises(StoreError, match="the file is damaged"):
             await store.graft([revision(f"doc{number}", "c", "b") for number in range(3000)])
     await store.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+async def test_a_store_that_is_opened_on_a_full_disk_says_so(tmp_path: Path) -> None:
+    """SQLite calls it an error of the disk: what it cannot write is not the file itself."""
+    with tmpfs(tmp_path / "card") as folder:
+        path = folder / "a.sqlite"
+        await (await Store.open(path)).close()
+        with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        with pytest.raises(StoreWriteError, match=r"the disk is full; free some space$"):
+            await Store.open(path)
+        (folder / "filler").unlink()
+        await (await Store.open(path)).close()
 
 
 async def test_too_many_open_files_say_so(tmp_path: Path) -> None:

@@ -182,3 +182,29 @@ async def test_a_batch_is_looked_up_in_one_query(statements: _Statements, path: 
     assert (info.doc_count, info.update_seq) == (400, 400)
     await store.close()
     assert sum(each.startswith("SELECT id, seq") for each in statements.seen) == 1
+
+
+async def test_a_wal_that_was_left_is_written_again_before_it_is_believed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an fsync had failed, it can be read, but is not on the disk."""
+    await killed_after(0.1, path, "run", from_its_first_word=True)
+    wal = path.with_name(path.name + "-wal").read_bytes()
+    assert len(wal) > 4096
+    done: list[object] = []
+
+    def written(_: int, data: bytes, place: int) -> int:
+        if place or len(data) > 100:  # the lock file is small
+            done.append(data)
+        return len(data)
+
+    def opened(path: Path, *, create: bool) -> sqlite3.Connection:
+        done.append("opened")
+        return open_writer(path, create=create)
+
+    monkeypatch.setattr(opening.os, "pwrite", written)
+    monkeypatch.setattr(opening.os, "fsync", lambda _: done.append("fsync"))
+    monkeypatch.setattr(opening, "open_writer", opened)
+    await (await Store.open(path)).close()
+    assert b"".join(part for part in done if isinstance(part, bytes)) == wal
+    assert [part for part in done if isinstance(part, str)][:2] == ["fsync", "opened"]

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,11 +20,13 @@ from agent.replication.replicator import Replicator
 from agent.store import salvage
 from agent.store.connection import marker
 from agent.store.databases import Databases
-from agent.store.salvage import SALVAGED, Salvage
+from agent.store.info import read_info
+from agent.store.reader import Reader
+from agent.store.salvage import SALVAGED, Salvage, copies_of
 from agent.store.store import Store
 from tests.mqtt.site import contents
 from tests.store.fixtures.make import fill
-from tests.store.helpers import put, reading, revision, rows
+from tests.store.helpers import get, put, reading, revision, rows
 
 PAGE = 4096
 COUNT = 4000
@@ -46,6 +49,21 @@ def damage(path: Path, pages: list[int]) -> None:
         for page in pages:
             file.seek(page * PAGE)
             file.write(random.Random(page).randbytes(PAGE))
+
+
+def strew(path: Path, chance: random.Random, count: int) -> None:
+    """Single bytes that are wrong."""
+    with path.open("r+b") as file:
+        for _ in range(count):
+            file.seek(chance.randrange(path.stat().st_size))
+            file.write(chance.randbytes(1))
+
+
+def kind_of(path: Path, page: int) -> int:
+    """The first byte of a page, counted from 0."""
+    with path.open("rb") as file:
+        file.seek(page * PAGE)
+        return file.read(1)[0]
 
 
 def leave(path: Path, content: bytes | None) -> None:
@@ -104,39 +122,32 @@ async def test_what_is_readable_is_copied_and_the_rest_comes_back(
     await databases.close()
 
 
-@pytest.mark.parametrize("moved", [0, 1])
 async def test_a_complete_copy_is_put_in_place_by_the_next_start(
-    databases: Databases, path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+    databases: Databases, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many of the files had their new names when the power was cut."""
     before = await make(path, count=50)
     marker(path).write_text("malformed")
-    left = moved
 
     def rename(file: Path, to: Path) -> None:
-        nonlocal left
-        if file.suffix != ".salvaging":
-            if not left:
-                raise OSError("power cut")
-            left -= 1
+        if to == path:
+            raise OSError("power cut")
         os.rename(file, to)  # noqa: PTH104
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", rename)
         with pytest.raises(OSError, match="power cut"):
             await databases.get("db")
-    there = {file.name for file in path.parent.glob("db.sqlite*")}
-    assert "db.sqlite.salvaged" in there
-    assert ("db.sqlite" in there) == (not moved)
+    [copy] = await asyncio.to_thread(copies_of, path)
+    await asyncio.to_thread(path.unlink)  # as a file system without hard links leaves it
     assert await databases.names() == ["db"]
     with pytest.raises(StoreExistsError):
         await databases.create("db")
     store = await databases.get("db")
     assert await contents(store) == before
     assert told(path).reason == "malformed"
-    there = {file.name for file in path.parent.glob("db.sqlite*")}
-    assert Path(told(path).aside).name in there
-    assert "db.sqlite.salvaged" not in there
+    left = {file.name for file in path.parent.iterdir()}
+    assert Path(told(path).aside).name in left
+    assert copy.name not in left
     await databases.close()
 
 
@@ -144,7 +155,7 @@ async def test_a_database_that_is_deleted_takes_its_copy_along(
     databases: Databases, path: Path
 ) -> None:
     await make(path, count=50)
-    await asyncio.to_thread(path.rename, path.with_name("db.sqlite.salvaged"))
+    await asyncio.to_thread(path.rename, path.with_name("db.sqlite.salvaged-20260101T000000Z"))
     await databases.delete("db")
     assert list(path.parent.iterdir()) == []
 
@@ -172,26 +183,144 @@ async def test_local_documents_and_settings_are_kept(databases: Databases, path:
     await databases.close()
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(16))
 async def test_whatever_is_damaged_the_store_opens_with_nothing_wrong(
     databases: Databases, path: Path, seed: int
 ) -> None:
     before = await make(path, count=1500)
     chance = random.Random(seed)
     pages = pages_of(path)
-    damage(path, chance.sample(range(pages), chance.choice([1, 1, 3, 10, 40])))
+    if seed % 2:
+        damage(path, chance.sample(range(pages), chance.choice([1, 1, 3, 10, 40])))
+    else:
+        strew(path, chance, chance.choice([1, 10, 100, 1000]))
     marker(path).write_text("malformed")
     store = await databases.get("db")
     after = await contents(store)
-    assert after.keys() <= before.keys()
     await put(store, "new", None, n=1)
     assert rows(path, "PRAGMA integrity_check") == ["ok"]
+    if not seed % 2:
+        return  # a byte of a text may be another one, and nothing tells
+    assert after.keys() <= before.keys()
     for id, (rev, *_) in after.items():  # type: ignore[misc]
         # A page of nonsense might even be a page of rows; what is copied has its right revision.
         if id not in ("conflict", "edited", "again"):
             assert rev == before[id][0]  # type: ignore[index]
     await databases.close()
     await asyncio.to_thread(shutil.rmtree, path.parent, ignore_errors=True)
+
+
+TABLES = {
+    "docs": "seq, id, gen, hash, deleted, conflicts, body, tree, attachments",
+    "revisions": "id, gen, hash, deleted, leaf, body, attachments",
+    "blobs": "id, sha256, length",
+    "chunks": "place, data",
+    "parts": "place, device, document, body",
+    "local": "id, rev, body",
+}
+
+
+def tables(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    return {
+        name: sorted(rows_of(path, f"SELECT {columns} FROM {name}"), key=repr)
+        for name, columns in TABLES.items()
+    }
+
+
+async def test_of_a_store_that_is_whole_everything_is_copied(
+    databases: Databases, path: Path
+) -> None:
+    """Histories with the bodies of ancestors, attachments, what is only in the WAL."""
+    await make(path)
+    store = await Store.open(path)
+    await store.write(lambda transaction: transaction.record.add(['{"n":1}', '{"n":2}']))
+    await store.write(lambda transaction: transaction.parts.append("dev", "w:1", '{"a":1}'))
+    await put(store, "after the last checkpoint", None, text="long " * 3000)
+    await put(store, "conflict", str((await get(store, "conflict")).rev), n=2)
+    whole = tables(path)
+    # As a kill leaves it.
+    folder = path.parent / "killed"
+    folder.mkdir()
+    for suffix in ("", "-wal"):
+        shutil.copy(path.with_name(path.name + suffix), folder)
+    await store.close()
+    killed = folder / path.name
+    assert killed.with_name(killed.name + "-wal").stat().st_size > 0
+    marker(killed).write_text("malformed")
+    databases = Databases(folder)
+    store = await databases.get("db")
+    assert [text for _, text in await store.resolutions(limit=9)] == ['{"n":1}', '{"n":2}']
+    await databases.close()
+    found = tables(killed)
+    found["local"] = [row for row in found["local"] if row[0] != SALVAGED]
+    assert found == whole
+
+
+@pytest.mark.parametrize("lost", ["schema", "inner pages", "both", "header"])
+async def test_without_what_leads_to_them_the_rows_are_found(
+    databases: Databases, path: Path, lost: str
+) -> None:
+    """Only page 1 says where the tables are, and only inner pages where their leaves are."""
+    before = await make(path)
+    if lost == "header":
+        with path.open("r+b") as file:
+            file.write(bytes(100))
+    else:
+        inner = [page for page in range(1, pages_of(path)) if kind_of(path, page) in (2, 5)]
+        assert len(inner) > 1
+        damage(path, {"schema": [0], "inner pages": inner, "both": [0, *inner]}[lost])
+    marker(path).write_text("malformed")
+    store = await databases.get("db")
+    assert await contents(store) == before
+    assert await store.get_local("state") == ("0-1", '{"kept":true}')
+    await databases.close()
+
+
+async def test_what_was_deleted_does_not_come_back(databases: Databases, path: Path) -> None:
+    """Free pages still have the rows that retention took out of them."""
+    await make(path, count=3000)
+    store = await Store.open(path)
+    await store.write(lambda transaction: transaction.retire(range(200, 2800)))
+    before = await contents(store)
+    await store.close()
+    assert rows(path, "PRAGMA freelist_count")[0] > 50
+    damage(path, [0])
+    marker(path).write_text("malformed")
+    assert await contents(await databases.get("db")) == before
+    await databases.close()
+
+
+@pytest.mark.parametrize("renames", range(3))
+async def test_an_exchange_that_was_cut_off_is_brought_to_its_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """With each rename something may end the agent, and the copy is not lost."""
+    before = await make(path, count=50)
+    killed = path.with_name(path.name + "-wal")
+    killed.write_bytes(b"no WAL")
+    marker(path).write_text("malformed")
+    rename = Path.rename
+    done = 0
+
+    def cut_off(file: Path, target: Path) -> Path:
+        nonlocal done
+        if done == renames:
+            raise KeyboardInterrupt
+        done += 1
+        return rename(file, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            await asyncio.to_thread(salvage.set_aside, path, "malformed")
+    databases = Databases(path.parent)
+    store = await databases.get("db")
+    assert await contents(store) == before
+    report = told(path)
+    assert report.documents == len(before)
+    assert await asyncio.to_thread(Path(report.aside).exists)
+    assert await asyncio.to_thread(Path(report.aside + "-wal").read_bytes) == b"no WAL"
+    await databases.close()
 
 
 async def test_a_power_cut_that_left_nonsense_is_found_when_the_store_is_opened(
@@ -226,8 +355,57 @@ async def test_a_file_that_is_gone_or_emptied_is_never_replaced_silently(
         await Store.open(path)
     store = await databases.ensure("db")
     assert (await store.info()).doc_count == 0
-    reason = told(path).reason
+    report = told(path)
+    # Until somebody removes that file, the status tells.
+    [damaged] = await databases.damaged()
+    assert (damaged["database"], damaged["file"]) == ("db", report.aside)
+    reason = report.reason
     assert reason in ("it is gone", "it is empty, and was not", "it is no SQLite file any more")
+    await databases.close()
+
+
+@pytest.mark.parametrize("place", [16, 18, 20, 45, 59, 60, 68])
+async def test_a_head_that_makes_no_sense_is_damage(
+    databases: Databases, path: Path, place: int
+) -> None:
+    """Not another program's file, nor a newer version's, which would be refused for ever."""
+    before = await make(path, count=100)
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\x77\x77")
+    assert await contents(await databases.get("db")) == before
+    await databases.close()
+
+
+async def test_texts_that_are_none_are_damage(databases: Databases, path: Path) -> None:
+    await make(path, count=100)
+    whole = await asyncio.to_thread(path.read_bytes)
+    damaged = whole.replace(b"dev:temp:000000", b"dev:temp:0\xff000\xff", 1)
+    await asyncio.to_thread(path.write_bytes, damaged)
+    store = await databases.get("db")
+    with pytest.raises(StoreDamagedError):
+        await contents(store)
+    with pytest.raises(StoreDamagedError):
+        await store.check()
+    await databases.close()
+    store = await Databases(path.parent).get("db")
+    assert len(await contents(store)) > 100
+    await store.close()
+
+
+async def test_an_open_store_that_is_none_any_more_is_damaged(
+    databases: Databases, path: Path
+) -> None:
+    await make(path, count=10)
+    store = await databases.get("db")
+    await store._writer.shrink()  # or else the WAL has the head, too
+    damage(path, [0])
+    reader = Reader(path)
+    with pytest.raises(StoreDamagedError):
+        await asyncio.to_thread(reader.query, read_info)
+    reader.close()
+    with pytest.raises(StoreDamagedError):
+        await store.check()
     await databases.close()
 
 
@@ -307,6 +485,93 @@ async def test_a_disk_that_fills_while_the_copy_is_made_is_explained(
     monkeypatch.setattr(salvage, "open_writer", on_a_small_disk)
     with pytest.raises(StoreError, match=r"the disk is full before .* free some space and start"):
         await databases.get("db")
+    left = await asyncio.to_thread(lambda: list(tmp_path.glob("*salvaging*")))
+    assert left == []  # it would take the room that is missing
     monkeypatch.undo()
     assert (await (await databases.get("db")).info()).doc_count > 1000
     await databases.close()
+
+
+async def test_a_wal_that_is_gone_is_told(tmp_path: Path) -> None:
+    """What is in the file is whole; what was written last is lost, and nothing else would tell."""
+    path = tmp_path / "db.sqlite"
+    databases = Databases(tmp_path)
+    await put(await databases.create("db"), "in the file")
+    await databases.close()
+    databases = Databases(tmp_path)
+    await put(await databases.get("db"), "in the WAL only")
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for suffix in ("", ".lock"):
+        shutil.copy(path.with_name(path.name + suffix), killed)
+    await databases.close()
+    for opening, notes in enumerate([1, 1, 1]):
+        databases = Databases(killed)
+        store = await databases.get("db")
+        assert await store.get("in the WAL only") is None
+        await put(store, f"new {opening}")
+        damaged = await databases.damaged()
+        assert len(damaged) == notes
+        assert "its WAL is gone" in str(damaged[0]["reason"])
+        await databases.close()
+    # Closed in order, none is missed, even if the file is opened by others meanwhile.
+    databases = Databases(tmp_path)
+    assert await (await databases.get("db")).get("in the WAL only") is not None
+    assert await databases.damaged() == []
+    await databases.close()
+
+
+async def test_a_copy_takes_the_room_of_one_and_what_a_killed_one_left_goes(
+    databases: Databases, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(path)
+    size = pages_of(path) * PAGE
+    marker(path).write_text("malformed")
+    left = path.with_name(path.name + ".salvaging")
+    left.write_bytes(b"half a copy")
+    most = 0
+    copied = salvage.recover
+
+    def watched(rows: Any, copy: sqlite3.Connection) -> Any:
+        nonlocal most
+        found = copied(rows, copy)
+        most = sum(file.stat().st_size for file in path.parent.glob("*salvaging*"))
+        return found
+
+    monkeypatch.setattr(salvage, "recover", watched)
+    await databases.get("db")
+    assert 0 < most < size * 9 / 8
+    assert not left.exists()
+    await databases.close()
+
+
+async def test_a_card_that_fails_again_and_again_does_not_fill_up_with_damaged_files(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make(path, count=100)
+
+    def aside() -> list[str]:
+        return sorted(file.name for file in path.parent.glob("*.damaged-*"))
+
+    for day in range(1, 7):
+        for suffix in ("", "-wal"):
+            path.with_name(f"{path.name}.damaged-2026010{day}T000000Z{suffix}").write_bytes(b"")
+    marker(path).write_text("malformed")
+    await (await Store.open(path, salvage=True)).close()
+    kept = aside()
+    assert kept[:-1] == [
+        f"{path.name}.damaged-2026010{day}T000000Z{suffix}"
+        for day in (5, 6)
+        for suffix in ("", "-wal")
+    ]
+    assert told(path).aside.endswith(kept[-1])
+
+    usage = shutil.disk_usage(path.parent)
+    monkeypatch.setattr(
+        salvage.shutil,
+        "disk_usage",
+        lambda _: usage._replace(free=usage.free if len(aside()) < 2 else 1000),
+    )
+    marker(path).write_text("malformed")
+    await (await Store.open(path, salvage=True)).close()  # the room of the older ones is needed
+    assert aside()[0] == kept[-1]

@@ -1,0 +1,97 @@
+"""A store's file and its WAL, read page by page without SQLite: see `raw_pages`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from agent.store.raw_pages import (
+    FRAME_HEADER,
+    MAPS_EVERY,
+    PAGE_SIZE,
+    WAL_HEADER,
+    Row,
+    committed,
+    is_wal,
+    rows,
+    unused,
+)
+
+
+class RawFile:
+    """All that can be read of a file, whatever is damaged. Nothing is written; blocking."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._wal: int | None = None
+        self._frames: dict[int, int] = {}
+        try:
+            self._wal = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            pass
+        else:
+            self._find_frames(self._wal)
+        size = os.fstat(self._file).st_size // PAGE_SIZE
+        self._count = max(size, *self._frames, 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+        if self._wal is not None:
+            os.close(self._wal)
+
+    def rows(self) -> Iterator[Row]:
+        """Every row of every page that is in use, those of indexes among them, in no order."""
+        skipped: frozenset[int] = frozenset()
+        for number in range(1, self._count + 1):
+            place = (number - 2) % MAPS_EVERY  # after a pointer map
+            if place == 0:
+                skipped = frozenset()
+            elif number > 1 and place - 1 in skipped:
+                continue
+            page = self.page(number)
+            if page is None:
+                continue
+            if place == 0 and (found := unused(page)) is not None:
+                skipped = found
+                continue
+            yield from rows(page, number, self.page)
+
+    def page(self, number: int) -> bytes | None:
+        """None where there is none, or none can be read."""
+        frame = self._frames.get(number)
+        if frame is not None and self._wal is not None:
+            place = WAL_HEADER + frame * (FRAME_HEADER + PAGE_SIZE) + FRAME_HEADER
+            return self._read(self._wal, place, PAGE_SIZE)
+        if not 0 < number <= self._count:
+            return None
+        return self._read(self._file, (number - 1) * PAGE_SIZE, PAGE_SIZE)
+
+    def _find_frames(self, wal: int) -> None:
+        header = self._read(wal, 0, WAL_HEADER) or b""
+        if not is_wal(header):
+            return
+
+        def frames() -> Iterator[bytes]:
+            size, place = FRAME_HEADER + PAGE_SIZE, WAL_HEADER
+            while frame := self._read(wal, place, size):
+                yield frame
+                place += size
+
+        self._frames = committed(header, frames())
+
+    @staticmethod
+    def _read(file: int, place: int, size: int) -> bytes | None:
+        """None for less than that, and where the disk reports an error."""
+        try:
+            data = os.pread(file, size, place)
+        except OSError:
+            return None
+        return data if len(data) == size else None

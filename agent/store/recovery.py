@@ -1,0 +1,313 @@
+"""Brings what can be read of a damaged store into a new one.
+
+Rows are told by their shape, as nothing else says which table a page is of. Each is checked, since
+a page can be readable and wrong; then what belongs together: histories, attachments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from agent.documents.attachment import Stored, attachments_from_store
+from agent.documents.revision import Rev, Revision
+from agent.documents.tree import RevTree
+from agent.errors import EdgeAgentError
+from agent.store.blobs import CHUNK, NUMBERS
+from agent.store.raw_pages import Row, Value
+from agent.store.record import RESOLUTION
+from agent.store.schema import SEQ_FLOOR, SETTING
+from agent.store.transaction import Transaction
+
+_ROWS = 2000
+"""In one transaction, so that the copy needs room for itself and not for as large a WAL."""
+
+_MOST_SEQ = 2**53
+"""A larger sequence or key is damage."""
+
+_SHA256 = 32
+
+_json = msgspec.json.Decoder(dict[str, Any])
+
+
+class Recovered(NamedTuple):
+    """`documents` are in the copy; `refused` could be read but are wrong or incomplete."""
+
+    documents: int
+    refused: int
+
+
+def recover(found: Iterable[Row], copy: sqlite3.Connection) -> Recovered:
+    """`copy` is a new store. What SQLite raises, such as for a full disk, comes out."""
+    refused = _insert(found, copy)
+    copy.execute("BEGIN IMMEDIATE")
+    _drop_damaged_contents(copy)
+    copy.execute("COMMIT")
+    refused += _mend_histories(copy)
+    copy.execute("BEGIN IMMEDIATE")
+    copy.execute(
+        "DELETE FROM revisions WHERE NOT EXISTS "
+        "(SELECT 1 FROM docs WHERE docs.id = revisions.id AND docs.tree IS NOT NULL)"
+    )
+    live, dead, newest = copy.execute(
+        "SELECT count(*) FILTER (WHERE NOT deleted), count(*) FILTER (WHERE deleted), "
+        "coalesce(max(seq), 0) FROM docs"
+    ).fetchone()
+    copy.executemany(
+        "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)",
+        [(SEQ_FLOOR, newest), ("doc_count", live), ("doc_del_count", dead)],
+    )
+    copy.execute("COMMIT")
+    return Recovered(live + dead, refused)
+
+
+# --- rows ----------------------------------------------------------------------------------
+
+
+def _insert(found: Iterable[Row], copy: sqlite3.Connection) -> int:
+    """Whatever has the shape of a table's row; returns how many documents are wrong."""
+    refused = 0
+    copy.execute("BEGIN IMMEDIATE")
+    for number, row in enumerate(found, 1):
+        if row.rowid is None:
+            _insert_keyed(row.values, copy)
+        elif 0 < row.rowid < _MOST_SEQ or len(row.values) == 2:
+            refused += _insert_numbered(row.rowid, row.values, copy)
+        if number % _ROWS == 0:
+            copy.execute("COMMIT")
+            copy.execute("BEGIN IMMEDIATE")
+    copy.execute("COMMIT")
+    return refused
+
+
+def _insert_keyed(values: tuple[Value, ...], copy: sqlite3.Connection) -> None:
+    match values:
+        case (str(key), str(value)) if key.startswith((SETTING, RESOLUTION)) and _is_json(value):
+            copy.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
+        case (str(id), int(), str(body)) if id and _is_object(body):
+            copy.execute(
+                "INSERT INTO local (id, rev, body) VALUES (?, ?, ?) ON CONFLICT (id) "
+                "DO UPDATE SET rev = excluded.rev, body = excluded.body WHERE excluded.rev > rev",
+                values,
+            )
+
+
+def _insert_numbered(rowid: int, values: tuple[Value, ...], copy: sqlite3.Connection) -> bool:
+    """Whether it is a document that is wrong."""
+    match values:
+        case (None, str(id), gen, digest, deleted, conflicts, body, tree, *attachments) if (
+            len(attachments) < 2
+        ):
+            attached = attachments[0] if attachments else None
+            if not _is_revision(id, gen, digest, body) or not _is_tree(tree, attached):
+                return True
+            # A page that was in use once may have an older state of the document.
+            copy.execute(
+                "INSERT OR REPLACE INTO docs "
+                "(seq, id, gen, hash, deleted, conflicts, body, tree, attachments) "
+                "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 "
+                "WHERE NOT EXISTS (SELECT 1 FROM docs WHERE id = ?2 AND seq > ?1)",
+                (rowid, id, gen, digest, bool(deleted), conflicts, body, tree, attached),
+            )
+        case (str(id), gen, digest, deleted, leaf, body, *attachments) if len(attachments) < 2:
+            attached = attachments[0] if attachments else None
+            if _is_revision(id, gen, digest, body) and _is_tree(None, attached):
+                copy.execute(
+                    "INSERT OR IGNORE INTO revisions "
+                    "(id, gen, hash, deleted, leaf, body, attachments) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (id, gen, digest, bool(deleted), bool(leaf), body, attached),
+                )
+        case (None, str(device), str(document), str(body)) if document and _is_object(body):
+            copy.execute(
+                "INSERT OR IGNORE INTO parts VALUES (?, ?, ?, ?)", (rowid, device, document, body)
+            )
+        case (None, bytes(digest), int(length)) if len(digest) == _SHA256:
+            copy.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", (rowid, digest, length))
+        case (None, bytes(data)) if rowid >= 0 and len(data) <= CHUNK:
+            copy.execute("INSERT OR IGNORE INTO chunks VALUES (?, ?)", (rowid, data))
+    return False
+
+
+def _is_revision(id: str, gen: Value, digest: Value, body: Value) -> bool:
+    return (
+        bool(id)
+        and isinstance(gen, int)
+        and gen > 0
+        and isinstance(digest, str)
+        and bool(digest)
+        and isinstance(body, str)
+        and _is_object(body)
+    )
+
+
+def _is_tree(tree: Value, attachments: Value) -> bool:
+    return isinstance(tree, bytes | None) and isinstance(attachments, str | None)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        _json.decode(text)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+# --- what belongs together -----------------------------------------------------------------
+
+
+def _drop_damaged_contents(copy: sqlite3.Connection) -> None:
+    """Leaves the contents of attachments of which every byte is right."""
+    for blob, expected, length in copy.execute("SELECT id, sha256, length FROM blobs").fetchall():
+        digest, size = hashlib.sha256(), 0
+        ends = (blob * NUMBERS, (blob + 1) * NUMBERS)
+        for (data,) in copy.execute(
+            "SELECT data FROM chunks WHERE place >= ? AND place < ? ORDER BY place", ends
+        ):
+            digest.update(data)
+            size += len(data)
+        if size != length or digest.digest() != expected:
+            copy.execute("DELETE FROM blobs WHERE id = ?", (blob,))
+    copy.execute(
+        "DELETE FROM chunks WHERE NOT EXISTS (SELECT 1 FROM blobs WHERE id = place / ?)",
+        (NUMBERS,),
+    )
+
+
+class _Leaf(NamedTuple):
+    deleted: bool
+    leaf: bool
+    body: str
+    attachments: str | None
+
+
+def _mend_histories(copy: sqlite3.Connection) -> int:
+    """Documents with a history or attachments of which not everything is there begin anew with
+    those leaves that are whole: the others are unknown then, so replication asks for them.
+
+    Returns how many had none.
+    """
+    last = copy.execute("SELECT max(seq) FROM docs").fetchone()[0]
+    after = refused = 0
+    while rows := copy.execute(
+        "SELECT seq, id, gen, hash, deleted, conflicts, body, tree, attachments FROM docs "
+        "WHERE seq > ? AND seq <= ? "
+        "AND (tree IS NOT NULL OR attachments IS NOT NULL OR conflicts <> 0) "
+        "ORDER BY seq LIMIT ?",
+        (after, last, _ROWS),
+    ).fetchall():
+        after = rows[-1][0]
+        copy.execute("BEGIN IMMEDIATE")
+        transaction = Transaction(copy)
+        for _, id, gen, digest, deleted, conflicts, body, tree, attachments in rows:
+            bodies = {
+                Rev(gen, digest): _Leaf(*content)
+                for gen, digest, *content in copy.execute(
+                    "SELECT gen, hash, deleted, leaf, body, attachments FROM revisions "
+                    "WHERE id = ?",
+                    (id,),
+                )
+            }
+            winner = Rev(gen, digest)
+            bodies[winner] = _Leaf(bool(deleted), True, body, attachments)
+            known = _tree(tree, Revision(id, gen, (digest,), bool(deleted), body))
+            if known is not None and _is_sound(known, winner, conflicts, bodies, copy):
+                continue
+            copy.execute("DELETE FROM docs WHERE id = ?", (id,))
+            copy.execute("DELETE FROM revisions WHERE id = ?", (id,))
+            whole = [] if known is None else _whole(id, known, bodies, copy)
+            refused += not whole or not _graft(transaction, whole, copy)
+        copy.execute("COMMIT")
+    return refused
+
+
+def _tree(tree: bytes | None, alone: Revision) -> RevTree | None:
+    """None if it is damaged."""
+    if tree is None:
+        return RevTree.of(alone)
+    try:
+        known = RevTree.decode(tree)
+        for rev in known.leaves():
+            known.path(rev)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, EdgeAgentError):
+        return None
+    return known
+
+
+def _is_sound(
+    known: RevTree,
+    winner: Rev,
+    conflicts: object,
+    bodies: Mapping[Rev, _Leaf],
+    copy: sqlite3.Connection,
+) -> bool:
+    leaves = known.leaves()
+    return (
+        leaves[:1] == [winner]
+        and {rev for rev, body in bodies.items() if body.leaf} == set(leaves)
+        and conflicts == sum(not known.is_deleted(leaf) for leaf in leaves[1:])
+        and all(
+            rev in known
+            and bool(body.deleted) == known.is_deleted(rev)
+            and _has_contents(body.attachments, copy)
+            for rev, body in bodies.items()
+        )
+    )
+
+
+def _whole(
+    id: str, known: RevTree, bodies: Mapping[Rev, _Leaf], copy: sqlite3.Connection
+) -> list[Revision]:
+    """The leaves of which the body and every attachment is there."""
+    return [
+        Revision(
+            id,
+            leaf.generation,
+            known.path(leaf),
+            known.is_deleted(leaf),
+            bodies[leaf].body,
+            attachments_from_store(bodies[leaf].attachments),
+        )
+        for leaf in known.leaves()
+        if leaf in bodies and _has_contents(bodies[leaf].attachments, copy)
+    ]
+
+
+def _graft(transaction: Transaction, revisions: list[Revision], copy: sqlite3.Connection) -> bool:
+    copy.execute("SAVEPOINT document")
+    state = transaction.checkpoint()
+    try:
+        transaction.graft(revisions)
+    except EdgeAgentError:
+        copy.execute("ROLLBACK TO document")
+        transaction.restore(state)
+        return False
+    finally:
+        copy.execute("RELEASE document")
+    return True
+
+
+def _has_contents(attachments: str | None, copy: sqlite3.Connection) -> bool:
+    try:
+        blobs = [
+            bytes.fromhex(attachment.content.blob)
+            for attachment in attachments_from_store(attachments)
+            if isinstance(attachment.content, Stored)
+        ]
+    except (ValueError, TypeError, LookupError, AttributeError, EdgeAgentError):
+        return False
+    return all(
+        copy.execute("SELECT 1 FROM blobs WHERE sha256 = ?", (blob,)).fetchone() for blob in blobs
+    )

@@ -1,0 +1,163 @@
+"""The settings on the boot partition of a flashed card, applied to a root in a folder."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from agent.errors import ConfigError
+from scripts.image import first_boot
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+EXAMPLE = (CHECKOUT / "scripts/image/edge-agent.toml").read_text()
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExamp"
+AGENT = '[agent]\ndata = "/var/lib/edge-agent"  # here\n'
+
+
+class Machine:
+    """Such a system, started as often as one likes."""
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.root = root
+        self.boot = root / "boot/firmware"
+        self._capsys = capsys
+
+    def start(self) -> tuple[int, str]:
+        """What happens at each start; the status, and what was said."""
+        status = first_boot.main(["--root", str(self.root)])
+        return status, self._capsys.readouterr().out
+
+    def text(self, name: str) -> str:
+        return (self.root / name).read_text()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Machine:
+    """As the image has it, just flashed."""
+    for name in ("boot/firmware", "etc/edge-agent"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    (tmp_path / "etc/edge-agent/config.toml").write_text(AGENT)
+    return Machine(tmp_path, capsys)
+
+
+def test_the_example_is_applied_and_removed(machine: Machine) -> None:
+    boot = machine.boot
+    (boot / "edge-agent.toml").write_text(EXAMPLE)
+    (boot / "edge-agent.error.txt").write_text("of another start\n")
+    os.link(boot / "edge-agent.toml", machine.root / "block")  # what the card keeps of it
+    status, said = machine.start()
+    assert status == 0, said
+    assert machine.text("etc/hostname") == "gateway-17\n"
+    assert "127.0.1.1 gateway-17\n" in machine.text("etc/hosts")
+    keys = machine.root / "root/.ssh/authorized_keys"
+    assert keys.read_text() == f"{KEY} anna\n"
+    assert keys.stat().st_mode & 0o777 == 0o600
+    assert keys.parent.stat().st_mode & 0o777 == 0o700
+    config = machine.text("etc/edge-agent/config.toml")
+    assert tomllib.loads(config).keys() == {"agent", "remote"}
+    assert '# adapter = "json-lines"' in config, "comments stay"
+    assert "machine" not in tomllib.loads(config)
+    assert list(boot.iterdir()) == []
+    assert set((machine.root / "block").read_bytes()) == {0}
+    assert "change me" not in said
+
+
+def test_a_machine_without_settings_gets_a_name_of_its_own(machine: Machine) -> None:
+    assert machine.start() == (0, "")
+    first = machine.text("etc/hostname")
+    (machine.root / "etc/machine-id").write_text("0123456789abcdef0123456789abcde0\n")
+    assert machine.start() == (0, "")
+    assert machine.text("etc/hostname") == first, "it keeps its name"
+    (machine.root / "etc/hostname").unlink()
+    assert machine.start() == (0, "")
+    assert machine.text("etc/hostname") != first
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[machine\n", "not TOML"),
+        ('[machine]\nhostnam = "a"\n', "machine.hostnam: unknown key; did you mean hostname?"),
+        ('[machine]\nhostname = "a b"\n', "machine.hostname"),
+        ('[machine.wifi]\nssid = "a"\ncountry = "DE"\n', "machine.wifi.password is missing"),
+        ('[machine.network]\naddress = "300.1.1.1/24"\n', "machine.network"),
+        ("[[remote]]\n", 'data = "/var/lib/edge-agent"'),
+        (AGENT + "[[remote]]\nname = 'x'\nuri = 'y'\n", "did you mean url?"),
+        (AGENT + "[[remote]]\nname = 'x'\nurl = 'gopher://x/y'\n", "edge-agent.toml: "),
+    ],
+)
+def test_a_mistake_changes_nothing_and_is_told(machine: Machine, text: str, complaint: str) -> None:
+    settings = machine.boot / "edge-agent.toml"
+    # What is right beside it is not applied either.
+    settings.write_text(text if text.startswith("[machine") else f'[machine]\nntp = ["n"]\n{text}')
+    status, said = machine.start()
+    assert status == 1
+    assert complaint in said
+    assert machine.text("boot/firmware/edge-agent.error.txt").strip() in said
+    assert settings.exists()
+    assert machine.text("etc/edge-agent/config.toml") == AGENT
+    assert [path.name for path in (machine.root / "etc/edge-agent").iterdir()] == ["config.toml"]
+    assert not (machine.root / "etc/systemd").exists()
+    assert machine.text("etc/hostname").startswith("gateway-")
+
+
+def test_files_that_the_configuration_names_come_along(machine: Machine) -> None:
+    boot = machine.boot
+    (boot / "edge-agent.d").mkdir()
+    (boot / "edge-agent.d/cloud.password").write_text("swordfish\n")
+    (boot / "edge-agent.toml").write_text(
+        f'{AGENT}[[remote]]\nname = "cloud"\nurl = "http://127.0.0.1:9/edge"\n'
+        'user = "a"\npassword_file = "cloud.password"\n'
+    )
+    status, said = machine.start()
+    assert status == 0, said
+    assert machine.text("etc/edge-agent/cloud.password") == "swordfish\n"
+    assert list((boot / "edge-agent.d").iterdir()) == []
+
+
+def test_windows_line_ends_and_marks_do_no_harm(machine: Machine) -> None:
+    settings = machine.boot / "edge-agent.toml"
+    settings.write_bytes(b"\xef\xbb\xbf" + EXAMPLE.replace("\n", "\r\n").encode())
+    status, said = machine.start()
+    assert status == 0, said
+    settings.write_bytes(EXAMPLE.encode("utf-16"))
+    status, said = machine.start()
+    assert status == 1
+    assert "UTF-8" in said
+
+
+def test_the_table_of_the_machine_may_stand_anywhere() -> None:
+    text = (
+        f'{AGENT}[machine]\nhostname = "a"\n[ machine . network ]\naddress = "10.0.0.1/8"\n'
+        '[clock]\ntrust = "system"\n'
+    )
+    machine, config = first_boot.parse(text)
+    assert machine.hostname == "a"
+    assert config == f'{AGENT}[clock]\ntrust = "system"\n'
+
+
+def test_what_looks_like_the_machines_table_but_is_not_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match="could not be told from the rest"):
+        first_boot.parse(f'{AGENT}name = """\n[machine]\n"""\n')
+    with pytest.raises(ConfigError, match="could not be told from the rest"):
+        first_boot.parse(f'machine = {{ hostname = "a" }}\n{AGENT}')
+
+
+def test_networks() -> None:
+    machine, _ = first_boot.parse(
+        '[machine.network]\naddress = "192.168.1.17/24"\ngateway = "192.168.1.1"\n'
+        'dns = ["192.168.1.1", "::1"]\n'
+        '[machine.wifi]\nssid = "IEEE"\npassword = "password"\ncountry = "DE"\n'
+    )
+    made = first_boot.files(machine)
+    wired = made["etc/systemd/network/70-settings.network"]
+    assert "Address=192.168.1.17/24\nGateway=192.168.1.1\nDNS=192.168.1.1\nDNS=::1\n" in wired
+    wireless = made["etc/wpa_supplicant/wpa_supplicant-wlan0.conf"]
+    # The test vector of IEEE 802.11, annex J.4.2.
+    assert "psk=f42c6fc52df0ebef9ebb4b90b38a5f902e83fe1b135a70e23aed762e9710a12e" in wireless
+    assert "ssid=49454545" in wireless
+    assert "password" not in wireless

@@ -1,0 +1,98 @@
+"""What a body may take of memory: parsed, a few bytes may become a hundred times as many."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import pytest
+
+from agent.server import bodies
+from tests.server.api import Answer, Api
+
+MIB = 1024 * 1024
+JSON = {"Content-Type": "application/json"}
+
+
+async def send(api: Api, method: str, path: str, body: bytes) -> Answer:
+    return await api.request(method, path, data=io.BytesIO(body), headers=JSON)
+
+
+def many(item: bytes, count: int) -> bytes:
+    return b",".join([item] * count)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"docs":[{"a":[' + many(b"{}", 600_000) + b"]}]}",
+        b'{"docs":[{"a":[' + many(b"0", 1_000_100) + b"]}]}",
+        b'{"docs":[{"a":[' + many(b'"\\",\\""', 1_000_100) + b"]}]}",
+    ],
+    ids=["objects", "numbers", "texts"],
+)
+async def test_a_body_of_too_many_values_is_refused(api: Api, body: bytes) -> None:
+    answer = await send(api, "POST", "/db/_bulk_docs", body)
+    assert answer.status == 413
+    assert answer.json == {
+        "error": "too_large",
+        "reason": "the request has more than 1,000,000 values; send less",
+    }
+
+
+async def test_commas_in_a_text_are_no_values(api: Api) -> None:
+    text = '\\"1,2,[3],{' * 400_000
+    data = f'{{"table":"{text}"}}'.encode()
+    assert (await send(api, "PUT", "/db/x", data)).status == 201
+    assert (await api.get("/db/x")).json["table"].count(",") == 1_200_000
+
+
+async def test_too_many_documents_at_once(api: Api) -> None:
+    body = b'{"docs":[' + many(b"{}", 50_001) + b"]}"
+    answer = await send(api, "POST", "/db/_bulk_docs", body)
+    assert (answer.status, answer.json["reason"]) == (413, "more than 50,000 documents; send less")
+    assert (await api.get("/db")).json["doc_count"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "size"),
+    [("/db/_revs_diff", 4 * MIB), ("/db/_all_docs", 4 * MIB), ("/db/_find", 4 * MIB)],
+)
+async def test_what_writes_nothing_has_a_smaller_limit(api: Api, path: str, size: int) -> None:
+    answer = await send(api, "POST", path, b" " * (size + 1) + b"{}")
+    assert answer.status == 413
+    assert (await send(api, "POST", path, b" " * (size - 99) + b"{}")).status != 413
+
+
+async def test_all_bodies_together_have_a_limit(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_HELD", 3 * MIB)
+    body = b'{"text":"' + b"x" * (2 * MIB) + b'"}'
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly():  # type: ignore[no-untyped-def]
+        yield body[:-100]
+        begun.set()
+        await go_on.wait()
+        yield body[-100:]
+
+    first = asyncio.create_task(api.request("PUT", "/db/a", data=slowly(), headers=JSON))
+    await begun.wait()
+    while (answer := await send(api, "PUT", "/db/b", body)).status == 201:
+        body = body.replace(b"{", b"{ ")  # what was sent may not have arrived yet
+    assert answer.status == 503
+    assert answer.json["reason"] == "other requests take all the room; try again later"
+    go_on.set()
+    assert (await first).status == 201
+    assert (await send(api, "PUT", "/db/c", b'{"text":""}')).status == 201
+
+
+async def test_large_bodies_have_their_turn(api: Api) -> None:
+    """More than are dealt with at the same time; one that fails gives its turn back."""
+    good = b'{"text":"' + b"x" * (2 * MIB) + b'"}'
+    bad = good[:-1]
+    for _ in range(2):
+        answers = await asyncio.gather(
+            *(send(api, "PUT", f"/db/{n}", bad if n % 2 else good) for n in range(8))
+        )
+        assert {answer.status for answer in answers[1::2]} == {400}
+        assert {answer.status for answer in answers[::2]} <= {201, 409}
