@@ -55,7 +55,7 @@ SCENARIOS: dict[str, Scenario] = {
         stores.damaged,
     ),
     "a store that is gone": Scenario(
-        stores.write, partial(stores.check, damage=(stores.GONE,)), stores.gone
+        stores.write, partial(stores.check, damage=(stores.GONE, stores.MARKED)), stores.gone
     ),
     "deletion": Scenario(stores.delete, stores.check_deleted),
     "configuration": Scenario(small_files.configure, small_files.check_configured),
