@@ -69,13 +69,7 @@ class StoreLock:
                 path=str(store),
             ) from error
         except OSError as error:
-            if error.errno in _NO_MORE_FILES:
-                raise StoreFilesError(_TOO_MANY_FILES.format(store), path=str(store)) from error
-            raise StoreError(
-                f"{store}: cannot be opened for writing ({error.strerror}); "
-                "check the permissions and that the file system is not read-only",
-                path=str(store),
-            ) from error
+            raise unreadable(store, error) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -204,6 +198,17 @@ def _no_room(path: Path) -> bool:
         return shutil.disk_usage(path.parent).free < _SMALLEST_ROOM
     except OSError:
         return False
+
+
+def unreadable(store: Path, error: OSError) -> StoreError:
+    """Why what belongs to a store cannot be opened."""
+    if error.errno in _NO_MORE_FILES:
+        return StoreFilesError(_TOO_MANY_FILES.format(store), path=str(store))
+    return StoreError(
+        f"{store}: cannot be opened for writing ({error.strerror}); "
+        "check the permissions and that the file system is not read-only",
+        path=str(store),
+    )
 
 
 def marker(path: Path) -> Path:

@@ -20,7 +20,7 @@ import msgspec
 
 from agent.durable import sync_file, sync_folder
 from agent.errors import StoreError
-from agent.store.connection import mark_damaged, marker, open_writer
+from agent.store.connection import mark_damaged, marker, open_writer, unreadable
 from agent.store.raw_file import RawFile
 from agent.store.recovery import Recovered, recover
 
@@ -113,8 +113,11 @@ def note_damage(path: Path, reason: str) -> None:
 
 
 def copies_of(path: Path) -> list[Path]:
-    """The complete copy of a damaged store, until it has the store's name."""
-    return list(path.parent.glob(glob.escape(path.name + COPY) + "*"))
+    """The complete copy of a damaged store, until it has the store's name. Raises StoreError."""
+    try:
+        return list(path.parent.glob(glob.escape(path.name + COPY) + "*"))
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def put_in_place(path: Path) -> bool:

@@ -219,7 +219,14 @@ async def test_an_eventsource_goes_on_from_its_last_event(api: Api) -> None:
 # --- many ------------------------------------------------------------------------------
 
 
-async def test_followers_share_one_read(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(1, 0), (100_000, 2)],
+    ids=["what is in memory is not read", "once with bodies, once without"],
+)
+async def test_followers_share_one_read(
+    api: Api, monkeypatch: pytest.MonkeyPatch, size: int, expected: int
+) -> None:
     store = await api.databases.get("db")
     reads = 0
     changes = store.changes
@@ -241,10 +248,10 @@ async def test_followers_share_one_read(api: Api, monkeypatch: pytest.MonkeyPatc
     while len(store._waiting) < 80:
         await asyncio.sleep(0.01)
     reads = 0
-    await api.write("a", v=1)
+    await api.write("a", v=1, text="x" * size)
     rows = await asyncio.wait_for(asyncio.gather(*plain), 10)
     docs = await asyncio.wait_for(asyncio.gather(*whole), 10)
-    assert reads == 2  # one with bodies, one without
+    assert reads == expected
     assert all(row == rows[0] and "doc" not in row for row in rows)
     assert all(row["doc"]["v"] == 1 for row in docs)
 
