@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -75,7 +76,8 @@ def _store(status: Status) -> Iterator[Finding]:
             what += f" on {salvaged['time']} ({salvaged['reason']}); {copied} could be copied"
         elif damaged["reason"]:
             what += f": {damaged['reason']}"
-        do = f"Check the card. When the remotes have sent the rest, or there are none: rm {file}*"
+        do = "Check the card. When the remotes have sent the rest, or there are none: "
+        do += f"rm {shlex.quote(file)}*"
         yield Finding("warning", f"{what}.", do)
 
 

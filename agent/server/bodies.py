@@ -20,6 +20,9 @@ MAX_VALUES = 1_000_000
 MAX_QUERY = 4 * 1024 * 1024
 """Bytes of a body that does not write documents."""
 
+MAX_REVISIONS = 16 * 1024 * 1024
+"""Bytes of a body that names revisions: a replicator asks for all leaves of a batch at once."""
+
 _HELD = 256 * 1024 * 1024
 """Bytes of the bodies of all requests together."""
 
@@ -30,7 +33,8 @@ _AT_ONCE = 2
 _WINDOWS = {"gzip": 31, "deflate": 15}
 """zlib's names for the encodings that bodies may have."""
 
-_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[,\[{]', re.DOTALL)
+# A text that is never closed is one token, too; else it is looked through from each quote in it.
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{]', re.DOTALL)
 
 
 class Bodies:
@@ -107,10 +111,10 @@ def _has_too_many_values(body: bytes) -> bool:
     """Each value but the first follows a comma, or opens an array or object."""
     if sum(map(body.count, (b",", b"[", b"{"))) <= MAX_VALUES:
         return False
-    # Some may be in texts. There are about as many of those as of other tokens, so it ends.
+    # Some may be in texts. JSON has two of those for a value at most, a name and the value itself.
     values = 0
-    for token in _TOKENS.finditer(body):
+    for number, token in enumerate(_TOKENS.finditer(body)):
         values += body[token.start()] != 0x22
-        if values > MAX_VALUES:
+        if values > MAX_VALUES or number > 3 * MAX_VALUES:
             return True
     return False

@@ -20,6 +20,7 @@ from agent.server import local
 from agent.server.access import write_refusal
 from agent.server.answers import Stream, answer, json_text
 from agent.server.attached import Parts, Show, accepts, write_document
+from agent.server.bodies import MAX_REVISIONS
 from agent.server.call import DatabaseCall, decode, parse_rev
 from agent.server.documents import latest
 from agent.server.edits import (
@@ -186,7 +187,7 @@ async def missing_revs(call: DatabaseCall) -> web.Response:
 
 async def _missing(call: DatabaseCall) -> Mapping[str, MissingRevs]:
     call.require_json()
-    asked = await call.json(dict[str, list[str]])
+    asked = await call.json(dict[str, list[str]], limit=MAX_REVISIONS)
     for revs in asked.values():
         for rev in revs:
             parse_rev(rev)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from contextlib import closing, suppress
 from pathlib import Path
 
-from agent.errors import StoreError
+from agent.errors import StoreError, StoreWriteError
 from agent.store.databases import Databases
 
 _COUNT = "SELECT count(*) FROM docs INDEXED BY docs_conflicts WHERE conflicts > 0"
@@ -28,7 +28,7 @@ class Census:
         """Documents in conflict by database, without those that have none or cannot be read."""
         found: dict[str, int] = {}
         for name, store in self._databases.opened().items():
-            with suppress(StoreError):  # closed meanwhile
+            with suppress(StoreError, StoreWriteError):  # closed meanwhile, or its disk fails
                 found[name] = (await store.info()).conflict_count
         found |= await asyncio.to_thread(self._closed, frozenset(found))
         return {name: count for name, count in sorted(found.items()) if count}

@@ -111,6 +111,7 @@ class StoreLock:
 
     def closing(self) -> None:
         """All is in the file, so the WAL may go."""
+        self.was_in_use = False
         self._write(True, False)
         with suppress(OSError):  # then the next start looks for a WAL, and tells that there is none
             os.fsync(self._file)

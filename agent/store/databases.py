@@ -244,7 +244,7 @@ class Databases:
             {
                 "database": unquote(file.name.partition(_SUFFIX)[0]),
                 "file": str(file),
-                "reason": file.read_text("utf-8") if file.stat().st_size < _LONGEST_NOTE else None,
+                "reason": _note(file),
             }
             for file in sorted(self.folder.glob(f"*{_SUFFIX}.damaged-*"))
             if not file.name.endswith(("-wal", "-shm"))
@@ -260,6 +260,16 @@ class Databases:
                 "make it, or name another one",
                 path=str(self.folder),
             ) from error
+
+
+def _note(file: Path) -> str | None:
+    """What a small file says in place of a store of which nothing was left."""
+    try:
+        if file.stat().st_size < _LONGEST_NOTE:
+            return file.read_text("utf-8", "replace")
+    except FileNotFoundError:  # removed just now
+        pass
+    return None
 
 
 async def _to_the_end(opening: Coroutine[Any, Any, Store]) -> Store:

@@ -73,23 +73,34 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
     if reason is not None:
         connection.close()
         raise StoreDamagedError(str(path), reason)
-    if wal_is_gone:
-        note_damage(path, _NO_WAL)
-    lock.opened()
+    try:
+        if wal_is_gone:
+            note_damage(path, _NO_WAL)
+        lock.opened()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
 def open_or_salvage(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connection:
     """As `open_checked`; a damaged store is set aside for a copy of what can be read of it."""
-    if put_in_place(path):
-        lock.closing()
-    remove_unfinished(path)
     try:
+        if put_in_place(path):
+            lock.closing()
+        remove_unfinished(path)
+        try:
+            return open_checked(path, lock, create=create)
+        except StoreDamagedError as error:
+            set_aside(path, error.reason)
+            lock.closing()
         return open_checked(path, lock, create=create)
-    except StoreDamagedError as error:
-        set_aside(path, error.reason)
-        lock.closing()
-    return open_checked(path, lock, create=create)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: the disk reports an error ({error.strerror or error}); check the card and "
+            "the system's log",
+            path=str(path),
+        ) from error
 
 
 def _write_again(wal: Path) -> None:
@@ -118,8 +129,11 @@ def _write_again(wal: Path) -> None:
 
 def _has_bad_head(path: Path) -> bool:
     """Whether what SQLite refuses is no store any more, rather than one of a newer version."""
-    with RawFile(path) as file:
-        head = file.page(1)
+    try:
+        with RawFile(path) as file:
+            head = file.page(1)
+    except OSError:  # what SQLite says of that is right
+        return False
     if head is None or not is_sound(head):
         return True
     application, version = numbers(head)

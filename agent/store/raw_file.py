@@ -28,14 +28,13 @@ class RawFile:
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._wal: int | None = None
         self._frames: dict[int, int] = {}
+        self._count = os.fstat(self._file).st_size // PAGE_SIZE
         try:
             self._wal = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             pass
         else:
             self._find_frames(self._wal)
-        size = os.fstat(self._file).st_size // PAGE_SIZE
-        self._count = max(size, *self._frames, 0)
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +84,8 @@ class RawFile:
                 yield frame
                 place += size
 
-        self._frames = committed(header, frames())
+        self._frames, pages = committed(header, frames())
+        self._count = pages or self._count
 
     @staticmethod
     def _read(file: int, place: int, size: int) -> bytes | None:

@@ -208,16 +208,19 @@ def is_wal(header: bytes) -> bool:
     return (magic & ~1, size) == (_WAL_MAGIC, PAGE_SIZE)
 
 
-def committed(header: bytes, frames: Iterator[bytes]) -> dict[int, int]:
+def committed(header: bytes, frames: Iterator[bytes]) -> tuple[dict[int, int], int]:
     """Which frame of a WAL, from 0 on, has the latest committed content of which page [4.2].
 
-    Frames are as long as a page and FRAME_HEADER; those count up to the first that is damaged.
+    With it how many pages the file has after the last commit, 0 without one: what lies behind them
+    was given back. Frames are as long as a page and FRAME_HEADER; those count up to the first that
+    is damaged.
     """
     words = ">" if header[3] & 1 else "<"
     sums = _checksum(header[:24], (0, 0), words)
     found: dict[int, int] = {}
+    pages = 0
     if sums != struct.unpack_from(">II", header, 24):
-        return found
+        return found, pages
     waiting: dict[int, int] = {}
     for place, frame in enumerate(frames):
         sums = _checksum(frame[:8], sums, words)
@@ -229,7 +232,8 @@ def committed(header: bytes, frames: Iterator[bytes]) -> dict[int, int]:
         if size:  # the transaction is complete, and the file has so many pages
             found |= waiting
             waiting.clear()
-    return found
+            pages = size
+    return found, pages
 
 
 def _checksum(data: bytes, sums: tuple[int, int], words: str) -> tuple[int, int]:

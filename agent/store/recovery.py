@@ -7,10 +7,12 @@ a page can be readable and wrong; then what belongs together: histories, attachm
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import cbor2
 import msgspec
 
 from agent.documents.attachment import Stored, attachments_from_store
@@ -30,6 +32,8 @@ _MOST_SEQ = 2**53
 """A larger sequence or key is damage."""
 
 _SHA256 = 32
+_LAST_BLOB = 2**63 // NUMBERS - 2
+_RESOLUTION_KEY = re.compile(rf"{re.escape(RESOLUTION)}\d{{16}}", re.ASCII)
 
 _json = msgspec.json.Decoder(dict[str, Any])
 
@@ -48,6 +52,7 @@ def recover(found: Iterable[Row], copy: sqlite3.Connection) -> Recovered:
     _drop_damaged_contents(copy)
     copy.execute("COMMIT")
     refused += _mend_histories(copy)
+    refused += _adopt_leaves(copy)
     copy.execute("BEGIN IMMEDIATE")
     copy.execute(
         "DELETE FROM revisions WHERE NOT EXISTS "
@@ -55,7 +60,8 @@ def recover(found: Iterable[Row], copy: sqlite3.Connection) -> Recovered:
     )
     live, dead, newest = copy.execute(
         "SELECT count(*) FILTER (WHERE NOT deleted), count(*) FILTER (WHERE deleted), "
-        "coalesce(max(seq), 0) FROM docs"
+        "max(coalesce(max(seq), 0), coalesce((SELECT value FROM meta WHERE key = ?), 0)) FROM docs",
+        (SEQ_FLOOR,),
     ).fetchone()
     copy.executemany(
         "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)",
@@ -86,7 +92,11 @@ def _insert(found: Iterable[Row], copy: sqlite3.Connection) -> int:
 
 def _insert_keyed(values: tuple[Value, ...], copy: sqlite3.Connection) -> None:
     match values:
-        case (str(key), str(value)) if key.startswith((SETTING, RESOLUTION)) and _is_json(value):
+        case (str(key), str(value)) if (
+            key.startswith(SETTING) or _RESOLUTION_KEY.fullmatch(key)
+        ) and _is_json(value):
+            copy.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
+        case (str(key), int(value)) if key == SEQ_FLOOR and 0 < value < _MOST_SEQ:
             copy.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
         case (str(id), int(), str(body)) if id and _is_object(body):
             copy.execute(
@@ -103,7 +113,8 @@ def _insert_numbered(rowid: int, values: tuple[Value, ...], copy: sqlite3.Connec
             len(attachments) < 2
         ):
             attached = attachments[0] if attachments else None
-            if not _is_revision(id, gen, digest, body) or not _is_tree(tree, attached):
+            whole = _is_revision(id, gen, digest, body) and _is_tree(tree, attached)
+            if not whole or not isinstance(conflicts, int):
                 return True
             # A page that was in use once may have an older state of the document.
             copy.execute(
@@ -126,7 +137,9 @@ def _insert_numbered(rowid: int, values: tuple[Value, ...], copy: sqlite3.Connec
             copy.execute(
                 "INSERT OR IGNORE INTO parts VALUES (?, ?, ?, ?)", (rowid, device, document, body)
             )
-        case (None, bytes(digest), int(length)) if len(digest) == _SHA256:
+        case (None, bytes(digest), int(length)) if (
+            len(digest) == _SHA256 and 0 <= rowid <= _LAST_BLOB
+        ):
             copy.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?, ?)", (rowid, digest, length))
         case (None, bytes(data)) if rowid >= 0 and len(data) <= CHUNK:
             copy.execute("INSERT OR IGNORE INTO chunks VALUES (?, ?)", (rowid, data))
@@ -241,9 +254,41 @@ def _tree(tree: bytes | None, alone: Revision) -> RevTree | None:
         known = RevTree.decode(tree)
         for rev in known.leaves():
             known.path(rev)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, EdgeAgentError):
+    except (
+        cbor2.CBORDecodeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+        EdgeAgentError,
+    ):
         return None
     return known
+
+
+def _adopt_leaves(copy: sqlite3.Connection) -> int:
+    """A side of a conflict whose document is lost is a document then, until the rest comes back.
+
+    Returns how many could not be read completely.
+    """
+    refused = 0
+    copy.execute("BEGIN IMMEDIATE")
+    transaction = Transaction(copy)
+    for id, gen, digest, body, attachments in copy.execute(
+        "SELECT id, gen, hash, body, attachments FROM revisions WHERE leaf AND NOT deleted "
+        "AND NOT EXISTS (SELECT 1 FROM docs WHERE docs.id = revisions.id)"
+    ).fetchall():
+        copy.execute(
+            "DELETE FROM revisions WHERE id = ? AND gen = ? AND hash = ?", (id, gen, digest)
+        )
+        if not _has_contents(attachments, copy):
+            refused += 1
+            continue
+        leaf = Revision(id, gen, (digest,), False, body, attachments_from_store(attachments))
+        refused += not _graft(transaction, [leaf], copy)
+    copy.execute("COMMIT")
+    return refused
 
 
 def _is_sound(

@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ def set_aside(path: Path, reason: str) -> Salvage:
     wanted = size + size // 8  # pages of the copy may be less full
     _make_way(path, wanted)
     _check_room(path, wanted, reason)
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    stamp = _free_stamp(path)
     aside = _aside(path, stamp)
     fresh = _unfinished(path)
     log.warning("%s is damaged (%s); what can be read of it is copied", path, reason)
@@ -108,8 +108,8 @@ def note_damage(path: Path, reason: str) -> None:
     """Say that something of a store is lost of which nothing could be set aside: in the log, and by
     a small file, which the status tells of until somebody removes it."""
     log.error("%s: %s", path, reason)
-    aside = _aside(path, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
-    aside.write_text(reason, "utf-8")
+    with suppress(OSError):  # on a disk that is full
+        _aside(path, _free_stamp(path)).write_text(reason, "utf-8")
 
 
 def copies_of(path: Path) -> list[Path]:
@@ -128,7 +128,7 @@ def put_in_place(path: Path) -> bool:
     done = False
     for copy in copies_of(path):
         sync_folder(path.parent)
-        aside = _aside(path, copy.name.rpartition("-")[2])
+        aside = _aside(path, copy.name.removeprefix(path.name + COPY))
         for suffix in ("-shm", "-wal"):
             if _beside(path, suffix).exists():
                 _beside(path, suffix).rename(_beside(aside, suffix))
@@ -216,6 +216,16 @@ def _keep(path: Path, aside: Path) -> None:
         aside.hardlink_to(path)
     except OSError:  # not every file system has that
         path.rename(aside)
+
+
+def _free_stamp(path: Path) -> str:
+    """The time, with a number if there is a file of that: a clock may begin anew at each start."""
+    stamp = now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    number = 1
+    while any(_beside(_aside(path, stamp), suffix).exists() for suffix in _FILES):
+        number += 1
+        stamp = f"{now}-{number}"
+    return stamp
 
 
 def _aside(path: Path, stamp: str) -> Path:

@@ -62,7 +62,10 @@ SshKey = Annotated[
         examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA... anna"],
     ),
 ]
-Text = Annotated[str, Meta(min_length=1, description="an address", examples=["192.168.1.1"])]
+Address = Annotated[
+    str,
+    Meta(pattern=r"^[0-9a-fA-F.:]+\Z", description="an address", examples=["192.168.1.1"]),
+]
 
 
 class Network(Struct, forbid_unknown_fields=True):
@@ -72,15 +75,15 @@ class Network(Struct, forbid_unknown_fields=True):
         Annotated[
             str,
             Meta(
-                pattern=r"/\d+\Z",
+                pattern=r"^[0-9a-fA-F.:]+/\d+\Z",
                 description="an address with the length of the network's prefix",
                 examples=["192.168.1.17/24"],
             ),
         ]
         | None
     ) = None
-    gateway: Text | None = None
-    dns: list[Text] = []
+    gateway: Address | None = None
+    dns: list[Address] = []
 
 
 class Wifi(Struct, forbid_unknown_fields=True):
@@ -132,7 +135,8 @@ def parse(text: str) -> tuple[Machine, str | None]:
     _check_addresses(machine.network)
     if not raw:
         return machine, None
-    if raw.get("agent", {}).get("data") != DATA:
+    agent = raw.get("agent")
+    if not isinstance(agent, dict) or agent.get("data") != DATA:
         raise ConfigError(f'{SETTINGS}: [agent] needs data = "{DATA}", the data partition')
     return machine, _without_machine(text, raw)
 
@@ -226,31 +230,58 @@ def give_name(root: Path) -> None:
 
 
 def apply(root: Path) -> None:
-    """Apply the settings on the boot partition. Raises EdgeAgentError.
-
-    Then nothing has changed, but for files that were laid beside the settings.
-    """
+    """Apply the settings on the boot partition. Raises EdgeAgentError; then nothing has changed."""
     boot = root / BOOT
-    try:
-        text = (boot / SETTINGS).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{SETTINGS}: this is not UTF-8 text; save it as such") from error
-    machine, config = parse(text)
-    if config is not None:
+    settings = (boot / SETTINGS).read_bytes()
+    # A zero is what a power cut leaves of settings that were applied, while they are removed.
+    if not settings.startswith(b"\0"):
+        machine, config = parse(_text(SETTINGS, settings))
         _configure_agent(root, config)
-    _write(root, files(machine))
-    if machine.ssh_keys:
-        (root / "root/.ssh").chmod(0o700)
-    os.sync()
+        _write(root, files(machine))
+        if machine.ssh_keys:
+            (root / "root/.ssh").chmod(0o700)
+        os.sync()
+    # First the settings, or others than these would be applied with them after a power cut.
+    _zero(boot / SETTINGS)
     for path in (*_beside(boot), boot / SETTINGS):
-        _overwrite(path)
+        _zero(path)
+        path.unlink()
     os.sync()
 
 
-def _configure_agent(root: Path, text: str) -> None:
+def _configure_agent(root: Path, text: str | None) -> None:
+    """The agent's configuration, if there is a new one, and the files that lie beside it."""
     target = root / CONFIG
-    for path in _beside(root / BOOT):
-        replace_file(target.with_name(path.name), path.read_text(encoding="utf-8"))
+    beside = {path.name: _text(path.name, path.read_bytes()) for path in _beside(root / BOOT)}
+    for name in {target.name, SETTINGS} & beside.keys():
+        raise ConfigError(f"{FILES}/{name}: the agent has a file of that name; give it another one")
+    before = {name: _read(target.with_name(name)) for name in beside}
+    try:
+        for name, content in beside.items():
+            replace_file(target.with_name(name), content)
+        if text is not None:
+            _replace_checked(target, text)
+    except EdgeAgentError:
+        for name, content_before in before.items():
+            if content_before is None:
+                target.with_name(name).unlink(missing_ok=True)
+            else:
+                replace_file(target.with_name(name), content_before)
+        raise
+
+
+def _text(name: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig" if name == SETTINGS else "utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: this is not UTF-8 text; save it as such") from error
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _replace_checked(target: Path, text: str) -> None:
     candidate = target.with_name(SETTINGS)
     replace_file(candidate, text)
     try:
@@ -267,8 +298,10 @@ def _configure_agent(root: Path, text: str) -> None:
 
 
 def _beside(boot: Path) -> list[Path]:
+    """What systems lay beside files on such partitions begins with a dot."""
     folder = boot / FILES
-    return sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
 
 def _write(root: Path, texts: dict[str, str]) -> None:
@@ -280,13 +313,12 @@ def _write(root: Path, texts: dict[str, str]) -> None:
             path.chmod(0o644)
 
 
-def _overwrite(path: Path) -> None:
-    """Remove a file that may hold secrets, and what it said."""
+def _zero(path: Path) -> None:
+    """Overwrite a file that may hold secrets."""
     with path.open("r+b") as file:
         file.write(bytes(path.stat().st_size))
         file.flush()
         os.fsync(file.fileno())
-    path.unlink()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -85,7 +85,9 @@ def test_a_machine_without_settings_gets_a_name_of_its_own(machine: Machine) -> 
         ('[machine]\nhostname = "a b"\n', "machine.hostname"),
         ('[machine.wifi]\nssid = "a"\ncountry = "DE"\n', "machine.wifi.password is missing"),
         ('[machine.network]\naddress = "300.1.1.1/24"\n', "machine.network"),
+        ('[machine.network]\naddress = "fe80::1%e\\nDHCP=yes/64"\n', "machine.network.address"),
         ("[[remote]]\n", 'data = "/var/lib/edge-agent"'),
+        ("[[agent]]\n", 'data = "/var/lib/edge-agent"'),
         (AGENT + "[[remote]]\nname = 'x'\nuri = 'y'\n", "did you mean url?"),
         (AGENT + "[[remote]]\nname = 'x'\nurl = 'gopher://x/y'\n", "edge-agent.toml: "),
     ],
@@ -117,6 +119,57 @@ def test_files_that_the_configuration_names_come_along(machine: Machine) -> None
     assert status == 0, said
     assert machine.text("etc/edge-agent/cloud.password") == "swordfish\n"
     assert list((boot / "edge-agent.d").iterdir()) == []
+
+
+def test_files_beside_come_along_with_settings_of_the_machine_alone(machine: Machine) -> None:
+    boot = machine.boot
+    (boot / "edge-agent.d").mkdir()
+    (boot / "edge-agent.d/cloud.password").write_text("swordfish\n")
+    (boot / "edge-agent.d/._cloud.password").write_bytes(b"\x00\x05\x16\x07\xff")  # of a Mac
+    (boot / "edge-agent.toml").write_text('[machine]\nhostname = "a"\n')
+    assert machine.start()[0] == 0
+    assert machine.text("etc/edge-agent/cloud.password") == "swordfish\n"
+    assert machine.text("etc/edge-agent/config.toml") == AGENT
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "settings"),
+    [
+        ("cloud.password", b"new\n", AGENT + "[[remote]]\nname = 'x'\nurl = 'gopher://x/y'\n"),
+        ("cloud.password", b"\xff", AGENT),
+        ("config.toml", b"junk", AGENT),
+    ],
+)
+def test_a_mistake_leaves_what_lies_beside_unapplied(
+    machine: Machine, name: str, content: bytes, settings: str
+) -> None:
+    password = machine.root / "etc/edge-agent/cloud.password"
+    password.write_text("old\n")
+    folder = machine.boot / "edge-agent.d"
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    (folder / "site.pem").write_text("an authority\n")
+    (machine.boot / "edge-agent.toml").write_text(settings)
+    assert machine.start()[0] == 1
+    assert password.read_text() == "old\n"
+    assert machine.text("etc/edge-agent/config.toml") == AGENT
+    assert not (machine.root / "etc/edge-agent/site.pem").exists()
+    assert (folder / name).read_bytes() == content
+
+
+def test_what_was_applied_is_removed_after_a_power_cut_and_not_applied_again(
+    machine: Machine,
+) -> None:
+    folder = machine.boot / "edge-agent.d"
+    folder.mkdir()
+    (folder / "cloud.password").write_bytes(bytes(10))
+    (machine.boot / "edge-agent.toml").write_bytes(bytes(100))
+    password = machine.root / "etc/edge-agent/cloud.password"
+    password.write_text("swordfish\n")
+    assert machine.start()[0] == 0
+    assert password.read_text() == "swordfish\n"
+    assert [path.name for path in machine.boot.iterdir()] == ["edge-agent.d"]
+    assert list(folder.iterdir()) == []
 
 
 def test_windows_line_ends_and_marks_do_no_harm(machine: Machine) -> None:

@@ -135,7 +135,7 @@ async def test_a_complete_copy_is_put_in_place_by_the_next_start(
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", rename)
-        with pytest.raises(OSError, match="power cut"):
+        with pytest.raises(StoreError, match="power cut"):
             await databases.get("db")
     [copy] = await asyncio.to_thread(copies_of, path)
     await asyncio.to_thread(path.unlink)  # as a file system without hard links leaves it
