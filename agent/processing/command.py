@@ -46,8 +46,8 @@ class Command:
     async def call(self, changes: Sequence[Change]) -> None:
         """As `Target.call`."""
         running = _Running()
-        try:
-            transport, _ = await asyncio.get_running_loop().subprocess_exec(
+        starting = asyncio.ensure_future(
+            asyncio.get_running_loop().subprocess_exec(
                 lambda: running,
                 *self._arguments,
                 stdin=subprocess.PIPE,
@@ -56,6 +56,15 @@ class Command:
                 env=_environment(changes),
                 start_new_session=True,
             )
+        )
+        try:
+            transport, _ = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Cancelled itself, it would wait for ever, for a process that it has not watched.
+            with contextlib.suppress(OSError):
+                transport, _ = await starting
+                await _end(transport, running)
+            raise
         except OSError as error:
             raise ConfigError(
                 f"{self.label} cannot be run ({error.strerror}); check the hook's command"
@@ -73,10 +82,7 @@ class Command:
                 f"{self.label} did not end within {self._timeout:g} s and was killed"
             ) from None
         finally:
-            if not (running.ended.is_set() and running.silent.is_set()):
-                _kill(transport.get_pid())
-                await running.ended.wait()
-            transport.close()
+            await _end(transport, running)
         status = transport.get_returncode()
         said = one_line(running.output.decode(errors="replace"))
         said = f": {said}" if said else ""
@@ -129,6 +135,13 @@ def _environment(changes: Sequence[Change]) -> dict[str, str]:
         "EDGE_AGENT_DATABASE": changes[0].database,
         "EDGE_AGENT_KEY": key_of(changes),
     }
+
+
+async def _end(transport: asyncio.SubprocessTransport, running: _Running) -> None:
+    if not (running.ended.is_set() and running.silent.is_set()):
+        _kill(transport.get_pid())
+        await running.ended.wait()
+    transport.close()
 
 
 def _kill(group: int) -> None:

@@ -8,11 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.config_hooks import HookConfig
 from agent.errors import ConfigError
 from agent.parts import hook_for
+from agent.processing.change import Change
+from agent.processing.command import Command
 from agent.processing.hook import State
 from agent.store.databases import Databases
 from tests.processing.hooks import documents, hooked, opened, until, write
@@ -111,6 +114,18 @@ async def test_one_that_is_under_way_ends_with_the_agent(tmp_path: Path) -> None
             await until(lambda: lines(tmp_path / "bin" / "parent"))
     [pid] = lines(tmp_path / "bin" / "parent")
     assert not is_running(pid)
+
+
+async def test_one_that_is_being_started_ends_with_the_agent(tmp_path: Path) -> None:
+    path = script(tmp_path / "bin", "sleep 1000")
+    command = await asyncio.to_thread(Command, path, timeout=100)
+    change = Change("test", "edge", "key", "1", "a", "1-x", False, msgspec.Raw(b"{}"))
+    for _ in range(20):
+        call = asyncio.ensure_future(command.call([change]))
+        await asyncio.sleep(0)  # it has begun, and no more
+        call.cancel()
+        done, _ = await asyncio.wait({call}, timeout=10)
+        assert done
 
 
 async def test_what_it_leaves_running_does_not_hold_the_hook(tmp_path: Path) -> None:
