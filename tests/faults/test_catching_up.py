@@ -106,6 +106,7 @@ async def test_what_is_new_or_urgent_comes_before_the_backlog(kind: str, tmp_pat
     assert 20 < cloud["bytes_per_reading"] < 1000
 
 
+@pytest.mark.may_block("compares three stores at once")
 @pytest.mark.timeout(300)
 async def test_kills_in_the_middle_of_the_backlog(tmp_path: Path) -> None:
     chance = random.Random(f"{SEED} lanes")
