@@ -49,6 +49,10 @@ async def running(folder: Path, line: Line, **options: Any) -> AsyncIterator[Tri
     assert ours == trial.written
 
 
+def _number(seq: object) -> str:
+    return str(seq).partition("-")[0]
+
+
 class Trial:
     """A site, and what the test has written there."""
 
@@ -85,6 +89,19 @@ class Trial:
             return False
 
         await until("the hub has a database", there)
+
+    async def noted(self) -> None:
+        """Wait until the push has a checkpoint, at the hub, of all that is at the gateway."""
+
+        async def there() -> bool:
+            info = await get(self.session, f"{self.gateway.url}/edge")
+            logs = await get(self.session, f"{self.hub.url}/edge/_local_docs?include_docs=true")
+            if info is None or logs is None:
+                return False
+            seqs = [row["doc"].get("source_last_seq") for row in logs["rows"]]
+            return _number(info["update_seq"]) in map(_number, seqs)
+
+        await until("a checkpoint", there, every=0.1)
 
     async def arrive(self, *more: Place) -> None:
         """Wait until everything that was written is at both sides, and at `more`."""
@@ -377,6 +394,7 @@ async def test_a_hub_restored_from_an_old_backup(tmp_path: Path) -> None:
         shutil.copytree(trial.hub.file.parent, backup)
         trial.hub.start()
         await trial.exchange(count=30)
+        await trial.noted()
         before = set(trial.written)
         await trial.hub.stop()
         shutil.rmtree(trial.hub.file.parent)
