@@ -201,6 +201,11 @@ def _no_room(path: Path) -> bool:
         return False
 
 
+def failing(file: Path, error: OSError) -> StoreError:
+    """The disk, where what was done cannot be anything else's fault."""
+    return StoreError(f"{file}: {_FAILING.format(error.strerror or error)}", path=str(file))
+
+
 def unreadable(store: Path, error: OSError) -> StoreError:
     """Why what belongs to a store cannot be opened."""
     if error.errno in _NO_MORE_FILES:

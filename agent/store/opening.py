@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from agent.errors import StoreDamagedError, StoreError
-from agent.store.connection import StoreLock, damage, marker, open_writer
+from agent.store.connection import StoreLock, damage, failing, marker, open_writer
 from agent.store.raw_file import RawFile
 from agent.store.raw_pages import is_sound, numbers
 from agent.store.salvage import (
@@ -96,11 +96,7 @@ def open_or_salvage(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Con
             lock.closing()
         return open_checked(path, lock, create=create)
     except OSError as error:
-        raise StoreError(
-            f"{path}: the disk reports an error ({error.strerror or error}); check the card and "
-            "the system's log",
-            path=str(path),
-        ) from error
+        raise failing(path, error) from error
 
 
 def _write_again(wal: Path) -> None:
@@ -120,11 +116,7 @@ def _write_again(wal: Path) -> None:
         finally:
             os.close(file)
     except OSError as error:
-        raise StoreError(
-            f"{wal}: the disk reports an error ({error.strerror}); check the card and the system's "
-            "log",
-            path=str(wal),
-        ) from error
+        raise failing(wal, error) from error
 
 
 def _has_bad_head(path: Path) -> bool:
