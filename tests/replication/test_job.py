@@ -224,3 +224,25 @@ async def test_a_patient_job_tries_again_after_a_permanent_error(
         assert job.last_error == "remote: wrong password"
         remote.refuses = False
         await until_state(job, State.LIVE)
+
+
+async def test_a_job_that_is_stopped_while_a_request_fails_ends(
+    stores: tuple[Store, Store],
+) -> None:
+    a, b = stores
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    class Failing(LocalPeer):
+        async def revs_diff(self, revs: Any) -> Any:
+            asked.set()
+            await answer.wait()
+            raise ConnectError("the line broke")
+
+    job = Job("test", Replicator(LocalPeer(a), Failing(b), continuous=True), patient=True)
+    task = asyncio.create_task(job.run())
+    await asked.wait()
+    answer.set()
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=5)
+    task.cancel()
+    assert done
