@@ -7,6 +7,7 @@ oldest on. When the budget is spent and nothing is confirmed, the configuration 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
+from math import inf
 from typing import Any, Literal, Protocol
 
 from agent.errors import EdgeAgentError, TransientError
@@ -44,6 +46,10 @@ _UNUSED = 0.02
 
 _LOOK = 10.0
 """Seconds between looks at the size; they cost a query of three numbers at most."""
+
+_GROWTH = 0.01
+"""Of the budget: after so much more it is looked at again at once, as a backlog or a pull may bring
+a budget's worth of documents between two looks."""
 
 _SHORTEST, _LONGEST = 1.0, 3600.0
 """Seconds between looks at what has become too old."""
@@ -206,7 +212,16 @@ class Retention:
                 if str(error) != self.last_error:
                     log.warning("retention: %s; it is tried again", error)
                 self.last_error = str(error)
-            await asyncio.sleep(min(_LOOK, self._interval))
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Until it is time to look, or the budget is nearly spent and more of it than before."""
+        most = self._options.max_size
+        enough = inf if most is None else max(_HIGH * most, self._space.data) + _GROWTH * most
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(_LOOK, self._interval)):
+                while self._store.data <= enough:
+                    await self._store.wait(self._store.update_seq)
 
     async def once(self) -> None:
         """Delete what has become too old, if it is time to look, and make room if there is need.

@@ -75,10 +75,7 @@ class Verification:
         """
         counts = [(await peer.info()).doc_count for peer in (self.source, self.target)]
         self.documents = max(counts)
-        self._floors = (
-            Floors.of(await self.source.get_local(RETENTION)),
-            Floors.of(await self.target.get_local(RETENTION)),
-        )
+        await self._read_floors()
         found = self._by_ranges() if await self._have_ranges() else self._by_changes()
         waited = False
         async with contextlib.aclosing(found) as documents:
@@ -102,6 +99,7 @@ class Verification:
 
     async def _still(self, batch: Sequence[_Unequal]) -> Iterator[Difference]:
         """What of it is missing, now that some time has passed."""
+        await self._read_floors()  # a side may have made room since
         ours = {id: here.revs for id, here, there in batch if self._wanted(1, here, there)}
         theirs = {id: there.revs for id, here, there in batch if self._wanted(0, there, here)}
         in_target = await self.target.revs_diff(ours) if ours else {}
@@ -115,6 +113,12 @@ class Verification:
     def _wanted(self, side: int, leaves: Leaves, there: Leaves) -> bool:
         """Whether a side should have these leaves of a document, of which it has others or none."""
         return bool(leaves.revs) and (bool(there.revs) or not self._floors[side].above(leaves.id))
+
+    async def _read_floors(self) -> None:
+        self._floors = (
+            Floors.of(await self.source.get_local(RETENTION)),
+            Floors.of(await self.target.get_local(RETENTION)),
+        )
 
     # --- by ranges ---------------------------------------------------------------------
 

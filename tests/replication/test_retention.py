@@ -191,6 +191,26 @@ async def test_stop_refuses_until_there_is_room(store: Store) -> None:
     assert size(store) <= BUDGET
 
 
+@pytest.mark.parametrize("when_full", ["stop", "drop-oldest", "thin"])
+async def test_a_flood_is_noticed_before_it_is_far_beyond_the_budget(
+    store: Store, when_full: Literal["stop", "drop-oldest", "thin"]
+) -> None:
+    """As when a pull brings a backlog: that takes less time than there is between two looks."""
+    made = await retention(store, Options(BUDGET, when_full), Confirmed(0))
+    running = asyncio.create_task(made.run())
+    most = 0
+    for start in range(0, 20_000, 100):
+        try:
+            await fill(store, [reading(start + n, note="x" * 200) for n in range(100)])
+        except StoreWriteError:
+            if when_full == "stop":
+                break
+            await asyncio.sleep(0.01)
+        most = max(most, (await store.info()).file_size)
+    running.cancel()
+    assert most <= 2 * BUDGET  # and not ten times as much
+
+
 @pytest.mark.parametrize("when_full", ["drop-oldest", "thin"])
 async def test_what_is_dropped_is_counted_and_leaves_gaps(
     store: Store, when_full: Literal["drop-oldest", "thin"]
@@ -387,6 +407,24 @@ async def test_nothing_comes_back_and_nothing_is_missed(store: Store, hub: Store
     await store.graft([reading(9000, sensor="s0")])
     await hub.graft([reading(9001, sensor="s0")])
     assert len([item async for item in check.differences(settle=0)]) == 2
+
+
+async def test_what_is_deleted_during_a_verification_is_not_missed(
+    store: Store, hub: Store
+) -> None:
+    await fill(store, [reading(n) for n in range(3000)])
+    push = Replicator(LocalPeer(store), LocalPeer(hub))
+    await push.run()
+    made = await retention(store, Options(rules=[Rule("*", "*", NOW - 1500)]), Pushed("hub", push))
+
+    class Deleting(LocalPeer):
+        async def ranges(self, *args: Any) -> Any:
+            await made.once()
+            return await super().ranges(*args)
+
+    check = Verification(Deleting(store), LocalPeer(hub))
+    assert [item async for item in check.differences(settle=0)] == []
+    assert len(bodies(store.path)) < 3000
 
 
 async def test_a_remote_that_has_refused_something_is_asked(store: Store, hub: Store) -> None:
