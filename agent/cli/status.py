@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_SENSORS = 20
+"""That are shown of those with dropped readings, the worst first."""
+
 
 @click.command()
 @running_options
@@ -110,13 +113,17 @@ def _show_retention(console: Console, retention: dict[str, Any]) -> None:
         console.print(
             f"retention: {retention['used'] / 2**20:.1f} of {retention['max_size'] / 2**20:.1f} MiB"
         )
-    for entry in retention["sensors"]:
+    worst = sorted(retention["sensors"], key=lambda entry: -entry["dropped"])[:_SENSORS]
+    others = retention["dropped"] - sum(entry["dropped"] for entry in worst)
+    for entry in worst:
         if entry["dropped"]:
             console.print(
                 f"{entry['dropped']} readings were dropped that not every remote had: "
                 f"{one_line(entry['device'])} {one_line(entry['sensor'])}",
                 style="yellow",
             )
+    if others:
+        console.print(f"{others} readings of other sensors were dropped, too", style="yellow")
     for said in (retention["refusing"], retention["last_error"]):
         if said:
             console.print(f"retention: {one_line(said)}", style="red")

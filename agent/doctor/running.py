@@ -38,6 +38,19 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
             if job["failures"]:
                 text = f"{len(job['failures'])} documents were refused there"
                 yield Finding("agent", subject, Level.WARNING, text, "edge-agent status --json")
+            if job.get("clone_seen"):
+                text = "another agent with this one's identity replicates there, a copy of the card"
+                yield Finding("agent", subject, Level.ERROR, text, "edge-agent status")
+        verified = remote.get("verified") or {}
+        if verified.get("different"):
+            text = f"{verified['different']} documents differ from those there"
+            mend = "edge-agent verify DATABASE REMOTE --repair"
+            subject = f"remote {remote['name']!r}"
+            yield Finding("agent", subject, Level.ERROR, text, mend)
+    refusing = (told.get("retention") or {}).get("refusing")
+    if refusing:
+        text = f"nothing is recorded: {one_line(refusing)}"
+        yield Finding("agent", "retention", Level.ERROR, text, "edge-agent status")
     for publisher in told.get("telemetry", ()):
         if publisher["last_error"]:
             subject, text = f"telemetry {publisher['name']!r}", one_line(publisher["last_error"])

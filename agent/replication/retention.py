@@ -18,6 +18,8 @@ from functools import partial
 from math import inf
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from agent.errors import EdgeAgentError, TransientError
 from agent.replication.checkpoint import replication_id
 from agent.replication.replicator import Replicator
@@ -238,7 +240,7 @@ class Retention:
         """Sizes in bytes. `refusing` says why nothing is taken; `waits_for` who has not confirmed
         what would have to go; `dropped_at` is when something was dropped, since the start. Of
         readings that are gone `deleted` were confirmed by all and `dropped` were not, for as long
-        as the store lasts."""
+        as the store lasts; `others` are of sensors beyond those that are remembered singly."""
         return {
             "max_size": self._options.max_size,
             "used": self._space.used,
@@ -257,6 +259,7 @@ class Retention:
                 }
                 for name, record in self.retained.record.sensors.items()
             ],
+            "others": msgspec.structs.asdict(self.retained.record.others),
         }
 
     # --- age ---------------------------------------------------------------------------

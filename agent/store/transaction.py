@@ -36,6 +36,7 @@ _DATA = (
     "FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
 )
 
+
 @dataclass(frozen=True, slots=True)
 class Edit:
     """A user's edit (new_edits=true): `parent` is the revision that it replaces, if any.

@@ -420,6 +420,17 @@ def test_a_running_agent_tells(device: str, tmp_path: Path, free_port: int) -> N
         assert "listen" not in [finding["check"] for finding in found.findings]
 
 
+def test_a_running_agent_with_a_budget_that_is_spent(tmp_path: Path, free_port: int) -> None:
+    make_store(tmp_path / "gateway" / "edge.sqlite", documents(20_000))
+    config = agents.gateway_config(
+        tmp_path / "gateway.toml", '[retention]\nmax_size = "1 MB"\n', port=free_port
+    )
+    with agents.gateway(config) as gateway:
+        gateway.wait_until_ready()
+        agents.when_true(lambda: ("agent", "retention") in examined(config).errors)
+        assert "nothing is recorded" in examined(config).of("agent", "retention")[1]
+
+
 def test_a_hub_with_users_wants_a_log_in(tmp_path: Path, free_port: int) -> None:
     config = tmp_path / "hub.toml"
     config.write_text(f'[server]\nlisten = "127.0.0.1:{free_port}"\n')

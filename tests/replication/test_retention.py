@@ -24,6 +24,7 @@ from agent.peers.retained import RetainedPeer
 from agent.replication.replicator import Replicator
 from agent.replication.retention import Options, Pushed, Retention, Rule
 from agent.replication.verification import Verification
+from agent.store.retention import MOST_SENSORS
 from agent.store.store import Store
 from tests.replication.retaining import (
     START,
@@ -242,6 +243,33 @@ async def test_what_is_dropped_is_counted_and_leaves_gaps(
     assert size(store) <= BUDGET
     if when_full == "thin":  # what was old is still there in part
         assert sum(id in left for id in ids[confirmed : confirmed + 400]) >= 90
+
+
+@pytest.mark.parametrize("keep", [None, 1.0])
+async def test_ever_new_names_of_sensors_are_not_remembered_for_ever(
+    store: Store, keep: float | None
+) -> None:
+    """As noise makes them on a line without checks, among the readings of a real sensor."""
+    many = 3 * MOST_SENSORS
+    for start in range(0, many, 500):
+        numbers = range(start, start + 500)
+        await fill(store, [reading(n, sensor=f"\u00ff{n:060}") for n in numbers])
+        await fill(store, [reading(n + 0.5, sensor="real", note="x" * 300) for n in numbers])
+    rules = [] if keep is None else [Rule("*", "*", keep)]
+    options = Options(BUDGET, "drop-oldest", rules)
+    made = await retention(store, options, *([] if keep else [Confirmed(0)]))
+    await made.once()
+    left, gone = counted(bodies(store.path))
+    status = made.status()
+    assert len(status["sensors"]) <= MOST_SENSORS
+    assert "real" in {entry["sensor"] for entry in status["sensors"]}
+    kind = "deleted" if keep else "dropped"
+    counts = [entry[kind] for entry in (*status["sensors"], status["others"])]
+    assert sum(counts) == 2 * many - left.total() > 2000
+    if keep is None:
+        assert gone.total() == sum(counts) == status["dropped"]
+    again = await retention(store, options)
+    assert again.status()["others"] == status["others"]
 
 
 async def test_gaps_grow_until_something_else_lies_between(store: Store) -> None:
