@@ -222,8 +222,8 @@ class Retained:
     @property
     def dropped(self) -> int:
         """Readings that were deleted though some remote did not have them."""
-        every = [*self.record.sensors.values(), self.record.others]
-        return sum(each.dropped for each in every)
+        singly = sum(sensor.dropped for sensor in self.record.sensors.values())
+        return singly + self.record.others.dropped
 
     async def load(self) -> None:
         """Go on from what was done before. Raises StoreError."""
