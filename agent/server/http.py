@@ -28,7 +28,8 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     if isinstance(error, HttpProcessingError):
         record.exc_info = None
         record.levelno, record.levelname = logging.INFO, "INFO"
-        record.msg, record.args = "a request that is not HTTP: %s", (error.message.split("\n")[0],)
+        # Its message may have a part of the request, such as a cookie.
+        record.msg, record.args = "a request that is not HTTP: %s", (type(error).__name__,)
     return True
 
 
