@@ -14,6 +14,7 @@ from agent.cli.places import opened, password_options
 from agent.errors import EdgeAgentError
 from agent.peers.peer import Peer
 from agent.replication.verification import Difference, Verification
+from agent.words import counted, differing
 
 _SHOWN = 20
 _AT_ONCE = 100
@@ -108,11 +109,14 @@ async def _verify(
             if as_json:
                 click.get_current_context().exit(1)
             if repair:
+                refusals = counted(len(refused), "revision")
                 raise EdgeAgentError(
-                    f"{len(refused)} revisions were not taken, for the reasons above; mend them "
-                    "and repair again"
+                    f"{refusals} not taken, for the reasons above; mend them and repair again"
                 )
-            raise EdgeAgentError(f"{count} documents differ; --repair brings both sides together")
+            raise EdgeAgentError(
+                f"the databases differ in {counted(count, 'document')}; "
+                "--repair brings both sides together"
+            )
 
 
 def _shown(difference: Difference) -> dict[str, Any]:
@@ -134,10 +138,10 @@ def _print(result: dict[str, Any], more: int, peers: tuple[Peer, Peer]) -> None:
         click.echo(f"{item.id} {item.rev}: {item.by} says {item.reason}")
     if len(result["refused"]) > _SHOWN:
         click.echo(f"and {len(result['refused']) - _SHOWN} more that were not taken")
-    outcome = f"{result['different']} differ" if result["different"] else "all are the same"
-    if result["repaired_revisions"]:
-        outcome += f", {result['repaired_revisions']} revisions were copied"
+    outcome, repaired = differing(result["different"]), result["repaired_revisions"]
+    if repaired:
+        outcome += f", {counted(repaired, 'revision')} copied"
     click.echo(
-        f"{result['documents']} documents compared by {result['by']}, {outcome}, "
+        f"{counted(result['documents'], 'document')} compared by {result['by']}, {outcome}, "
         f"in {result['seconds']:.1f} s"
     )
