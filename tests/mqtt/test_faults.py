@@ -25,7 +25,8 @@ from agent.errors import ConnectError, EdgeAgentError
 from agent.peers import mqtt_client
 from agent.peers.local import LocalPeer
 from agent.peers.mqtt_calls import Info
-from agent.peers.mqtt_client import Connection, Received
+from agent.peers.mqtt_client import Publication, Received
+from agent.peers.mqtt_connection import Connection
 from agent.peers.mqtt_topics import parse_broker_url
 from agent.peers.mqtt_wire import Message, Want, encode_packet, pack
 from agent.server.mqtt_served import ServedDatabases
@@ -353,17 +354,20 @@ async def test_a_broker_that_acknowledges_nothing(
     async with Mosquitto(tmp_path / "broker") as broker:
         url, _ = parse_broker_url(broker.url)
         connection = Connection(url, None, client_id="c", received=_ignore, lost=lost.append)
-        await connection.publish("a", b"1")
-        sent = connection.bytes_sent
+        await connection.publish(Publication("a", b"1"))
+        sent = connection.traffic.sent
         broker.send(signal.SIGSTOP)
-        both = [connection.publish("a", b"2" * 1000), connection.publish("a", b"3" * 1000)]
+        both = [
+            connection.publish(Publication("a", b"2" * 1000)),
+            connection.publish(Publication("a", b"3" * 1000)),
+        ]
         for error in await asyncio.gather(*both, return_exceptions=True):
             assert isinstance(error, ConnectError)
         await until(lambda: lost)
         assert not connection.connected
-        assert connection.bytes_sent > sent + 2000  # they count against a budget
+        assert connection.traffic.sent > sent + 2000  # they count against a budget
         broker.send(signal.SIGCONT)
-        await connection.publish("a", b"4")
+        await connection.publish(Publication("a", b"4"))
         await connection.close()
 
 
@@ -401,7 +405,7 @@ async def test_closing_takes_its_time_where_a_broker_neither_lets_in_nor_refuses
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """More than a second, so that it is asked to end more than once."""
-    monkeypatch.setattr(mqtt_client, "_CONNECT_LIMIT", 1.5)
+    monkeypatch.setattr(mqtt_client, "CONNECT_LIMIT", 1.5)
     connected, left = asyncio.Event(), asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from agent import __version__
 from agent.documents.revision import Revision, first_revision
-from agent.peers.mqtt_client import TlsFiles
+from agent.peers.mqtt_tls import TlsFiles
 from agent.peers.mqtt_topics import READINGS_PREFIX, parse_broker_url
 from agent.peers.urls import Credentials
 from agent.sensors.packing import Row, Shared, Window
