@@ -95,7 +95,9 @@ async def grown(
     return process.resident() - before
 
 
-@pytest.mark.parametrize("requests", [FEEDS, LISTS, SELECTIONS], ids=["feeds", "lists", "selections"])
+@pytest.mark.parametrize(
+    "requests", [FEEDS, LISTS, SELECTIONS], ids=["feeds", "lists", "selections"]
+)
 async def test_large_documents_in_all_that_reads_many(
     filled: Path, requests: Sequence[Request]
 ) -> None:
