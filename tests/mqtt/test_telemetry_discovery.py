@@ -75,6 +75,10 @@ async def test_home_assistant(store: Store, broker: Mosquitto, seen: Listener) -
 async def test_a_device_that_is_taken_out(
     store: Store, broker: Mosquitto, seen: Listener, tmp_path: Path
 ) -> None:
+    async def forgotten() -> bool:
+        found = await store.get_local("telemetry:site")
+        return found is not None and "cellar" not in found[1]
+
     devices = ["greenhouse", "cellar"]
     async with publishing(store, broker, discovery="homeassistant", devices=devices):
         await store.graft([reading(1), reading(2, device="cellar")])
@@ -82,6 +86,7 @@ async def test_a_device_that_is_taken_out(
     async with publishing(store, broker, discovery="homeassistant"):
         await until(lambda: seen.on("homeassistant/device/gateway-1/cellar/config")[-1] == "")
         await until(lambda: seen.on("edge-readings/gateway-1/cellar/temperature")[-1] == "")
+        await until(forgotten)
     async with publishing(store, broker):
         await until(lambda: seen.on(CONFIG)[-1] == "")
         await store.graft([reading(3)])
