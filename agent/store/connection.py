@@ -112,8 +112,9 @@ class StoreLock:
     def closing(self) -> None:
         """All is in the file, so the WAL may go."""
         self.was_in_use = False
-        self._write(True, False)
-        with suppress(OSError):  # then the next start looks for a WAL, and tells that there is none
+        # On a disk that fails the next start looks for a WAL, and tells that there is none.
+        with suppress(StoreError, OSError):
+            self._write(True, False)
             os.fsync(self._file)
 
     def _write(self, is_store: bool, in_use: bool) -> None:
