@@ -21,6 +21,7 @@ from agent.store.schema import APPLICATION_ID
 
 _EMPTY = "it is empty, and was not"
 _GONE = "it is gone"
+_HALF_DONE = "its copy is not in its place yet"
 _MARKED = "it was found while it was open"  # a power cut has left the marker without its text
 _PIECE = 1024 * 1024
 _NO_WAL = (
@@ -51,6 +52,8 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
     """
     wal = path.with_name(path.name + "-wal")
     reason = damage_found(path)
+    if reason is None and copies_of(path):
+        reason = _HALF_DONE
     if reason is None and lock.was_store:
         reason = None if path.exists() else _GONE
         if reason is None and path.stat().st_size == 0:
