@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from agent.errors import StoreDamagedError, StoreError
-from agent.store.connection import StoreLock, damage, failing, marker, open_writer
+from agent.store.connection import StoreLock, failing, look_at, marker, open_writer
 from agent.store.raw_file import RawFile
 from agent.store.raw_pages import is_sound, numbers
 from agent.store.salvage import (
@@ -72,11 +72,8 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
         if lock.was_store and type(error) is StoreError and _has_bad_head(path):
             raise StoreDamagedError(str(path), _BAD_HEAD) from error
         raise
-    reason = None if in_order else damage(connection)
-    if reason is not None:
-        connection.close()
-        raise StoreDamagedError(str(path), reason)
     try:
+        look_at(connection, path, in_order=in_order)
         if wal_is_gone:
             note_damage(path, _NO_WAL)
         lock.opened()

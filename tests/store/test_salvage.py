@@ -376,6 +376,22 @@ async def test_a_power_cut_that_left_nonsense_is_found_when_the_store_is_opened(
     await databases.close()
 
 
+async def test_what_was_written_last_is_looked_at_also_after_a_stop_in_order(
+    databases: Databases, path: Path
+) -> None:
+    before = await make(path)
+    [(last,)] = rows_of(path, "SELECT body FROM docs ORDER BY seq DESC LIMIT 1")
+    with path.open("r+b") as file:
+        content = await asyncio.to_thread(file.read)
+        file.seek(content.rindex(str(last).encode()))
+        file.write(b"[")
+    store = await databases.get("db")
+    assert len(await contents(store)) == len(before) - 1
+    assert told(path).reason == "1 of the last documents are damaged"
+    assert told(path).refused == 1
+    await databases.close()
+
+
 @pytest.mark.parametrize("left", [None, b"", b"\0" * 50_000])
 async def test_a_file_that_is_gone_or_emptied_is_never_replaced_silently(
     databases: Databases, path: Path, left: bytes | None
@@ -409,7 +425,7 @@ async def test_a_head_that_makes_no_sense_is_damage(
 
 
 async def test_texts_that_are_none_are_damage(databases: Databases, path: Path) -> None:
-    await make(path, count=100)
+    await make(path, count=1500)  # what was written last is looked at before
     whole = await asyncio.to_thread(path.read_bytes)
     damaged = whole.replace(b"dev:temp:000000", b"dev:temp:0\xff000\xff", 1)
     await asyncio.to_thread(path.write_bytes, damaged)
