@@ -54,9 +54,7 @@ SCENARIOS: dict[str, Scenario] = {
         partial(stores.check, damage=(stores.MALFORMED, stores.MARKED)),
         stores.damaged,
     ),
-    "a store that is gone": Scenario(
-        stores.write, partial(stores.check, damage=(stores.GONE, stores.MARKED)), stores.gone
-    ),
+    "a store that is gone": Scenario(stores.write, stores.check_gone, stores.gone),
     "deletion": Scenario(stores.delete, stores.check_deleted),
     "what is remembered": Scenario(remembered.remember, remembered.check_remembered),
     "configuration": Scenario(small_files.configure, small_files.check_configured),
