@@ -14,6 +14,7 @@ from agent.cli.places import opened, password_options
 from agent.errors import EdgeAgentError
 from agent.peers.peer import Peer
 from agent.replication.verification import Difference, Verification
+from agent.words import counted, differing
 
 _SHOWN = 20
 _AT_ONCE = 100
@@ -104,8 +105,9 @@ async def _verify(
             _print(result, count - len(found), (source_peer, target_peer))
         if count and not repair:
             if not as_json:
+                where = counted(count, "document")
                 raise EdgeAgentError(
-                    f"{count} documents differ; --repair brings both sides together"
+                    f"the databases differ in {where}; --repair brings both sides together"
                 )
             click.get_current_context().exit(1)
 
@@ -125,10 +127,10 @@ def _print(result: dict[str, Any], more: int, peers: tuple[Peer, Peer]) -> None:
                 click.echo(f"{item['id']}: {peer.label} lacks {', '.join(revs)}")
     if more:
         click.echo(f"and {more} more; --json lists all of them")
-    outcome = f"{result['different']} differ" if result["different"] else "all are the same"
-    if result["repaired_revisions"]:
-        outcome += f", {result['repaired_revisions']} revisions were copied"
+    outcome, repaired = differing(result["different"]), result["repaired_revisions"]
+    if repaired:
+        outcome += f", {counted(repaired, 'revision')} copied"
     click.echo(
-        f"{result['documents']} documents compared by {result['by']}, {outcome}, "
+        f"{counted(result['documents'], 'document')} compared by {result['by']}, {outcome}, "
         f"in {result['seconds']:.1f} s"
     )

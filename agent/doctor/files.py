@@ -14,6 +14,7 @@ from agent.doctor.account import Account
 from agent.doctor.finding import Finding, Level
 from agent.store.connection import marker
 from agent.store.schema import APPLICATION_ID, SCHEMA_VERSION
+from agent.words import counted
 
 _USE = os.R_OK | os.W_OK | os.X_OK
 
@@ -73,7 +74,7 @@ def store(file: Path) -> Sequence[Finding]:
         text = "was found to be damaged; a start sets it aside and copies what can be read of it"
         mend = "sudo systemctl restart edge-agent"
         return [Finding("store", str(file), Level.ERROR, text, mend)]
-    return [Finding("store", str(file), Level.OK, f"has {documents} documents")]
+    return [Finding("store", str(file), Level.OK, f"has {counted(documents, 'document')}")]
 
 
 def secrets(path: Path, config: Config | HubConfig, account: Account) -> Sequence[Finding]:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from agent.config_hooks import HookConfig
 from agent.doctor.finding import Finding, Level, failed
 from agent.peers.http_errors import one_line
-from agent.peers.mqtt_client import TlsFiles
+from agent.peers.mqtt_tls import TlsFiles
 
 _DAY = 86_400.0
 _SOON = 21.0

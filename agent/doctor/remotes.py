@@ -22,7 +22,7 @@ from agent.errors import AuthError, EdgeAgentError, RemoteMissingError
 from agent.peers.http import HttpClient
 from agent.peers.http_errors import one_line
 from agent.peers.http_messages import Answer
-from agent.peers.mqtt_client import TlsFiles
+from agent.peers.mqtt_tls import TlsFiles
 from agent.peers.urls import Credentials, DatabaseUrl, parse_database_url
 
 _TIMEOUT = 8.0

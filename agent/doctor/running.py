@@ -8,6 +8,7 @@ from typing import Any
 
 from agent.doctor.finding import Finding, Level
 from agent.peers.http_errors import one_line
+from agent.words import counted
 
 
 def status(told: Mapping[str, Any]) -> Sequence[Finding]:
@@ -36,7 +37,7 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
                 text = f"{job['state']}: {one_line(job['last_error'])}"
                 yield Finding("agent", subject, Level.ERROR, text, "edge-agent status")
             if job["failures"]:
-                text = f"{len(job['failures'])} documents were refused there"
+                text = f"refused there: {counted(len(job['failures']), 'document')}"
                 yield Finding("agent", subject, Level.WARNING, text, "edge-agent status --json")
     for publisher in told.get("telemetry", ()):
         if publisher["last_error"]:
@@ -48,7 +49,7 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
             text = f"{hook['state']}: {one_line(hook['last_error'])}"
             yield Finding("agent", subject, Level.ERROR, text, "edge-agent hooks list")
         if hook["dead"]:
-            text = f"{hook['dead']} documents could not be processed"
+            text = f"could not be processed: {counted(hook['dead'], 'document')}"
             yield Finding("agent", subject, Level.WARNING, text, mend)
     for damaged in told.get("damaged", ()):
         file = one_line(damaged["file"])
@@ -60,5 +61,5 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("agent", subject, Level.WARNING, text, mend)
     conflicts = told.get("database", {}).get("conflicts", 0)
     if conflicts:
-        text = f"{conflicts} documents are in conflict"
+        text = f"not resolved: {counted(conflicts, 'document')}"
         yield Finding("agent", "conflicts", Level.WARNING, text, "edge-agent conflicts list")

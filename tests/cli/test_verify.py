@@ -23,7 +23,10 @@ def test_different_then_repaired_over_http(tmp_path: Path) -> None:
         url = f"{server.wait_until_ready()}/edge"
         result = edge_agent("verify", one, url, "--settle", 0)
         assert result.status == 1
-        assert result.stderr == "Error: 2 documents differ; --repair brings both sides together\n"
+        assert (
+            result.stderr
+            == "Error: the databases differ in 2 documents; --repair brings both sides together\n"
+        )
         lines = result.stdout.splitlines()
         assert [line.split(" lacks ")[0] for line in lines[:2]] == [
             f"doc:28: {url}",

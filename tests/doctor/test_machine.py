@@ -69,7 +69,7 @@ def test_as_people_see_it(config: Path, tmp_path: Path) -> None:
     assert done.status == 1
     assert "error    data" in done.stdout
     assert "mend: " in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("1 errors, ")
+    assert done.stdout.splitlines()[-1].startswith("1 error, ")
 
 
 @root

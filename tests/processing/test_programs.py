@@ -149,7 +149,7 @@ async def test_a_hub_with_its_commands(receiver: Receiver, tmp_path: Path) -> No
         assert table.stdout.count("refuses this (422 no)") == 3
 
         dropped = await command("hooks", "drop", "orders", "b", *where)
-        assert (dropped.status, dropped.stdout) == (0, "1 documents are forgotten\n")
+        assert (dropped.status, dropped.stdout) == (0, "1 document forgotten\n")
         receiver.answer = lambda _: 200
         retried = await command("hooks", "retry", "orders", "--json", *where)
         assert retried.json() == {"ok": True, "retried": 2}
