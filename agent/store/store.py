@@ -48,6 +48,7 @@ class Store(StoreView):
         self._lock = lock
         self._writer: Writer
         self._compaction: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
@@ -99,10 +100,16 @@ class Store(StoreView):
         return store
 
     async def close(self) -> None:
-        """Finish the writes that were accepted and release the file."""
-        if self._closed:
-            return
-        self._closed = True
+        """Finish the writes that were accepted and release the file.
+
+        It is done to its end though who waits for it is cancelled.
+        """
+        if self._closing is None:
+            self._closed = True
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         if self._compaction is not None:
             self._compaction.cancel()
             await asyncio.wait([self._compaction])
