@@ -21,8 +21,9 @@ from agent.errors import StoreWriteError
 from agent.peers.local import LocalPeer
 from agent.peers.peer import WriteResult
 from agent.peers.retained import RetainedPeer
+from agent.replication.confirmations import Pushed
 from agent.replication.replicator import Replicator
-from agent.replication.retention import Options, Pushed, Retention, Rule
+from agent.replication.retention import Options, Retention, Rule
 from agent.replication.verification import Verification
 from agent.store.retention import MOST_SENSORS
 from agent.store.store import Store
