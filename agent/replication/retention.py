@@ -149,6 +149,8 @@ class Retention:
         """Until it is time to look, or the budget is nearly spent and more of it than before."""
         most = self._options.max_size
         enough = inf if most is None else max(_HIGH * most, self._space.data) + _GROWTH * most
+        if self._store.refusal is not None and self._more_has_come():
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(_LOOK, self._interval)):
                 while self._store.data <= enough:
@@ -244,10 +246,14 @@ class Retention:
         # What may drop more the next time has the room that is left until then.
         full = self._space.data > (high if self._options.when_full == "stop" else most)
         before, self._store.refusal = self._store.refusal, self._full(most) if full else None
-        if full and before is None:
+        if full and not self._more_has_come() and before != self._store.refusal:
             log.warning("retention: nothing is recorded any more: %s", self._store.refusal)
         elif before is not None and not full:
             log.info("retention: there is room again")
+
+    def _more_has_come(self) -> bool:
+        """Whether that is why there is no room: more can be made at once."""
+        return self._in_vain is None or self._in_vain[1] != self._store.update_seq
 
     async def _make_room(self, until: int | None, low: int) -> None:
         if until is not None:
@@ -345,6 +351,8 @@ class Retention:
 
     def _full(self, most: int) -> str:
         budget = f"the database has used up its {most} bytes (retention.max_size)"
+        if self._more_has_come():
+            return f"{budget}, and room is being made; it is tried again"
         if self._options.when_full != "stop":
             return f"{budget} with what retention does not delete; give it more room"
         if self._waits_for is None:
