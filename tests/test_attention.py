@@ -155,6 +155,25 @@ def test_both_directions_of_a_remote_are_one_thing() -> None:
     assert what == "Remote cloud, push and pull: nothing is replicated. is the password right?"
 
 
+@pytest.mark.parametrize(
+    ("status", "page"),
+    [
+        (job(state="failed", last_error="x"), None),
+        (job(failures=[{**LARGE, "id": "a/b c&d"}]), "documents?id=a%2Fb%20c%26d"),
+        (device(state="waiting"), None),
+        (device(settings={"refused": {"i": {"reason": "no"}}}), "sensors?device=greenhouse"),
+        (device(settings={"refused": {}, "last_error": "no"}), "sensors?device=greenhouse"),
+        (device(sensors=ALARM), "sensors?device=greenhouse&sensor=t"),
+        ({"conflicts": {"present": 1}}, "conflicts"),
+        ({"conflicts": {"policies": {"p": {"failed": 1}}}}, "conflicts"),
+        ({"gateways": [{"name": "g", "status": "offline", "since": "2026"}]}, "gateways"),
+    ],
+)
+def test_where_one_can_act(status: dict[str, Any], page: str | None) -> None:
+    [found] = attention({**HEALTHY, **status})
+    assert found.get("page") == (page and f"/_utils/#/{page}")
+
+
 def test_errors_come_first() -> None:
     found = told(
         **job(state="failed", last_error="x"), clock={"state": "unsure"}, **disk(300, 30_000)
