@@ -13,8 +13,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.agents import AgentProcess, table
-from tests.browser.conftest import Opener
+from tests.browser.conftest import SMALL_PHONE, Opener
 from tests.browser.site import Site, request
+from tests.browser.test_pages import sideways
 from tests.server.accounts import auth, password_of, quick_hash
 
 ROLES = {"anna": ["_admin"], "mia": ["staff"], "rita": ["staff", "_reader"]}
@@ -60,6 +61,35 @@ def test_nobody_sees_anything_without_a_log_in(guarded: str, opener: Opener) -> 
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_role("heading", name="Log in")).to_be_visible()
     assert [cookie["value"] for cookie in page.context.cookies()] == [""]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_and_those_who_cannot_see_get_in(
+    guarded: str, opener: Opener, axe: str, scheme: str
+) -> None:
+    options = {"color_scheme": scheme, "bypass_csp": True, "viewport": SMALL_PHONE}
+    page = opener(guarded, "#/documents?db=edge&id=doc", expected=["401"], **options)
+    expect(page.get_by_label("Name")).to_be_focused()
+    page.keyboard.type("mia")
+    page.keyboard.press("Tab")
+    page.keyboard.type("wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert sideways(page) == []
+    page.evaluate(axe)
+    assert page.evaluate("axe.run(document)")["violations"] == []
+    page.get_by_label("Password").fill(password_of("mia"))
+    page.keyboard.press("Enter")
+    expect(page.locator("pre.json")).to_be_visible()
+    assert sideways(page) == []
+    out, bar = (
+        page.get_by_role("button", name="Log out").bounding_box(),
+        page.get_by_role("banner").bounding_box(),
+    )
+    assert out is not None
+    assert bar is not None
+    assert out["height"] < bar["height"]
+    assert bar["y"] <= out["y"]
 
 
 def test_a_session_that_has_ended_asks_again(guarded: str, opener: Opener) -> None:

@@ -138,7 +138,7 @@ function options(place: HTMLElement, latest: { readonly current: Props }): uPlot
       y: { range: (_, min, max) => roomy(min, max) },
     },
     axes: [
-      { ...axis, values: TIMES as uPlot.Axis.Values, space: () => (innerWidth < PHONE ? 46 : 72) },
+      { ...axis, values: TIMES as uPlot.Axis.Values, space: () => (innerWidth < PHONE ? 40 : 72) },
       { ...axis, size: 58, values: (_, values) => values.map(measure) },
     ],
     series: [

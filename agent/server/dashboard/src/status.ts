@@ -75,6 +75,8 @@ export interface Attention {
   readonly level: "warning" | "error";
   readonly what: string;
   readonly do: string;
+  /** Where one can act: a page of this dashboard, as a path. */
+  readonly page?: string;
 }
 
 export interface System {

@@ -48,7 +48,10 @@ function NeedsAttention({ items }: { items: readonly Attention[] | undefined }) 
             <Pill tone={item.level}>{item.level}</Pill>
             <div>
               <strong>{item.what}</strong>
-              <p>{item.do}</p>
+              <p>
+                {item.do}{" "}
+                {item.page && <a href={item.page}>Open {/#\/(\w+)/.exec(item.page)?.[1]}</a>}
+              </p>
             </div>
           </li>
         ))}
