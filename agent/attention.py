@@ -13,6 +13,8 @@ _LOW_PART, _FULL_PART = 0.1, 0.02
 """Too little is less than both, the bytes and the part of the disk: small disks are nearly full
 all the time, and of large ones a small part is enough."""
 
+_MOST_NAMES = 3
+
 CLOCK_ADVICE = (
     'If this machine\'s clock is right at any time, write trust = "system" below [clock] in the '
     "configuration and restart; if not: sudo timedatectl set-ntp true."
@@ -245,10 +247,15 @@ def _conflicts(status: Status) -> Iterator[Finding]:
 
 
 def _gateways(status: Status) -> Iterator[Finding]:
-    for gateway in status.get("gateways", ()):
-        if gateway["status"] != "online":
-            what = f"Gateway {gateway['name']} is offline since {gateway['since']}."
-            yield Finding("warning", what, "Check its power and its network.", _page("gateways"))
+    away = [each for each in status.get("gateways", ()) if each["status"] != "online"]
+    if len(away) == 1:
+        what = f"Gateway {away[0]['name']} is offline since {away[0]['since']}."
+        yield Finding("warning", what, "Check its power and its network.", _page("gateways"))
+    elif away:
+        names = [each["name"] for each in away[:_MOST_NAMES]]
+        names += [f"{len(away) - len(names)} more"] if len(away) > len(names) else []
+        what = f"{len(away)} gateways are offline: {', '.join(names[:-1])} and {names[-1]}."
+        yield Finding("warning", what, "Check their power and network.", _page("gateways"))
 
 
 def _restarts(status: Status) -> Iterator[Finding]:

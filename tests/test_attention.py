@@ -64,6 +64,11 @@ def verified(**members: Any) -> dict[str, Any]:
     return {"remotes": [{"name": "cloud", "push": JOB, "verified": last}]}
 
 
+def away(number: int) -> dict[str, Any]:
+    names = [f"g{each}" for each in range(1, number + 1)]
+    return {"gateways": [{"name": name, "status": "offline", "since": "2026"} for name in names]}
+
+
 ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
 
 
@@ -138,6 +143,9 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
             "warning",
             "Gateway g2 is offline since 2026",
         ),
+        (away(2), "warning", "2 gateways are offline: g1 and g2."),
+        (away(3), "warning", "3 gateways are offline: g1, g2 and g3."),
+        (away(50), "warning", "50 gateways are offline: g1, g2, g3 and 47 more."),
     ],
 )
 def test_one_thing(status: dict[str, Any], level: str | None, words: str) -> None:
