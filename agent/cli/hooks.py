@@ -10,7 +10,7 @@ import click
 
 from agent.cli.options import json_option, print_json
 from agent.cli.running import Where, fetch_status, request_json, running_options
-from agent.cli.showing import plain_console
+from agent.cli.showing import folding_table, plain_console
 from agent.cli.status import hooks_table
 from agent.errors import RemoteError
 from agent.peers.http_errors import one_line
@@ -51,9 +51,7 @@ def dead(hook: str, where: Where, as_json: bool) -> None:
     if not told["dead"]:
         click.echo(f"{hook} has given up no document")
         return
-    from rich.table import Table
-
-    table = Table("document", "given up", "attempts", "error")
+    table = folding_table("document", "given up", "attempts", "error")
     for letter in told["dead"]:
         cells = (letter["id"], letter["time"], letter["attempts"], letter["error"])
         table.add_row(*map(one_line, cells))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -18,6 +19,13 @@ def plain_console() -> Console:
     from rich.console import Console  # slow to import
 
     return Console(markup=False, emoji=False, highlight=False)
+
+
+def folding_table(*heads: str) -> Table:
+    """A table in which nothing is cut off: long words go on in the next line."""
+    from rich.table import Column, Table
+
+    return Table(*(Column(head, overflow="fold") for head in heads))
 
 
 def sparkline(numbers: Sequence[float], *, lowest: float | None = None) -> str:

@@ -11,7 +11,7 @@ from agent.cli.options import json_option, print_json
 from agent.cli.running import Where, fetch_status, running_options
 from agent.cli.showing import ago as _ago
 from agent.cli.showing import duration as _duration
-from agent.cli.showing import plain_console
+from agent.cli.showing import folding_table, plain_console
 from agent.peers.http_errors import one_line
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ def status_command(where: Where, as_json: bool) -> None:
 
 
 def _show(status: dict[str, Any]) -> None:
-    from rich.table import Table
-
     console = plain_console()
     console.print(status.get("name", "hub"), style="bold", end="  ")
     console.print(f"version {status['version']}, up {_duration(status['uptime'])}")
@@ -59,14 +57,14 @@ def _show(status: dict[str, Any]) -> None:
         state = mqtt["last_error"] or mqtt["state"]
         console.print(f"broker {mqtt['broker']}: {state}, {mqtt['calls']} calls answered")
     if status.get("gateways"):
-        table = Table("gateway", "status", "version", "since")
+        table = folding_table("gateway", "status", "version", "since")
         for gateway in status["gateways"]:
             version = gateway["version"] or "-"
             heard = _ago(gateway["since"])
             table.add_row(one_line(gateway["name"]), gateway["status"], one_line(version), heard)
         console.print(table)
     if status.get("remotes"):
-        table = Table("remote", "", "state", "pending", "confirmed", "lag", "last error")
+        table = folding_table("remote", "", "state", "pending", "confirmed", "lag", "last error")
         for remote in status["remotes"]:
             for direction in ("push", "pull"):
                 job = remote.get(direction)
@@ -81,7 +79,7 @@ def _show(status: dict[str, Any]) -> None:
                 if lanes := _lanes(remote.get(direction)):
                     console.print(f"{remote['name']} {direction}: {lanes}")
     if status.get("telemetry"):
-        table = Table("telemetry", "broker", "state", "published", "skipped", "last error")
+        table = folding_table("telemetry", "broker", "state", "published", "skipped", "last error")
         for entry in status["telemetry"]:
             counts = (str(entry["published"]), str(entry["skipped"]))
             error = entry["last_error"] or ""
@@ -90,7 +88,7 @@ def _show(status: dict[str, Any]) -> None:
     if status.get("hooks"):
         console.print(hooks_table(status["hooks"]))
     if status.get("devices"):
-        table = Table("device", "sensor", "value", "rate", "gaps", "errors", "state")
+        table = folding_table("device", "sensor", "value", "rate", "gaps", "errors", "state")
         for device in status["devices"]:
             state = device["last_error"] or device["state"]
             rate = f"{sum(sensor['rate'] for sensor in device['sensors']):g}/s"
@@ -124,9 +122,8 @@ def _show_retention(console: Console, retention: dict[str, Any]) -> None:
 
 def hooks_table(hooks: list[dict[str, Any]]) -> Table:
     """What hooks do, as the status has it."""
-    from rich.table import Table
-
-    table = Table("hook", "calls", "state", "pending", "processed", "failed", "dead", "last error")
+    heads = ("hook", "calls", "state", "pending", "processed", "failed", "dead", "last error")
+    table = folding_table(*heads)
     for hook in hooks:
         pending = "?" if hook["pending"] is None else str(hook["pending"])
         counts = (pending, *(str(hook[key]) for key in ("processed", "failed", "dead")))
