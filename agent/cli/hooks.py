@@ -69,7 +69,7 @@ def retry(hook: str, ids: tuple[str, ...], where: Where, as_json: bool) -> None:
     A hook that waits, since what it calls is out of order, tries at once, too.
     """
     told = _ask("POST", hook, "retry", where, {"ids": ids} if ids else {"all": True})
-    _done(told, as_json, f"{told['retried']} documents are tried again")
+    _done(told, as_json, _told(told["retried"], ids, "tried again"))
 
 
 @hooks_command.command()
@@ -83,7 +83,7 @@ def drop(hook: str, ids: tuple[str, ...], everything: bool, where: Where, as_jso
     if bool(ids) == everything:
         raise click.UsageError("name the documents, or give --all")
     told = _ask("POST", hook, "drop", where, {"ids": ids} if ids else {"all": True})
-    _done(told, as_json, f"{told['dropped']} documents are forgotten")
+    _done(told, as_json, _told(told["dropped"], ids, "forgotten"))
 
 
 @hooks_command.command()
@@ -105,6 +105,12 @@ def _ask(
     if status >= 400:
         raise RemoteError(f"{running.url}: {one_line(told.get('reason'))}", status=status)
     return told
+
+
+def _told(number: int, named: tuple[str, ...], what: str) -> str:
+    text = f"1 document is {what}" if number == 1 else f"{number} documents are {what}"
+    missing = len(set(named)) - number
+    return f"{text}; {missing} of those named had not been given up" if missing > 0 else text
 
 
 def _done(told: dict[str, Any], as_json: bool, text: str) -> None:
