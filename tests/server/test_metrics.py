@@ -171,6 +171,24 @@ def test_the_dashboard_uses_metrics_that_exist() -> None:
     used = set(re.findall(r"\b(?:edge_agent|process)_[a-z0-9_]+", " ".join(expressions)))
     assert len(used) > 15
     assert used <= set(METRICS)
+    legends = [
+        target["legendFormat"]
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", ())
+    ]
+    labels = set(re.findall(r"{{(\w+)}}", " ".join(legends)))
+    labels |= set(re.findall(r"(\w+)=~?\"", " ".join(expressions)))
+    assert labels == {
+        "instance",
+        "remote",
+        "direction",
+        "device",
+        "sensor",
+        "policy",
+        "hook",
+        "level",
+    }
+    assert all("{{instance}}" in legend for legend in legends if legend)  # there may be several
     for expression in expressions:
         for counter in re.findall(r"\b(?:edge_agent|process)_[a-z0-9_]+_total\b", expression):
             assert re.search(rf"(rate|increase)\({counter}", expression), expression
