@@ -81,7 +81,7 @@ def test_a_phone_and_those_who_cannot_see_get_in(
     page.get_by_label("Password").fill(password_of("mia"))
     page.keyboard.press("Enter")
     expect(page.locator("pre.json")).to_be_visible()
-    for width in (1250, 1090, 780):
+    for width in (1250, 1090, 870, 850):
         page.set_viewport_size({"width": width, "height": 640})
         assert sideways(page) == []
     page.set_viewport_size(SMALL_PHONE)

@@ -17,7 +17,7 @@ from playwright.sync_api import Page, expect
 
 from tests.agents import gateway, gateway_config, table
 from tests.browser.conftest import PHONE, Opener
-from tests.browser.site import DEVICE, Site
+from tests.browser.site import DEVICE, Site, request
 from tests.rig.line import Line
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -81,6 +81,23 @@ def test_a_remote_that_is_not_reached_is_said_with_what_to_do(
         row = page.locator(".trouble").first
         expect(row).to_contain_text("cannot be reached")
         expect(row).to_contain_text("check that the server runs")
+
+
+def test_what_hooks_do_is_shown(opener: Opener, tmp_path: Path) -> None:
+    hooks = [
+        table("hook", name="mail", command=["/bin/false"], attempts=1),
+        table("hook", name="bus", url="http://127.0.0.1:9/", retry_cap=1),
+    ]
+    with gateway(gateway_config(tmp_path / "hooks.toml", *hooks)) as agent:
+        url = agent.wait_until_ready()
+        request("PUT", f"{url}/edge/order", {})
+        page = opener(url)
+        rows = page.get_by_role("region", name="Hooks").get_by_role("row")
+        expect(rows.nth(1)).to_have_text(re.compile(r"mail.*live.*0\s*0\s*1\s*1$"))
+        expect(rows.nth(2)).to_have_text(re.compile(r"bus.*waiting.*1\s*0\s*[1-9]\d*\s*0$"))
+        expect(rows.nth(3)).to_have_text(re.compile("cannot be reached.*(Next try|tried again)"))
+        page.set_viewport_size(PHONE)
+        assert sideways(page) == []
 
 
 @pytest.mark.parametrize("time", ["2031-07-01T12:00:00Z", "1970-01-02T00:00:00Z"])
