@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
+from agent.words import counted
+
 _LOW_DISK, _FULL_DISK = 500 * 2**20, 100 * 2**20
 _LOW_PART, _FULL_PART = 0.1, 0.02
 """Too little is less than both, the bytes and the part of the disk: small disks are nearly full
@@ -80,7 +82,7 @@ def _store(status: Status) -> Iterator[Finding]:
         file = damaged["file"]
         what = f"The database {damaged['database']} was damaged"
         if file == salvaged.get("aside"):
-            copied = _count(salvaged["documents"], "document")
+            copied = counted(salvaged["documents"], "document")
             what += f" on {salvaged['time']} ({salvaged['reason']}); {copied} could be copied"
         elif damaged["reason"]:
             what += f": {damaged['reason']}"
@@ -98,7 +100,7 @@ def _retention(status: Status) -> Iterator[Finding]:
         what = f"Retention: {_ended(retention['last_error'])}"
         yield Finding("warning", what, "Check the disk; it is tried again by itself.")
     if retention.get("dropped_at"):
-        what = f"{_count(retention['dropped'], 'reading')} had to be dropped unconfirmed, the last"
+        what = f"{counted(retention['dropped'], 'reading')} had to be dropped unconfirmed, the last"
         what += f" at {retention['dropped_at']}."
         yield Finding("warning", what, "See to the remotes, or raise max_size in [retention].")
 
@@ -118,7 +120,7 @@ def _devices(status: Status) -> Iterator[Finding]:
             lost = device["missing_since_start"]
             yield Finding(
                 "warning",
-                f"{_count(lost, 'reading')} of device {name} did not arrive since the start.",
+                f"{counted(lost, 'reading')} of device {name} did not arrive since the start.",
                 "Check the cable and the baud rate; edge-agent status counts damage on the line.",
             )
         settings = device.get("settings") or {}
@@ -152,7 +154,7 @@ def _remotes(status: Status) -> Iterator[Finding]:
 def _verified(name: str, verified: Status) -> Iterator[Finding]:
     if verified.get("different"):
         number = verified["different"]
-        differ = f"{_count(number, 'document')} differ{'s' if number == 1 else ''}"
+        differ = f"{counted(number, 'document')} differ{'s' if number == 1 else ''}"
         what = f"Remote {name}: {differ} from those there, as of {verified['time']}."
         do = "See `verified` in edge-agent status --json; edge-agent verify --repair mends it."
         yield Finding("error", what, do)
@@ -182,7 +184,7 @@ def _job(job: Status) -> Iterator[Finding]:
         )
     if job["failures"]:
         latest = job["failures"][-1]
-        kept = _count(len(job["failures"]), "document")
+        kept = counted(len(job["failures"]), "document")
         what = f"{kept} could not be carried, the latest {latest['id']} "
         what += f"({_ended(latest['reason'] or latest['error'])[:-1]})."
         do = (
@@ -215,7 +217,7 @@ def _hooks(status: Status) -> Iterator[Finding]:
     for hook in status.get("hooks", ()):
         name = hook["name"]
         if hook["dead"]:
-            what = f"Hook {name} has given up {_count(hook['dead'], 'document')}."
+            what = f"Hook {name} has given up {counted(hook['dead'], 'document')}."
             yield Finding(
                 "error", what, f"edge-agent hooks dead {name} lists them, retry tries again."
             )
@@ -235,13 +237,13 @@ def _conflicts(status: Status) -> Iterator[Finding]:
     conflicts = status.get("conflicts") or {}
     present = conflicts.get("present", (status.get("database") or {}).get("conflicts", 0))
     if present:
-        what = f"Conflicts: {_count(present, 'document')}; all sides are kept."
+        what = f"Conflicts: {counted(present, 'document')}; all sides are kept."
         of_hub = "" if "database" in status else " --database NAME"
         do = f"edge-agent conflicts list{of_hub} shows them, and resolve decides."
         yield Finding("warning", what, do, _page("conflicts"))
     for name, policy in conflicts.get("policies", {}).items():
         if policy.get("failed"):
-            what = f"The conflict policy {name} has failed {_count(policy['failed'], 'time')}."
+            what = f"The conflict policy {name} has failed {counted(policy['failed'], 'time')}."
             do = "edge-agent conflicts list says why; mend the policy."
             yield Finding("error", what, do, _page("conflicts"))
 
@@ -261,7 +263,7 @@ def _gateways(status: Status) -> Iterator[Finding]:
 def _restarts(status: Status) -> Iterator[Finding]:
     for name, count in status.get("restarts", {}).items():
         if count:
-            what = f"A part of the program, {name}, has failed {_count(count, 'time')}."
+            what = f"A part of the program, {name}, has failed {counted(count, 'time')}."
             yield Finding("warning", what, "The log says why; please report it.")
 
 
@@ -274,7 +276,3 @@ def _page(name: str, **shown: str) -> str:
 def _ended(text: str) -> str:
     """An error as a sentence."""
     return text if text.endswith((".", "?", "!")) else f"{text}."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -142,6 +142,9 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except (ValueError, RecursionError):  # which tomllib does not make its own
+        text = "a number has thousands of digits, or something is nested too deeply"
+        raise ConfigError(f"{path}: {text}; take it out") from None
 
 
 def _check_access(server: ServerConfig, users: list[UserConfig], path: Path) -> None:

@@ -14,6 +14,7 @@ from agent.documents.fields import Absent
 from agent.documents.merge import Path, same
 from agent.documents.policies import Decided, Decision, Failed
 from agent.peers.http_errors import one_line
+from agent.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,8 +37,8 @@ def show_list(total: int, shown: Sequence[Shown]) -> None:
         )
     if shown:
         out.print(table)
-    number = f"{len(shown)} of {total}" if len(shown) < total else f"{total}"
-    out.print(f"{number} conflict{'' if total == 1 else 's'}")
+    part = f"{len(shown)} of " if len(shown) < total else ""
+    out.print(f"{part}{counted(total, 'conflict')}")
 
 
 def show_conflict(shown: Shown) -> None:

@@ -11,9 +11,10 @@ import click
 from agent.cli.options import json_option, print_json
 from agent.cli.running import Where, fetch_status, request_json, running_options
 from agent.cli.showing import folding_table, plain_console
-from agent.cli.status import hooks_table
+from agent.cli.status import show_hooks
 from agent.errors import RemoteError
 from agent.peers.http_errors import one_line
+from agent.words import counted
 
 _ALL_ROWS = 1_000_000
 
@@ -33,7 +34,7 @@ def list_hooks(where: Where, as_json: bool) -> None:
     if as_json:
         print_json({"hooks": hooks})
     elif hooks:
-        plain_console().print(hooks_table(hooks))
+        show_hooks(plain_console(), hooks)
     else:
         click.echo("no hooks; a [[hook]] table in the configuration file makes one")
 
@@ -69,7 +70,7 @@ def retry(hook: str, ids: tuple[str, ...], where: Where, as_json: bool) -> None:
     A hook that waits, since what it calls is out of order, tries at once, too.
     """
     told = _ask("POST", hook, "retry", where, {"ids": ids} if ids else {"all": True})
-    _done(told, as_json, _told(told["retried"], ids, "tried again"))
+    _done(told, as_json, _told(told["retried"], ids, "to be tried again"))
 
 
 @hooks_command.command()
@@ -108,7 +109,7 @@ def _ask(
 
 
 def _told(number: int, named: tuple[str, ...], what: str) -> str:
-    text = f"1 document is {what}" if number == 1 else f"{number} documents are {what}"
+    text = f"{counted(number, 'document')} {what}"
     missing = len(set(named)) - number
     return f"{text}; {missing} of those named had not been given up" if missing > 0 else text
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+from agent.peers.http_errors import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +28,17 @@ def folding_table(*heads: str) -> Table:
     from rich.table import Column, Table
 
     return Table(*(Column(head, overflow="fold") for head in heads))
+
+
+def show_errors(console: Console, errors: Iterable[tuple[str, str | None]]) -> None:
+    """What last went wrong, by the name of what it happened to: below a table, since a column would
+    be too narrow for it. What several have in common is said once."""
+    names: dict[str, list[str]] = {}
+    for name, error in errors:
+        if error:
+            names.setdefault(one_line(error), []).append(one_line(name))
+    for error, who in names.items():
+        console.print(f"{', '.join(who)}: {error}", style="red")
 
 
 def sparkline(numbers: Sequence[float], *, lowest: float | None = None) -> str:

@@ -20,6 +20,7 @@ from agent.cli.sensors import Courses
 from agent.cli.showing import duration, plain_console, size, sparkline
 from agent.errors import ConfigError
 from agent.peers.http_errors import one_line
+from agent.words import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -199,7 +200,7 @@ def _head(status: Mapping[str, Any]) -> RenderableType:
         told.append(f"written {size(system['bytes_written'])}")
     database = status.get("database")
     if database:
-        told.append(f"{database['doc_count']:,} documents")
+        told.append(counted(database["doc_count"], "document"))
     text.append("  " + "  ".join(told))
     return text
 

@@ -151,7 +151,7 @@ async def test_a_hub_with_its_commands(receiver: Receiver, tmp_path: Path) -> No
         dropped = await command("hooks", "drop", "orders", "b", "B", *where)
         assert (dropped.status, dropped.stdout) == (
             0,
-            "1 document is forgotten; 1 of those named had not been given up\n",
+            "1 document forgotten; 1 of those named had not been given up\n",
         )
         receiver.answer = lambda _: 200
         retried = await command("hooks", "retry", "orders", "--json", *where)
