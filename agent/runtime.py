@@ -275,8 +275,10 @@ class Agent:
         await asyncio.gather(*(device.store_the_rest() for device in self._devices))
 
     async def check(self) -> None:
-        """Returns while what is accepted gets to the disk. Raises StoreDamagedError."""
+        """Returns while what is read or accepted gets to the disk. Raises StoreDamagedError."""
         await self.databases.check()
+        for device in self._devices:
+            await device.recorder.check()
 
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""

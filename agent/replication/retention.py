@@ -7,6 +7,7 @@ oldest on. When the budget is spent and nothing is confirmed, the configuration 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -14,7 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
+from math import inf
 from typing import Any, Literal, Protocol
+
+import msgspec
 
 from agent.errors import EdgeAgentError, TransientError
 from agent.replication.checkpoint import replication_id
@@ -44,6 +48,10 @@ _UNUSED = 0.02
 
 _LOOK = 10.0
 """Seconds between looks at the size; they cost a query of three numbers at most."""
+
+_GROWTH = 0.01
+"""Of the budget: after so much more it is looked at again at once, as a backlog or a pull may bring
+a budget's worth of documents between two looks."""
 
 _SHORTEST, _LONGEST = 1.0, 3600.0
 """Seconds between looks at what has become too old."""
@@ -206,7 +214,16 @@ class Retention:
                 if str(error) != self.last_error:
                     log.warning("retention: %s; it is tried again", error)
                 self.last_error = str(error)
-            await asyncio.sleep(min(_LOOK, self._interval))
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Until it is time to look, or the budget is nearly spent and more of it than before."""
+        most = self._options.max_size
+        enough = inf if most is None else max(_HIGH * most, self._space.data) + _GROWTH * most
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(_LOOK, self._interval)):
+                while self._store.data <= enough:
+                    await self._store.wait(self._store.update_seq)
 
     async def once(self) -> None:
         """Delete what has become too old, if it is time to look, and make room if there is need.
@@ -223,7 +240,7 @@ class Retention:
         """Sizes in bytes. `refusing` says why nothing is taken; `waits_for` who has not confirmed
         what would have to go; `dropped_at` is when something was dropped, since the start. Of
         readings that are gone `deleted` were confirmed by all and `dropped` were not, for as long
-        as the store lasts."""
+        as the store lasts; `others` are of sensors beyond those that are remembered singly."""
         return {
             "max_size": self._options.max_size,
             "used": self._space.used,
@@ -242,6 +259,7 @@ class Retention:
                 }
                 for name, record in self.retained.record.sensors.items()
             ],
+            "others": msgspec.structs.asdict(self.retained.record.others),
         }
 
     # --- age ---------------------------------------------------------------------------
