@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from agent.config import Config, HubConfig, RemoteConfig, ServerConfig, UserConfig, parse_listen
-from agent.config_conflicts import check_policy
+from agent.config_conflicts import check_order, check_policy
 from agent.config_explain import explain, hint
 from agent.config_hooks import check_hook
 from agent.config_lines import with_line
@@ -121,6 +121,8 @@ def _converted(raw: dict[str, Any], path: Path, kind: type[_FileT]) -> _FileT:
             check_hook(hook, of_hub=kind is HubConfig)
         for entry in config.conflict:
             check_policy(entry, of_hub=kind is HubConfig)
+        own = config.agent.database if isinstance(config, Config) else None
+        check_order(config.conflict, own)
     return config
 
 

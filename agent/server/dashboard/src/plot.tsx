@@ -26,7 +26,7 @@ const TIMES: (number | string | null)[][] = [
   [1, "{mm}:{ss}.{fff}", DATE, null, DATE, null, null, null, 1],
 ];
 const STRIP = 5; // pixels of the marks at the bottom
-const PHONE = 760;
+const PHONE = 860;
 
 interface Props {
   readonly points: Drawn;
