@@ -80,6 +80,15 @@ def test_a_sequence_is_not_used_twice(copy: sqlite3.Connection) -> None:
     assert copy.execute("SELECT value FROM meta WHERE key = 'seq_floor'").fetchone() == (500,)
 
 
+def test_how_many_documents_there_were_is_known_if_it_can_be_read(
+    copy: sqlite3.Connection,
+) -> None:
+    counts = [Row(None, ("doc_count", 7)), Row(None, ("doc_del_count", 2))]
+    assert recover([Row(1, SOUND), *counts], copy) == Recovered(1, 0, 9)
+    found = copy.execute("SELECT key, value FROM meta WHERE key LIKE 'doc_%' ORDER BY key")
+    assert found.fetchall() == [("doc_count", 1), ("doc_del_count", 0)]
+
+
 def test_a_side_whose_document_is_lost_is_a_document(copy: sqlite3.Connection) -> None:
     leaf, inner = ("a", 2, "y", 0, 1, '{"v":2}'), ("a", 1, "x", 0, 0, '{"v":1}')
     assert recover([Row(1, leaf), Row(2, inner)], copy) == Recovered(1, 0)

@@ -108,6 +108,7 @@ async def test_what_is_readable_is_copied_and_the_rest_comes_back(
     assert all(before[id] == found for id, found in after.items())
     report = told(path)
     assert (report.documents, report.reason) == (len(after), "database disk image is malformed")
+    assert report.before == len(before)
     assert pages_of(Path(report.aside)) == pages
     assert not marker(path).exists()
     # No checkpoint of the old store counts for this one.
@@ -351,6 +352,7 @@ async def test_of_a_file_that_is_gone_its_wal_is_read(databases: Databases, path
     assert all(before.get(id) == found for id, found in after.items())
     report = told(path)
     assert (report.reason, report.documents) == ("it is gone", len(after))
+    assert report.before == len(before)
     await databases.close()
 
 
