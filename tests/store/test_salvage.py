@@ -356,11 +356,8 @@ async def test_of_a_file_that_is_gone_its_wal_is_read(databases: Databases, path
     await databases.close()
 
 
-async def test_a_power_cut_that_left_nonsense_is_found_when_the_store_is_opened(
-    databases: Databases, path: Path
-) -> None:
-    await make(path, count=300)
-    # As it is after a power cut: not closed in order.
+def without_end(path: Path) -> None:
+    """As it is after a power cut: not closed in order."""
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("INSERT INTO local VALUES ('x', 1, '{}')")
@@ -369,12 +366,38 @@ async def test_a_power_cut_that_left_nonsense_is_found_when_the_store_is_opened(
         shutil.copy(path.with_name(path.name + "-wal"), path.with_name("copy-wal"))
     path.with_name("copy").replace(path)
     path.with_name("copy-wal").replace(path.with_name(path.name + "-wal"))
+
+
+async def test_a_power_cut_that_left_nonsense_is_found_when_the_store_is_opened(
+    databases: Databases, path: Path
+) -> None:
+    await make(path, count=300)
+    without_end(path)
     damage(path, [*range(8, 16)])
     with pytest.raises(StoreDamagedError):
         await Store.open(path)
     store = await databases.get("db")
     assert len(await contents(store)) > 100
     assert told(path).documents > 100
+    await databases.close()
+
+
+async def test_an_index_that_is_damaged_is_found_when_the_store_is_opened(
+    databases: Databases, path: Path
+) -> None:
+    """A document that its id does not lead to would be stored twice."""
+    before = await make(path, count=300)
+    without_end(path)
+    id = reading(42).id.encode()
+    with path.open("r+b") as file:
+        content = await asyncio.to_thread(file.read)
+        places = [at for at in range(len(content)) if content.startswith(id, at)]
+        [place] = [at for at in places if kind_of(path, at // PAGE) == 10]
+        file.seek(place)
+        file.write(b"x")
+    store = await databases.get("db")
+    assert await contents(store) == before
+    assert "index" in told(path).reason
     await databases.close()
 
 
