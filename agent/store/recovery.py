@@ -271,8 +271,10 @@ def _tree(tree: bytes | None, alone: Revision) -> RevTree | None:
         return RevTree.of(alone)
     try:
         known = RevTree.decode(tree)
-        for rev in known.leaves():
-            known.path(rev)
+        for rev in known.all_revs():  # so no way back from a leaf is a circle
+            parent = known.parent(rev)
+            if parent is not None and parent.generation != rev.generation - 1:
+                return None
     except (cbor2.CBORDecodeError, *_NONSENSE):
         return None
     return known

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import cbor2
 import pytest
 
 from agent.documents.revision import Revision
@@ -36,6 +37,13 @@ def test_each_bit_of_a_tree_may_be_wrong(copy: sqlite3.Connection) -> None:
         damaged[bit // 8] ^= 1 << bit % 8
         row = Row(bit + 2, (None, f"d{bit}", 3, "z", 0, 0, "{}", bytes(damaged)))
         recover([row], copy)
+
+
+@pytest.mark.timeout(10)
+def test_a_tree_that_goes_in_a_circle_comes_to_an_end(copy: sqlite3.Connection) -> None:
+    nodes = [(1, "x", 0, False), (2, "y", 1, False), (1, "x", 1, False), (3, "z", 2, False)]
+    row = Row(1, (None, "a", 3, "z", 0, 0, "{}", cbor2.dumps(nodes)))
+    assert recover([row], copy) == Recovered(0, 1)
 
 
 @pytest.mark.parametrize(
