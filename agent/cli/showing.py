@@ -10,6 +10,7 @@ from agent.peers.http_errors import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -20,6 +21,13 @@ def plain_console() -> Console:
     from rich.console import Console  # slow to import
 
     return Console(markup=False, emoji=False, highlight=False)
+
+
+def folding_table(*heads: str) -> Table:
+    """A table in which nothing is cut off: long words go on in the next line."""
+    from rich.table import Column, Table
+
+    return Table(*(Column(head, overflow="fold") for head in heads))
 
 
 def show_errors(console: Console, errors: Iterable[tuple[str, str | None]]) -> None:

@@ -11,12 +11,15 @@ from agent.cli.options import json_option, print_json
 from agent.cli.running import Where, fetch_status, running_options
 from agent.cli.showing import ago as _ago
 from agent.cli.showing import duration as _duration
-from agent.cli.showing import plain_console, show_errors, size
+from agent.cli.showing import folding_table, plain_console, show_errors, size
 from agent.peers.http_errors import one_line
 from agent.words import counted, differing
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_SENSORS = 20
+"""That are shown of those with dropped readings, the worst first."""
 
 
 @click.command()
@@ -36,8 +39,6 @@ def status_command(where: Where, as_json: bool) -> None:
 
 
 def _show(status: dict[str, Any]) -> None:
-    from rich.table import Table
-
     console = plain_console()
     console.print(status.get("name", "hub"), style="bold", end="  ")
     console.print(f"version {status['version']}, up {_duration(status['uptime'])}")
@@ -59,14 +60,14 @@ def _show(status: dict[str, Any]) -> None:
         state = mqtt["last_error"] or mqtt["state"]
         console.print(f"broker {mqtt['broker']}: {state}, {mqtt['calls']} calls answered")
     if status.get("gateways"):
-        table = Table("gateway", "status", "version", "since")
+        table = folding_table("gateway", "status", "version", "since")
         for gateway in status["gateways"]:
             version = gateway["version"] or "-"
             heard = _ago(gateway["since"])
             table.add_row(one_line(gateway["name"]), gateway["status"], one_line(version), heard)
         console.print(table)
     if status.get("remotes"):
-        table = Table("remote", "", "state", "pending", "confirmed", "lag")
+        table = folding_table("remote", "", "state", "pending", "confirmed", "lag")
         errors = []
         for remote in status["remotes"]:
             for direction in ("push", "pull"):
@@ -84,7 +85,7 @@ def _show(status: dict[str, Any]) -> None:
                 if lanes := _lanes(remote.get(direction)):
                     console.print(f"{remote['name']} {direction}: {lanes}")
     if status.get("telemetry"):
-        table = Table("telemetry", "broker", "state", "published", "skipped")
+        table = folding_table("telemetry", "broker", "state", "published", "skipped")
         for entry in status["telemetry"]:
             counts = (str(entry["published"]), str(entry["skipped"]))
             table.add_row(entry["name"], entry["broker"], entry["state"], *counts)
@@ -93,7 +94,7 @@ def _show(status: dict[str, Any]) -> None:
     if status.get("hooks"):
         show_hooks(console, status["hooks"])
     if status.get("devices"):
-        table = Table("device", "sensor", "value", "rate", "gaps", "errors", "state")
+        table = folding_table("device", "sensor", "value", "rate", "gaps", "errors", "state")
         for device in status["devices"]:
             rate = f"{sum(sensor['rate'] for sensor in device['sensors']):g}/s"
             counts = str(device["gaps"]), str(device["errors"])
@@ -111,13 +112,17 @@ def _show(status: dict[str, Any]) -> None:
 def _show_retention(console: Console, retention: dict[str, Any]) -> None:
     if retention["max_size"] is not None:
         console.print(f"retention: {size(retention['used'])} of {size(retention['max_size'])}")
-    for entry in retention["sensors"]:
+    worst = sorted(retention["sensors"], key=lambda entry: -entry["dropped"])[:_SENSORS]
+    others = retention["dropped"] - sum(entry["dropped"] for entry in worst)
+    for entry in worst:
         if entry["dropped"]:
             console.print(
                 f"{counted(entry['dropped'], 'reading')} dropped that not every remote had: "
                 f"{one_line(entry['device'])} {one_line(entry['sensor'])}",
                 style="yellow",
             )
+    if others:
+        console.print(f"{counted(others, 'reading')} of other sensors dropped, too", style="yellow")
     for said in (retention["refusing"], retention["last_error"]):
         if said:
             console.print(f"retention: {one_line(said)}", style="red")
@@ -125,9 +130,7 @@ def _show_retention(console: Console, retention: dict[str, Any]) -> None:
 
 def show_hooks(console: Console, hooks: list[dict[str, Any]]) -> None:
     """What hooks do, as the status has it."""
-    from rich.table import Table
-
-    table = Table("hook", "calls", "state", "pending", "processed", "failed", "dead")
+    table = folding_table("hook", "calls", "state", "pending", "processed", "failed", "dead")
     for hook in hooks:
         pending = "?" if hook["pending"] is None else str(hook["pending"])
         counts = (pending, *(str(hook[key]) for key in ("processed", "failed", "dead")))

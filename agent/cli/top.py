@@ -227,7 +227,8 @@ def _remotes(status: Mapping[str, Any]) -> list[list[Any]]:
             drain, lag, pending = job["drain_seconds"], job["lag"], job["pending"]
             known = pending and drain is not None
             cells = [
-                f"{remote['name']} {direction}",
+                remote["name"],
+                direction,
                 _styled(job["state"], _COLOURS.get(job["state"], "red")),
                 f"{job['rate']:,.1f}/s",
                 "? left" if pending is None else f"{pending:,} left",

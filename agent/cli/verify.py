@@ -88,14 +88,16 @@ async def _verify(
                 batch.clear()
         if repair:
             repaired += await verification.repair(batch)
+        refused = verification.refused
         result = {
-            "ok": count == 0 or repair,
+            "ok": not refused if repair else not count,
             "source": source_peer.label,
             "target": target_peer.label,
             "by": verification.by,
             "documents": verification.documents,
             "different": count,
             "repaired_revisions": repaired,
+            "refused": refused,
             "seconds": round(time.monotonic() - started, 3),
             "differences": [_shown(item) for item in found],
         }
@@ -103,13 +105,18 @@ async def _verify(
             print_json(result)
         else:
             _print(result, count - len(found), (source_peer, target_peer))
-        if count and not repair:
-            if not as_json:
-                where = counted(count, "document")
+        if not result["ok"]:
+            if as_json:
+                click.get_current_context().exit(1)
+            if repair:
+                refusals = counted(len(refused), "revision")
                 raise EdgeAgentError(
-                    f"the databases differ in {where}; --repair brings both sides together"
+                    f"{refusals} not taken, for the reasons above; mend them and repair again"
                 )
-            click.get_current_context().exit(1)
+            raise EdgeAgentError(
+                f"the databases differ in {counted(count, 'document')}; "
+                "--repair brings both sides together"
+            )
 
 
 def _shown(difference: Difference) -> dict[str, Any]:
@@ -127,6 +134,10 @@ def _print(result: dict[str, Any], more: int, peers: tuple[Peer, Peer]) -> None:
                 click.echo(f"{item['id']}: {peer.label} lacks {', '.join(revs)}")
     if more:
         click.echo(f"and {more} more; --json lists all of them")
+    for item in result["refused"][:_SHOWN]:
+        click.echo(f"{item.id} {item.rev}: {item.by} says {item.reason}")
+    if len(result["refused"]) > _SHOWN:
+        click.echo(f"and {len(result['refused']) - _SHOWN} more that were not taken")
     outcome, repaired = differing(result["different"]), result["repaired_revisions"]
     if repaired:
         outcome += f", {counted(repaired, 'revision')} copied"

@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.doctor.finding import Finding, Level
 from agent.peers.http_errors import one_line
-from agent.words import counted
+from agent.words import counted, differing
 
 
 def status(told: Mapping[str, Any]) -> Sequence[Finding]:
@@ -39,6 +39,19 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
             if job["failures"]:
                 text = f"refused there: {counted(len(job['failures']), 'document')}"
                 yield Finding("agent", subject, Level.WARNING, text, "edge-agent status --json")
+            if job.get("clone_seen"):
+                text = "another agent with this one's identity replicates there, a copy of the card"
+                yield Finding("agent", subject, Level.ERROR, text, "edge-agent status")
+        verified = remote.get("verified") or {}
+        if verified.get("different"):
+            text = f"of the documents here and there {differing(verified['different'])}"
+            mend = "edge-agent verify DATABASE REMOTE --repair"
+            subject = f"remote {remote['name']!r}"
+            yield Finding("agent", subject, Level.ERROR, text, mend)
+    refusing = (told.get("retention") or {}).get("refusing")
+    if refusing:
+        text = f"nothing is recorded: {one_line(refusing)}"
+        yield Finding("agent", "retention", Level.ERROR, text, "edge-agent status")
     for publisher in told.get("telemetry", ()):
         if publisher["last_error"]:
             subject, text = f"telemetry {publisher['name']!r}", one_line(publisher["last_error"])

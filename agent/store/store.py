@@ -43,6 +43,8 @@ class Store(StoreView):
         """Generations behind each winner whose bodies compaction leaves, for merges."""
         self.refusal: str | None = None
         """Why no document is taken at the moment, if none is."""
+        self.data = 0
+        """Bytes of the file's used pages after the latest commit, once there was one."""
         self._lock = lock
         self._writer: Writer
         self._compaction: asyncio.Task[None] | None = None
@@ -218,6 +220,7 @@ class Store(StoreView):
     def _on_commit(self, done: Transaction) -> None:
         self._shared.clear()
         self._latest = done.latest
+        self.data = done.data
         if done.indexes is not None:
             self._indexes = done.indexes
         self.conflicts_seen += done.changed_conflicts

@@ -27,6 +27,11 @@ from agent.store.record import Record
 from agent.store.schema import PURGE_SEQ, SEQ_FLOOR, SETTING
 from agent.store.stubs import Stubs
 
+_DATA = (
+    "SELECT (page_count - freelist_count) * page_size "
+    "FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
@@ -78,6 +83,8 @@ class Transaction:
         """After `finish` the Mango indexes, if they may have changed."""
         self.latest: Latest
         """After `finish` what has changed."""
+        self.data = 0
+        """After `finish` the bytes of the file's used pages."""
 
     def checkpoint(self) -> tuple[int, int, int]:
         """State to give to `restore` when an operation is rolled back to its savepoint."""
@@ -95,6 +102,7 @@ class Transaction:
             [(self._live, "doc_count"), (self._tombstones, "doc_del_count")],
         )
         self.latest = Latest.read(self._db, self._began_at, self.update_seq)
+        (self.data,) = self._db.execute(_DATA).fetchone()
 
     # --- documents ---------------------------------------------------------------------
 

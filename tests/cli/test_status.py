@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import pty
 import tty
@@ -15,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.cli.showing import plain_console, show_errors
+from agent.store.store import Store
 from tests import agents
 from tests.agents import edge_agent, when_true
 from tests.cli.helpers import request
@@ -294,6 +297,30 @@ def test_a_hub_has_a_status_too(hub_url: str) -> None:
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout.startswith("hub  version ")
     assert edge_agent("status", "--url", f"{hub_url}/", "--json").json()["uptime"] > 0
+
+
+def test_dropped_readings_of_many_sensors(tmp_path: Path) -> None:
+    """The worst are named, however many noise on a line has made."""
+    sensors = {f"dev:s{n}:": {"floor": f"dev:s{n}:x", "dropped": n} for n in range(100)}
+    record = {"sensors": sensors, "others": {"dropped": 50}}
+
+    async def remembered() -> None:
+        store = await Store.open(tmp_path / "gateway" / "edge.sqlite")
+        await store.put_local("retention", None, json.dumps(record))
+        await store.close()
+
+    (tmp_path / "gateway").mkdir()
+    asyncio.run(remembered())
+    config = agents.gateway_config(
+        tmp_path / "gateway.toml", '[retention]\nmax_size = "1 GB"\n', port=find_free_port()
+    )
+    with agents.gateway(config) as gateway:
+        gateway.wait_until_ready()
+        shown = edge_agent("status", "--config", config, environment=WIDE).stdout.splitlines()
+    told = [line for line in shown if "dropped" in line]
+    assert told[0] == "99 readings dropped that not every remote had: dev s99"
+    rest = sum(range(80)) + 50
+    assert told[20:] == [f"{rest:,} readings of other sensors dropped, too"]
 
 
 def test_what_several_have_in_common_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
