@@ -25,7 +25,7 @@ from agent.store.raw_file import RawFile
 from agent.store.recovery import recover
 
 if TYPE_CHECKING:
-    from agent.store.store import Store
+    from agent.store.view import StoreView
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def put_in_place(path: Path) -> bool:
     return done
 
 
-async def salvaged(store: Store) -> Salvage | None:
+async def salvaged(store: StoreView) -> Salvage | None:
     """What was done when the store was made of a damaged one, or None."""
     found = await store.get_local(SALVAGED)
     return None if found is None else msgspec.json.decode(found[1], type=Salvage)
