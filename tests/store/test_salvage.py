@@ -495,6 +495,21 @@ async def test_an_open_store_that_is_none_any_more_is_damaged(
     await databases.close()
 
 
+async def test_a_file_that_is_removed_while_it_is_open_is_damage(
+    databases: Databases, path: Path
+) -> None:
+    """What is written into it now is gone when it is closed. One that was deleted is none."""
+    deleted = await databases.create("deleted")
+    await databases.delete("deleted")
+    await deleted.check()
+    await databases.create("db")
+    await databases.check()
+    leave(path, None)
+    with pytest.raises(StoreDamagedError, match="it is gone"):
+        await databases.check()
+    await databases.close()
+
+
 async def test_damage_that_a_running_store_meets_is_for_the_next_start(
     databases: Databases, path: Path
 ) -> None:
