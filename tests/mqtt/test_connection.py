@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import ConnectError, EdgeAgentError
+from agent.errors import ConnectError, EdgeAgentError, RemoteError
 from agent.peers import mqtt_client
 from agent.peers.mqtt_client import Publication, Received
 from agent.peers.mqtt_connection import Connection
@@ -70,6 +70,26 @@ async def test_a_broker_that_says_why_it_hangs_up() -> None:
         await until(lambda: lost)
         assert "another client has connected as 'a/b'" in str(lost[0])
         assert "a name of its own" in str(connection.broken())
+        await connection.close()
+
+
+async def test_a_broker_without_shared_subscriptions() -> None:
+    """The bytes are those of MQTT 5, sections 3.2 and 3.9."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"\x20\x03\x00\x00\x00")  # CONNACK
+        subscribe = await reader.read(1000)
+        writer.write(b"\x90\x04" + subscribe[2:4] + b"\x00\x9e")  # SUBACK, refused
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        topics = ["$share/edge-sync/edge-sync/+/+/req"]
+        connection = Connection(url, None, client_id="a", subscriptions=topics, received=_ignore)
+        with pytest.raises(RemoteError, match="use a broker that has them"):
+            await connection.open()
         await connection.close()
 
 
