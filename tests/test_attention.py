@@ -55,6 +55,21 @@ def device(**members: Any) -> dict[str, Any]:
     return {"devices": [{**DEVICE, **members}]}
 
 
+def salvaged(*, before: int) -> dict[str, Any]:
+    return {
+        "damaged": [{"database": "edge", "file": "edge.damaged", "reason": None}],
+        "database": {
+            "salvaged": {
+                "time": "2026",
+                "reason": "malformed",
+                "documents": 5,
+                "before": before,
+                "aside": "edge.damaged",
+            }
+        },
+    }
+
+
 def disk(free: int, total: int) -> dict[str, Any]:
     return {"system": {"disk_free": free * MIB, "disk_total": total * MIB}}
 
@@ -62,6 +77,11 @@ def disk(free: int, total: int) -> dict[str, Any]:
 def verified(**members: Any) -> dict[str, Any]:
     last = {"time": "2026", "different": 0, "error": None, **members}
     return {"remotes": [{"name": "cloud", "push": JOB, "verified": last}]}
+
+
+def away(number: int) -> dict[str, Any]:
+    names = [f"g{each}" for each in range(1, number + 1)]
+    return {"gateways": [{"name": name, "status": "offline", "since": "2026"} for name in names]}
 
 
 ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
@@ -106,21 +126,8 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         ({"hooks": [{"name": "m", "dead": 0, "last_error": "no"}]}, "warning", "Hook m"),
         ({"telemetry": [{"name": "ha", "last_error": "no"}]}, "warning", "Telemetry ha"),
         ({"mqtt": {"broker": "mqtt://b", "last_error": "no"}}, "error", "mqtt://b"),
-        (
-            {
-                "damaged": [{"database": "edge", "file": "edge.damaged", "reason": None}],
-                "database": {
-                    "salvaged": {
-                        "time": "2026",
-                        "reason": "malformed",
-                        "documents": 5,
-                        "aside": "edge.damaged",
-                    }
-                },
-            },
-            "warning",
-            "The database edge was damaged on 2026 (malformed); 5 documents could",
-        ),
+        (salvaged(before=0), "warning", "damaged on 2026 (malformed); 5 documents could"),
+        (salvaged(before=6000), "warning", "(malformed); 5 of 6,000 documents could"),
         (
             {"damaged": [{"database": "a", "file": "a.damaged", "reason": "it is gone"}]},
             "warning",
@@ -128,16 +135,15 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         ),
         ({"conflicts": {"present": 1, "policies": {}}}, "warning", "1 document;"),
         ({"conflicts": {}, "database": {"conflicts": 2}}, "warning", "2 documents;"),
-        (
-            {"conflicts": {"present": 0, "policies": {"p": {"failed": 1}}}},
-            "error",
-            "policy p has failed 1 time",
-        ),
+        ({"conflicts": {"present": 0, "policies": {"p": {"failed": 1}}}}, None, ""),
         (
             {"gateways": [{"name": "g2", "status": "offline", "since": "2026"}]},
             "warning",
             "Gateway g2 is offline since 2026",
         ),
+        (away(2), "warning", "2 gateways are offline: g1 and g2."),
+        (away(3), "warning", "3 gateways are offline: g1, g2 and g3."),
+        (away(50), "warning", "50 gateways are offline: g1, g2, g3 and 47 more."),
     ],
 )
 def test_one_thing(status: dict[str, Any], level: str | None, words: str) -> None:
@@ -149,10 +155,34 @@ def test_one_thing(status: dict[str, Any], level: str | None, words: str) -> Non
         assert words in what
 
 
+def test_a_policy_that_has_failed_is_told_while_there_are_conflicts() -> None:
+    [error, warning] = told(conflicts={"present": 1, "policies": {"p": {"failed": 1}}})
+    assert error == ("error", "The conflict policy p has failed 1 time.")
+    assert warning[0] == "warning"
+
+
 def test_both_directions_of_a_remote_are_one_thing() -> None:
     failed = {**JOB, "state": "failed", "last_error": "is the password right?"}
     [(_, what)] = told(remotes=[{"name": "cloud", "push": failed, "pull": failed}])
     assert what == "Remote cloud, push and pull: nothing is replicated. is the password right?"
+
+
+@pytest.mark.parametrize(
+    ("status", "page"),
+    [
+        (job(state="failed", last_error="x"), None),
+        (job(failures=[{**LARGE, "id": "a/b c&d"}]), "documents?id=a%2Fb%20c%26d"),
+        (device(state="waiting"), None),
+        (device(settings={"refused": {"i": {"reason": "no"}}}), "sensors?device=greenhouse"),
+        (device(settings={"refused": {}, "last_error": "no"}), "sensors?device=greenhouse"),
+        (device(sensors=ALARM), "sensors?device=greenhouse&sensor=t"),
+        ({"conflicts": {"present": 1}}, "conflicts"),
+        ({"gateways": [{"name": "g", "status": "offline", "since": "2026"}]}, "gateways"),
+    ],
+)
+def test_where_one_can_act(status: dict[str, Any], page: str | None) -> None:
+    [found] = attention({**HEALTHY, **status})
+    assert found.get("page") == (page and f"/_utils/#/{page}")
 
 
 def test_errors_come_first() -> None:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agent.cli.conflict_client import Shown
-from agent.cli.showing import plain_console
+from agent.cli.showing import folding_table, plain_console
 from agent.documents.differences import changed_fields, dotted, fields_of, value_at
 from agent.documents.fields import Absent
 from agent.documents.merge import Path, same
-from agent.documents.policies import Decided, Decision, Failed
+from agent.documents.policies import Failed
 from agent.peers.http_errors import one_line
+from agent.replication.conflicts import Outcome
+from agent.store.resolutions import Resolution
+from agent.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,10 +26,8 @@ _STYLES = {"resolved": "green", "undecided": "yellow", "failed": "bold red", "wa
 
 def show_list(total: int, shown: Sequence[Shown]) -> None:
     """A line for each conflict."""
-    from rich.table import Table
-
     out = plain_console()
-    table = Table("document", "revisions", "policy", "state", "reason")
+    table = folding_table("document", "revisions", "policy", "state", "reason")
     for each in shown:
         row = each.row
         table.add_row(
@@ -38,13 +39,12 @@ def show_list(total: int, shown: Sequence[Shown]) -> None:
         )
     if shown:
         out.print(table)
-    number = f"{len(shown)} of {total}" if len(shown) < total else f"{total}"
-    out.print(f"{number} conflict{'' if total == 1 else 's'}")
+    part = f"{len(shown)} of " if len(shown) < total else ""
+    out.print(f"{part}{counted(total, 'conflict')}")
 
 
 def show_conflict(shown: Shown) -> None:
     """The fields of one conflict; those that the leaves disagree on are marked with a '!'."""
-    from rich.table import Table
     from rich.text import Text
 
     out = plain_console()
@@ -54,11 +54,11 @@ def show_conflict(shown: Shown) -> None:
     out.print(f"{row['policy'] or 'no policy'}, {row['state']}{reason}")
     base = conflict.base
     sides = [leaf.body for leaf in conflict.leaves]
-    table = Table("", "field")
-    table.add_column("base" if base is None else f"base\n{one_line(base.rev)}")
+    heads = ["base" if base is None else f"base\n{one_line(base.rev)}"]
     for place, leaf in enumerate(conflict.leaves):
         name = "winner" if place == 0 else f"other {place}"
-        table.add_column(f"{name}\n{one_line(leaf.rev)}")
+        heads.append(f"{name}\n{one_line(leaf.rev)}")
+    table = folding_table("", "field", *heads)
     for path in fields_of([*([] if base is None else [base.body]), *sides]):
         values = [value_at(side, path) for side in sides]
         before = Absent.NOT_FOUND if base is None else value_at(base.body, path)
@@ -84,27 +84,34 @@ def show_conflict(shown: Shown) -> None:
         out.print(f"{len(conflict.revs) - len(conflict.leaves)} more revisions are not shown")
 
 
-def show_decision(out: Console, shown: Shown, policy: str | None, decision: Decision) -> None:
+def show_decision(out: Console, shown: Shown, policy: str | None, decision: Outcome) -> None:
     """What a policy would do to one conflict: what differs from the winner."""
     state = state_of(decision)
     out.print(one_line(shown.conflict.id), style="bold", end="  ")
-    out.print(policy or "no policy", end=" ")
+    out.print("" if policy is None else f"{policy} ", end="")
     out.print(state, style=_STYLES[state], end="")
-    if not isinstance(decision, Decided):
+    if not isinstance(decision, Resolution):
         out.print(f": {one_line(decision.reason)}")
         return
-    winner = shown.conflict.leaves[0].body
-    changes = changed_fields(winner, decision.body)
+    winner, body = shown.conflict.leaves[0].body, body_after(shown, decision)
+    changes = changed_fields(winner, body)
     out.print(": as the winner is" if not changes else "")
     for path in changes:
-        old, new = value_at(winner, path), value_at(decision.body, path)
+        old, new = value_at(winner, path), value_at(body, path)
         out.print(f"  {field_name(path)}: {_text(old)}", style="red", end=" ")
         out.print(f"→ {_text(new)}", style="green")
 
 
-def state_of(decision: Decision) -> str:
+def body_after(shown: Shown, resolution: Resolution) -> dict[str, Any]:
+    """What a document in conflict would become."""
+    if resolution.body is None:
+        return dict(shown.conflict.leaves[0].body)
+    return msgspec.json.decode(resolution.body, type=dict[str, Any])
+
+
+def state_of(decision: Outcome) -> str:
     """ "resolved", "undecided" or "failed"."""
-    if isinstance(decision, Decided):
+    if isinstance(decision, Resolution):
         return "resolved"
     return "failed" if isinstance(decision, Failed) else "undecided"
 

@@ -146,7 +146,7 @@ class Job:
                 self._note("started")
                 self._before = self._reached()
                 try:
-                    await self._run_once()
+                    await self.replicator.run(self._connected, self._confirmed)
                 except BudgetSpentError as error:
                     self._running = False
                     self._note("stopped", str(error))
@@ -166,18 +166,6 @@ class Job:
             self._stopped = True
             self._note("stopped")
             self.retry_at = None
-
-    async def _run_once(self) -> None:
-        """In a task of its own: a task group that fails at the moment at which it is cancelled
-        forgets the latter (Python before 3.13), and then nothing would stop this job."""
-        running = asyncio.create_task(self.replicator.run(self._connected, self._confirmed))
-        try:
-            await asyncio.wait({running})
-        finally:
-            if not running.done():
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
-        await running
 
     def broke(self, error: Exception) -> None:
         """Note that `run`, or what goes with it, raised; the job counts as failed until it is run

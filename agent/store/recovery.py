@@ -32,22 +32,39 @@ _MOST_SEQ = 2**53
 """A larger sequence or key is damage."""
 
 _SHA256 = 32
+_NONSENSE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+    EdgeAgentError,
+)
+"""What it raises when sense is made of bytes that are readable and wrong."""
+
+_NUMBERS_KEPT = (SEQ_FLOOR, "doc_count", "doc_del_count")
 _LAST_BLOB = 2**63 // NUMBERS - 2
 _RESOLUTION_KEY = re.compile(rf"{re.escape(RESOLUTION)}\d{{16}}", re.ASCII)
 
-_json = msgspec.json.Decoder(dict[str, Any])
+_json = msgspec.json.Decoder(Any)
+_object = msgspec.json.Decoder(dict[str, Any])
 
 
 class Recovered(NamedTuple):
-    """`documents` are in the copy; `refused` could be read but are wrong or incomplete."""
+    """`documents` are in the copy; `refused` could be read but are wrong or incomplete. `before` is
+    how many there were, 0 if that cannot be read either."""
 
     documents: int
     refused: int
+    before: int = 0
 
 
 def recover(found: Iterable[Row], copy: sqlite3.Connection) -> Recovered:
     """`copy` is a new store. What SQLite raises, such as for a full disk, comes out."""
     refused = _insert(found, copy)
+    (before,) = copy.execute(
+        "SELECT sum(value) FROM meta WHERE key IN ('doc_count', 'doc_del_count')"
+    ).fetchone()
     copy.execute("BEGIN IMMEDIATE")
     _drop_damaged_contents(copy)
     copy.execute("COMMIT")
@@ -68,7 +85,7 @@ def recover(found: Iterable[Row], copy: sqlite3.Connection) -> Recovered:
         [(SEQ_FLOOR, newest), ("doc_count", live), ("doc_del_count", dead)],
     )
     copy.execute("COMMIT")
-    return Recovered(live + dead, refused)
+    return Recovered(live + dead, refused, before)
 
 
 # --- rows ----------------------------------------------------------------------------------
@@ -96,7 +113,7 @@ def _insert_keyed(values: tuple[Value, ...], copy: sqlite3.Connection) -> None:
             key.startswith(SETTING) or _RESOLUTION_KEY.fullmatch(key)
         ) and _is_json(value):
             copy.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
-        case (str(key), int(value)) if key == SEQ_FLOOR and 0 < value < _MOST_SEQ:
+        case (str(key), int(value)) if key in _NUMBERS_KEPT and 0 <= value < _MOST_SEQ:
             copy.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
         case (str(id), int(), str(body)) if id and _is_object(body):
             copy.execute(
@@ -116,11 +133,13 @@ def _insert_numbered(rowid: int, values: tuple[Value, ...], copy: sqlite3.Connec
             whole = _is_revision(id, gen, digest, body) and _is_tree(tree, attached)
             if not whole or not isinstance(conflicts, int):
                 return True
-            # A page that was in use once may have an older state of the document.
+            # A page that was in use once may have an older state of the document. Of two documents
+            # with one sequence one has a damaged one.
             copy.execute(
                 "INSERT OR REPLACE INTO docs "
                 "(seq, id, gen, hash, deleted, conflicts, body, tree, attachments) "
-                "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 "
+                "SELECT CASE WHEN EXISTS (SELECT 1 FROM docs WHERE seq = ?1 AND id <> ?2) "
+                "THEN (SELECT max(seq) + 1 FROM docs) ELSE ?1 END, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 "
                 "WHERE NOT EXISTS (SELECT 1 FROM docs WHERE id = ?2 AND seq > ?1)",
                 (rowid, id, gen, digest, bool(deleted), conflicts, body, tree, attached),
             )
@@ -163,17 +182,17 @@ def _is_tree(tree: Value, attachments: Value) -> bool:
 
 
 def _is_object(text: str) -> bool:
-    try:
-        _json.decode(text)
-    except msgspec.DecodeError:
-        return False
-    return True
+    return _decodes(_object, text)
 
 
 def _is_json(text: str) -> bool:
+    return _decodes(_json, text)
+
+
+def _decodes(decoder: msgspec.json.Decoder[Any], text: str) -> bool:
     try:
-        msgspec.json.decode(text)
-    except msgspec.DecodeError:
+        decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError):  # deeper than whatever was written
         return False
     return True
 
@@ -252,17 +271,8 @@ def _tree(tree: bytes | None, alone: Revision) -> RevTree | None:
         return RevTree.of(alone)
     try:
         known = RevTree.decode(tree)
-        for rev in known.leaves():
-            known.path(rev)
-    except (
-        cbor2.CBORDecodeError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-        EdgeAgentError,
-    ):
+        known.leaves()  # compares what has to be comparable
+    except (cbor2.CBORDecodeError, *_NONSENSE):
         return None
     return known
 
@@ -351,7 +361,7 @@ def _has_contents(attachments: str | None, copy: sqlite3.Connection) -> bool:
             for attachment in attachments_from_store(attachments)
             if isinstance(attachment.content, Stored)
         ]
-    except (ValueError, TypeError, LookupError, AttributeError, EdgeAgentError):
+    except _NONSENSE:
         return False
     return all(
         copy.execute("SELECT 1 FROM blobs WHERE sha256 = ?", (blob,)).fetchone() for blob in blobs

@@ -14,12 +14,12 @@ from agent.documents.attachment import Content, Uploaded
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.errors import EdgeAgentError, StoreDamagedError, StoreError, StoreWriteError
-from agent.store.blobs import Upload
 from agent.store.compaction import compact, give_back
 from agent.store.connection import StoreLock, open_writer
-from agent.store.opening import damage_found, exists, open_checked, open_or_salvage
+from agent.store.opening import damage_met, exists, open_checked, open_or_salvage
 from agent.store.reader import Reader
 from agent.store.transaction import Edit, Transaction
+from agent.store.upload import Upload
 from agent.store.view import StoreView
 from agent.store.writer import Writer
 
@@ -43,9 +43,12 @@ class Store(StoreView):
         """Generations behind each winner whose bodies compaction leaves, for merges."""
         self.refusal: str | None = None
         """Why no document is taken at the moment, if none is."""
+        self.data = 0
+        """Bytes of the file's used pages after the latest commit, once there was one."""
         self._lock = lock
         self._writer: Writer
         self._compaction: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
@@ -97,10 +100,16 @@ class Store(StoreView):
         return store
 
     async def close(self) -> None:
-        """Finish the writes that were accepted and release the file."""
-        if self._closed:
-            return
-        self._closed = True
+        """Finish the writes that were accepted and release the file.
+
+        It is done to its end though who waits for it is cancelled.
+        """
+        if self._closing is None:
+            self._closed = True
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         if self._compaction is not None:
             self._compaction.cancel()
             await asyncio.wait([self._compaction])
@@ -186,10 +195,10 @@ class Store(StoreView):
     async def check(self) -> None:
         """Returns while the writer gets on; nothing is written to the disk.
 
-        Raises StoreDamagedError once the file was found to be damaged.
+        Raises StoreDamagedError once the file was found to be damaged, or is gone.
         """
-        reason = await asyncio.to_thread(damage_found, self.path)
-        if reason is not None:
+        reason = await asyncio.to_thread(damage_met, self.path)
+        if reason is not None and not self._closed:  # it may just have been deleted
             raise StoreDamagedError(str(self.path), reason)
         await self._writer.check()
 
@@ -211,6 +220,7 @@ class Store(StoreView):
     def _on_commit(self, done: Transaction) -> None:
         self._shared.clear()
         self._latest = done.latest
+        self.data = done.data
         if done.indexes is not None:
             self._indexes = done.indexes
         self.conflicts_seen += done.changed_conflicts

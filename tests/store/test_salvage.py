@@ -7,11 +7,11 @@ import os
 import random
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from agent.errors import StoreDamagedError, StoreError, StoreExistsError
@@ -20,75 +20,23 @@ from agent.replication.replicator import Replicator
 from agent.store import salvage
 from agent.store.connection import marker
 from agent.store.databases import Databases
-from agent.store.info import read_info
-from agent.store.reader import Reader
-from agent.store.salvage import SALVAGED, Salvage, copies_of
+from agent.store.salvage import SALVAGED, copies_of
 from agent.store.store import Store
 from tests.mqtt.site import contents
-from tests.store.fixtures.make import fill
+from tests.store.damaged import (
+    COUNT,
+    PAGE,
+    damage,
+    kind_of,
+    leave,
+    make,
+    misplace,
+    pages_of,
+    rows_of,
+    strew,
+    told,
+)
 from tests.store.helpers import get, put, reading, revision, rows
-
-PAGE = 4096
-COUNT = 4000
-
-
-async def make(path: Path, *, count: int = COUNT) -> dict[str, object]:
-    """A store with readings, histories and conflicts; returns what is in it."""
-    path.parent.mkdir(exist_ok=True)
-    store = await Store.open(path)
-    await fill(store)
-    await store.graft([reading(number, value=number) for number in range(count)])
-    await store.put_local("state", None, '{"kept":true}')
-    found = await contents(store)
-    await store.close()
-    return found
-
-
-def damage(path: Path, pages: list[int]) -> None:
-    with path.open("r+b") as file:
-        for page in pages:
-            file.seek(page * PAGE)
-            file.write(random.Random(page).randbytes(PAGE))
-
-
-def strew(path: Path, chance: random.Random, count: int) -> None:
-    """Single bytes that are wrong."""
-    with path.open("r+b") as file:
-        for _ in range(count):
-            file.seek(chance.randrange(path.stat().st_size))
-            file.write(chance.randbytes(1))
-
-
-def kind_of(path: Path, page: int) -> int:
-    """The first byte of a page, counted from 0."""
-    with path.open("rb") as file:
-        file.seek(page * PAGE)
-        return file.read(1)[0]
-
-
-def leave(path: Path, content: bytes | None) -> None:
-    path.unlink(missing_ok=True)
-    if content is not None:
-        path.write_bytes(content)
-
-
-def pages_of(path: Path) -> int:
-    return path.stat().st_size // PAGE
-
-
-def told(path: Path) -> Salvage:
-    ((body,),) = rows_of(path, f"SELECT body FROM local WHERE id = '{SALVAGED}'")
-    return msgspec.json.decode(body, type=Salvage)
-
-
-def rows_of(path: Path, sql: str) -> list[tuple[object, ...]]:
-    with closing(sqlite3.connect(path)) as db:
-        return db.execute(sql).fetchall()
-
-
-@pytest.fixture
-async def databases(tmp_path: Path) -> Databases:
-    return Databases(tmp_path)
 
 
 async def test_what_is_readable_is_copied_and_the_rest_comes_back(
@@ -107,6 +55,7 @@ async def test_what_is_readable_is_copied_and_the_rest_comes_back(
     assert all(before[id] == found for id, found in after.items())
     report = told(path)
     assert (report.documents, report.reason) == (len(after), "database disk image is malformed")
+    assert report.before == len(before)
     assert pages_of(Path(report.aside)) == pages
     assert not marker(path).exists()
     # No checkpoint of the old store counts for this one.
@@ -183,23 +132,26 @@ async def test_local_documents_and_settings_are_kept(databases: Databases, path:
     await databases.close()
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("seed", range(18))
 async def test_whatever_is_damaged_the_store_opens_with_nothing_wrong(
     databases: Databases, path: Path, seed: int
 ) -> None:
     before = await make(path, count=1500)
     chance = random.Random(seed)
     pages = pages_of(path)
-    if seed % 2:
-        damage(path, chance.sample(range(pages), chance.choice([1, 1, 3, 10, 40])))
-    else:
-        strew(path, chance, chance.choice([1, 10, 100, 1000]))
+    match seed % 3:
+        case 0:
+            damage(path, chance.sample(range(pages), chance.choice([1, 1, 3, 10, 40])))
+        case 1:
+            strew(path, chance, chance.choice([1, 10, 100, 1000]))
+        case 2:
+            misplace(path, chance, chance.choice([1, 10, 100]), chance.choice([512, PAGE]))
     marker(path).write_text("malformed")
     store = await databases.get("db")
     after = await contents(store)
     await put(store, "new", None, n=1)
     assert rows(path, "PRAGMA integrity_check") == ["ok"]
-    if not seed % 2:
+    if seed % 3:
         return  # a byte of a text may be another one, and nothing tells
     assert after.keys() <= before.keys()
     for id, (rev, *_) in after.items():  # type: ignore[misc]
@@ -290,142 +242,68 @@ async def test_what_was_deleted_does_not_come_back(databases: Databases, path: P
     await databases.close()
 
 
-@pytest.mark.parametrize("renames", range(3))
+@pytest.mark.parametrize("steps", range(5))
 async def test_an_exchange_that_was_cut_off_is_brought_to_its_end(
-    path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+    path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    """With each rename something may end the agent, and the copy is not lost."""
+    """With each name that changes something may end the agent; the copy is neither lost nor taken
+    for a damaged store."""
     before = await make(path, count=50)
     killed = path.with_name(path.name + "-wal")
     killed.write_bytes(b"no WAL")
     marker(path).write_text("malformed")
-    rename = Path.rename
     done = 0
 
-    def cut_off(file: Path, target: Path) -> Path:
-        nonlocal done
-        if done == renames:
-            raise KeyboardInterrupt
-        done += 1
-        return rename(file, target)
+    def cut_off(change: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(file: Path, *arguments: Any, **options: Any) -> Any:
+            nonlocal done
+            if arguments or file == marker(path):  # before that, there is nothing to remove
+                if done == steps:
+                    raise KeyboardInterrupt
+                done += 1
+            return change(file, *arguments, **options)
+
+        return counted
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", cut_off)
+        for change in ("rename", "unlink", "hardlink_to"):
+            patch.setattr(Path, change, cut_off(getattr(Path, change)))
         with pytest.raises(KeyboardInterrupt):
             await asyncio.to_thread(salvage.set_aside, path, "malformed")
+    with pytest.raises(StoreDamagedError):  # to nobody who would not bring it to its end
+        await Store.open(path)
     databases = Databases(path.parent)
     store = await databases.get("db")
     assert await contents(store) == before
     report = told(path)
     assert report.documents == len(before)
-    assert await asyncio.to_thread(Path(report.aside).exists)
-    assert await asyncio.to_thread(Path(report.aside + "-wal").read_bytes) == b"no WAL"
+    aside = Path(report.aside)
+    left = await asyncio.to_thread(salvage.files_aside, path.parent, path.name)
+    assert left == [aside]
+    assert await asyncio.to_thread(Path(f"{aside}-wal").read_bytes) == b"no WAL"
     await databases.close()
 
 
-async def test_a_power_cut_that_left_nonsense_is_found_when_the_store_is_opened(
-    databases: Databases, path: Path
-) -> None:
+async def test_of_a_file_that_is_gone_its_wal_is_read(databases: Databases, path: Path) -> None:
+    """As a check of the file system may leave it."""
     await make(path, count=300)
-    # As it is after a power cut: not closed in order.
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("INSERT INTO local VALUES ('x', 1, '{}')")
-        db.commit()
-        shutil.copy(path, path.with_name("copy"))
-        shutil.copy(path.with_name(path.name + "-wal"), path.with_name("copy-wal"))
-    path.with_name("copy").replace(path)
-    path.with_name("copy-wal").replace(path.with_name(path.name + "-wal"))
-    damage(path, [*range(8, 16)])
-    with pytest.raises(StoreDamagedError):
-        await Store.open(path)
     store = await databases.get("db")
-    assert len(await contents(store)) > 100
-    assert told(path).documents > 100
+    await store.write(lambda transaction: transaction.retire(range(100, 200)))
+    await store.graft([reading(number) for number in range(1000, 1100)])
+    before = await contents(store)
+    wal = path.with_name(path.name + "-wal")
+    left = await asyncio.to_thread(wal.read_bytes)
     await databases.close()
-
-
-@pytest.mark.parametrize("left", [None, b"", b"\0" * 50_000])
-async def test_a_file_that_is_gone_or_emptied_is_never_replaced_silently(
-    databases: Databases, path: Path, left: bytes | None
-) -> None:
-    await make(path, count=10)
-    leave(path, left)
-    with pytest.raises(StoreError):
-        await Store.open(path)
-    store = await databases.ensure("db")
-    assert (await store.info()).doc_count == 0
+    leave(path, None)
+    leave(wal, left)
+    databases = Databases(path.parent)
+    after = await contents(await databases.ensure("db"))
+    assert {reading(number).id for number in range(1000, 1100)} <= after.keys()
+    assert all(before.get(id) == found for id, found in after.items())
     report = told(path)
-    # Until somebody removes that file, the status tells.
-    [damaged] = await databases.damaged()
-    assert (damaged["database"], damaged["file"]) == ("db", report.aside)
-    reason = report.reason
-    assert reason in ("it is gone", "it is empty, and was not", "it is no SQLite file any more")
+    assert (report.reason, report.documents) == ("it is gone", len(after))
+    assert report.before == len(before)
     await databases.close()
-
-
-@pytest.mark.parametrize("place", [16, 18, 20, 45, 59, 60, 68])
-async def test_a_head_that_makes_no_sense_is_damage(
-    databases: Databases, path: Path, place: int
-) -> None:
-    """Not another program's file, nor a newer version's, which would be refused for ever."""
-    before = await make(path, count=100)
-    with path.open("r+b") as file:
-        file.seek(place)
-        file.write(b"\x77\x77")
-    assert await contents(await databases.get("db")) == before
-    await databases.close()
-
-
-async def test_texts_that_are_none_are_damage(databases: Databases, path: Path) -> None:
-    await make(path, count=100)
-    whole = await asyncio.to_thread(path.read_bytes)
-    damaged = whole.replace(b"dev:temp:000000", b"dev:temp:0\xff000\xff", 1)
-    await asyncio.to_thread(path.write_bytes, damaged)
-    store = await databases.get("db")
-    with pytest.raises(StoreDamagedError):
-        await contents(store)
-    with pytest.raises(StoreDamagedError):
-        await store.check()
-    await databases.close()
-    store = await Databases(path.parent).get("db")
-    assert len(await contents(store)) > 100
-    await store.close()
-
-
-async def test_an_open_store_that_is_none_any_more_is_damaged(
-    databases: Databases, path: Path
-) -> None:
-    await make(path, count=10)
-    store = await databases.get("db")
-    await store._writer.shrink()  # or else the WAL has the head, too
-    damage(path, [0])
-    reader = Reader(path)
-    with pytest.raises(StoreDamagedError):
-        await asyncio.to_thread(reader.query, read_info)
-    reader.close()
-    with pytest.raises(StoreDamagedError):
-        await store.check()
-    await databases.close()
-
-
-async def test_damage_that_a_running_store_meets_is_for_the_next_start(
-    databases: Databases, path: Path
-) -> None:
-    await make(path)
-    store = await databases.get("db")
-    await store.check()
-    damage(path, list(range(5, pages_of(path) - 20)))
-    with pytest.raises(StoreDamagedError):
-        await store.changes(0, limit=COUNT)
-    with pytest.raises(StoreDamagedError):
-        await store.check()
-    await databases.close()
-    again = Databases(path.parent)
-    store = await again.get("db")
-    await store.check()
-    await put(store, "new", None, n=1)
-    await again.close()
 
 
 async def test_without_room_for_the_copy_nothing_is_touched(
@@ -442,13 +320,6 @@ async def test_without_room_for_the_copy_nothing_is_touched(
     monkeypatch.undo()
     assert (await (await databases.get("db")).info()).doc_count > 10
     await databases.close()
-
-
-async def test_another_programs_file_is_left_alone(databases: Databases, path: Path) -> None:
-    leave(path, b"not ours" * 1000)
-    with pytest.raises(StoreError, match="not a store"):
-        await databases.get("db")
-    assert await asyncio.to_thread(path.read_bytes) == b"not ours" * 1000
 
 
 async def test_a_conflict_of_which_one_side_is_lost(databases: Databases, path: Path) -> None:
@@ -492,35 +363,6 @@ async def test_a_disk_that_fills_while_the_copy_is_made_is_explained(
     await databases.close()
 
 
-async def test_a_wal_that_is_gone_is_told(tmp_path: Path) -> None:
-    """What is in the file is whole; what was written last is lost, and nothing else would tell."""
-    path = tmp_path / "db.sqlite"
-    databases = Databases(tmp_path)
-    await put(await databases.create("db"), "in the file")
-    await databases.close()
-    databases = Databases(tmp_path)
-    await put(await databases.get("db"), "in the WAL only")
-    killed = tmp_path / "killed"
-    killed.mkdir()
-    for suffix in ("", ".lock"):
-        shutil.copy(path.with_name(path.name + suffix), killed)
-    await databases.close()
-    for opening, notes in enumerate([1, 1, 1]):
-        databases = Databases(killed)
-        store = await databases.get("db")
-        assert await store.get("in the WAL only") is None
-        await put(store, f"new {opening}")
-        damaged = await databases.damaged()
-        assert len(damaged) == notes
-        assert "its WAL is gone" in str(damaged[0]["reason"])
-        await databases.close()
-    # Closed in order, none is missed, even if the file is opened by others meanwhile.
-    databases = Databases(tmp_path)
-    assert await (await databases.get("db")).get("in the WAL only") is not None
-    assert await databases.damaged() == []
-    await databases.close()
-
-
 async def test_a_copy_takes_the_room_of_one_and_what_a_killed_one_left_goes(
     databases: Databases, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -555,7 +397,8 @@ async def test_a_card_that_fails_again_and_again_does_not_fill_up_with_damaged_f
 
     for day in range(1, 7):
         for suffix in ("", "-wal"):
-            path.with_name(f"{path.name}.damaged-2026010{day}T000000Z{suffix}").write_bytes(b"")
+            file = path.with_name(f"{path.name}.damaged-2026010{day}T000000Z{suffix}")
+            file.write_bytes(bytes(PAGE))
     marker(path).write_text("malformed")
     await (await Store.open(path, salvage=True)).close()
     kept = aside()
@@ -575,3 +418,22 @@ async def test_a_card_that_fails_again_and_again_does_not_fill_up_with_damaged_f
     marker(path).write_text("malformed")
     await (await Store.open(path, salvage=True)).close()  # the room of the older ones is needed
     assert aside()[0] == kept[-1]
+
+
+async def test_a_few_notes_are_kept_beside_the_damaged_files(path: Path) -> None:
+    """They take no room, so none has to give way to another kind."""
+    names = [f"{path.name}.damaged-2026010{day}T000000Z" for day in range(1, 7)]
+    for name, content in zip(names, [bytes(PAGE)] * 2 + [b"note"] * 4, strict=True):
+        path.with_name(name).write_bytes(content)
+    await make(path, count=10)
+    marker(path).write_text("malformed")
+    await (await Store.open(path, salvage=True)).close()
+
+    def aside() -> list[str]:
+        return [file.name for file in salvage.files_aside(path.parent, path.name)]
+
+    kept = await asyncio.to_thread(aside)
+    assert kept[:-1] == names
+    await asyncio.to_thread(salvage.note_damage, path, "its WAL is gone")
+    now = await asyncio.to_thread(aside)
+    assert now[:-1] == [*names[:2], *names[4:], kept[-1]]

@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, explained } from "./api";
-import { useNow } from "./hooks";
+import { useNow, useShared } from "./hooks";
 import { shown } from "./json";
 import { ago, at } from "./text";
 
@@ -36,12 +36,24 @@ export function Empty({ title, children }: { title: string; children?: Component
   );
 }
 
+export function NoDatabase() {
+  return useShared().dbs === null ? (
+    <Empty title="Which database?">
+      Write its name at the top. Only administrators are told which ones there are.
+    </Empty>
+  ) : (
+    <Empty title="There is no database yet">
+      One is made when a gateway replicates to this server for the first time.
+    </Empty>
+  );
+}
+
 /** What went wrong; `missing` is said where the server does not know the path at all. */
 export function Failure({ error, missing }: { error: unknown; missing?: string }) {
   const gone = error instanceof ApiError && error.status === 404 && missing !== undefined;
   return (
     <div class={`notice ${gone ? "quiet" : "error"}`} role="alert">
-      {gone ? missing : explained(error)}
+      {gone ? missing : shown(explained(error))}
     </div>
   );
 }
