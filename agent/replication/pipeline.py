@@ -24,6 +24,7 @@ from agent.replication.arrivals import Arrivals
 from agent.replication.lanes import Lane
 from agent.replication.progress import Progress
 from agent.replication.room import Room
+from agent.tasks import together
 
 log = logging.getLogger(__name__)
 
@@ -113,14 +114,11 @@ class Pipeline:
         wanted: asyncio.Queue[tuple[Step, _Wanted] | None] = asyncio.Queue(1)
         pieces: asyncio.Queue[_Piece | None] = asyncio.Queue(1)
         try:
-            async with asyncio.TaskGroup() as stages:
+            async with together() as stages:
                 stages.create_task(self._read_changes(since, feed, steps))
                 stages.create_task(self._find_missing(steps, wanted))
                 stages.create_task(self._fetch(wanted, pieces, stages))
                 stages.create_task(self._store(pieces))
-        except ExceptionGroup as group:
-            # One stage failed and took the others along; its error is the one to report.
-            raise group.exceptions[0] from None
         finally:
             for _ in range(self._entered):
                 self._room.leave(self._lane)

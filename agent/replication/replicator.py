@@ -35,6 +35,7 @@ from agent.replication.pipeline import Pipeline, Step
 from agent.replication.progress import Progress
 from agent.replication.room import Room
 from agent.replication.selection import EVERYTHING, Selection
+from agent.tasks import together
 
 log = logging.getLogger(__name__)
 
@@ -239,22 +240,18 @@ class Replicator:
     async def _transfer(self, start: Seq) -> None:
         reached = self._reached
         gaps = [] if reached is None else reached.gaps(start)
-        try:
-            async with asyncio.TaskGroup() as lanes:
-                others = [lanes.create_task(self._watch())] if self.continuous else []
-                if reached is not None and (gaps or self.budget is not None):
-                    self._room.divide()
-                    feed = self._urgent_feed(reached)
-                    urgent = lanes.create_task(self._pipeline(Lane.URGENT).run(reached.seq, feed))
-                    filling = lanes.create_task(self._fill(gaps))
-                    filling.add_done_callback(lambda _: self._filled(urgent))
-                    others += [urgent, filling]
-                feed = self._feed(start, follow=self.continuous)
-                news = lanes.create_task(self._pipeline(Lane.NEWS).run(start, feed))
-                news.add_done_callback(lambda _: [task.cancel() for task in others])
-        except ExceptionGroup as group:
-            # One lane failed and took the others along; its error is the one to report.
-            raise group.exceptions[0] from None
+        async with together() as lanes:
+            others = [lanes.create_task(self._watch())] if self.continuous else []
+            if reached is not None and (gaps or self.budget is not None):
+                self._room.divide()
+                feed = self._urgent_feed(reached)
+                urgent = lanes.create_task(self._pipeline(Lane.URGENT).run(reached.seq, feed))
+                filling = lanes.create_task(self._fill(gaps))
+                filling.add_done_callback(lambda _: self._filled(urgent))
+                others += [urgent, filling]
+            feed = self._feed(start, follow=self.continuous)
+            news = lanes.create_task(self._pipeline(Lane.NEWS).run(start, feed))
+            news.add_done_callback(lambda _: [task.cancel() for task in others])
 
     def _filled(self, urgent: asyncio.Task[None]) -> None:
         """There is no backlog any more, so nothing goes before the news."""
