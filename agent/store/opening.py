@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from agent.errors import StoreDamagedError, StoreError
-from agent.store.connection import StoreLock, failing, look_at, marker, open_writer
+from agent.store.connection import StoreLock, failing, is_gone, look_at, marker, open_writer
 from agent.store.raw_file import RawFile
 from agent.store.raw_pages import is_sound, numbers
 from agent.store.salvage import (
@@ -46,15 +46,8 @@ def damage_found(path: Path) -> str | None:
 
 
 def damage_met(path: Path) -> str | None:
-    """The same, or that its file has no name any more: what is written into it lasts until it is
-    closed."""
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return _GONE
-    except OSError:  # an error of the disk is no damage
-        pass
-    return damage_found(path)
+    """The same, or that its file was removed: what is written into it lasts until it is closed."""
+    return _GONE if is_gone(path) else damage_found(path)
 
 
 def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connection:

@@ -158,15 +158,19 @@ async def test_an_open_store_that_is_none_any_more_is_damaged(
 async def test_a_file_that_is_removed_while_it_is_open_is_damage(
     databases: Databases, path: Path
 ) -> None:
-    """What is written into it now is gone when it is closed. One that was deleted is none."""
+    """What its WAL has is salvaged then. A database that was deleted is none."""
     deleted = await databases.create("deleted")
     await databases.delete("deleted")
     await deleted.check()
-    await databases.create("db")
+    await put(await databases.create("db"), "in the WAL")
     await databases.check()
     leave(path, None)
     with pytest.raises(StoreDamagedError, match="it is gone"):
         await databases.check()
+    await databases.close()
+    databases = Databases(path.parent)
+    assert await (await databases.ensure("db")).get("in the WAL") is not None
+    assert told(path).reason == "it is gone"
     await databases.close()
 
 
