@@ -14,6 +14,7 @@ from agent.errors import StoreDamagedError, StoreError
 from agent.store.databases import Databases
 from agent.store.info import read_info
 from agent.store.reader import Reader
+from agent.store.sequences import number_of, text_of
 from agent.store.store import Store
 from tests.mqtt.site import contents
 from tests.store.damaged import (
@@ -207,7 +208,9 @@ async def test_a_wal_that_is_gone_is_told(tmp_path: Path) -> None:
     await put(await databases.create("db"), "in the file")
     await databases.close()
     databases = Databases(tmp_path)
-    await put(await databases.get("db"), "in the WAL only")
+    store = await databases.get("db")
+    await put(store, "in the WAL only")
+    seen = text_of(store, store.update_seq)
     killed = tmp_path / "killed"
     killed.mkdir()
     for suffix in ("", ".lock"):
@@ -218,6 +221,8 @@ async def test_a_wal_that_is_gone_is_told(tmp_path: Path) -> None:
         store = await databases.get("db")
         assert await store.get("in the WAL only") is None
         await put(store, f"new {opening}")
+        page = await store.changes(number_of(store, seen), limit=10)
+        assert [each.id for each in page.documents] == [f"new {n}" for n in range(opening + 1)]
         damaged = await databases.damaged()
         assert len(damaged) == notes
         assert "its WAL is gone" in str(damaged[0]["reason"])
