@@ -49,12 +49,12 @@ class RawFile:
 
     def rows(self) -> Iterator[Row]:
         """Every row of every page that is in use, those of indexes among them, in no order."""
-        skipped: frozenset[int] = frozenset()
-        for number in range(1, self._count + 1):
+        pointer_map, skipped = 0, frozenset[int]()
+        for number in self._numbers():
             place = (number - 2) % MAPS_EVERY  # after a pointer map
-            if place == 0:
-                skipped = frozenset()
-            elif number > 1 and place - 1 in skipped:
+            if number - place != pointer_map:
+                pointer_map, skipped = number - place, frozenset()
+            if place - 1 in skipped:
                 continue
             page = self.page(number)
             if page is None:
@@ -63,6 +63,13 @@ class RawFile:
                 skipped = found
                 continue
             yield from rows(page, number, self.page)
+
+    def _numbers(self) -> Iterator[int]:
+        """Of the pages that are there. A damaged head can say that there are billions, and what was
+        written after that believes it."""
+        in_file = 0 if self._file is None else os.fstat(self._file).st_size // PAGE_SIZE
+        yield from range(1, min(in_file, self._count) + 1)
+        yield from sorted(number for number in self._frames if in_file < number <= self._count)
 
     def page(self, number: int) -> bytes | None:
         """None where there is none, or none can be read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 from contextlib import closing
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.store.raw_file import RawFile
+from agent.store.raw_pages import FRAME_HEADER, PAGE_SIZE, _checksum
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 VALUES = st.one_of(
@@ -96,3 +98,23 @@ def test_a_wal_counts_as_far_as_it_does_for_sqlite(tmp_path: Path) -> None:
             assert db.execute("SELECT count(*) FROM numbered").fetchone() == (found,)
         seen.add(found)
     assert seen == {0, 1, 2, 3, 4, 5}
+
+
+def test_a_wal_that_says_there_are_billions_of_pages_comes_to_an_end(tmp_path: Path) -> None:
+    """As SQLite writes it after it has followed a damaged number of a page."""
+    path = tmp_path / "file"
+    write(path, {}, {})
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for n in range(5):
+            db.execute("INSERT INTO numbered VALUES (?, ?, 0, 0)", (n, "x" * 9000))
+        content, wal = path.read_bytes(), bytearray(path.with_name("file-wal").read_bytes())
+    before, last = (len(wal) - each * (FRAME_HEADER + PAGE_SIZE) for each in (2, 1))
+    words = ">" if wal[3] & 1 else "<"
+    struct.pack_into(">I", wal, last + 4, 2**32 - 1)
+    sums = _checksum(wal[last : last + 8], struct.unpack_from(">II", wal, before + 16), words)
+    sums = _checksum(wal[last + FRAME_HEADER :], sums, words)
+    struct.pack_into(">II", wal, last + 16, *sums)
+    path.write_bytes(content)
+    path.with_name("file-wal").write_bytes(wal)
+    with RawFile(path) as file:
+        assert sum(len(row.values) == 4 for row in file.rows()) == 5
