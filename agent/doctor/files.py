@@ -55,11 +55,12 @@ def store(file: Path) -> Sequence[Finding]:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro{alone}", uri=True)) as db:
             application = db.execute("PRAGMA application_id").fetchone()[0]
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            count = "SELECT value FROM meta WHERE key = 'doc_count'"
+            count = "SELECT coalesce(sum(value), 0) FROM meta WHERE key = 'doc_count'"
             ours = application == APPLICATION_ID
             documents = db.execute(count).fetchone()[0] if ours else 0
-    except sqlite3.Error as error:
-        if not error.sqlite_errorname.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # this one of a schema in SQLite's message
+        code = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")
+        if not code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             text = f"cannot be read at present ({error})"
             mend = f"df -h {_quoted(file.parent)}; sudo dmesg | tail"
             return [Finding("store", str(file), Level.ERROR, text, mend)]

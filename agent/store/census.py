@@ -70,6 +70,7 @@ def _of_file(path: Path) -> int:
     """0 if it cannot be read."""
     # Immutable, or SQLite would make files beside it; who opens the store now reads the same.
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
-    with suppress(sqlite3.Error), closing(sqlite3.connect(uri, uri=True)) as db:
+    # UnicodeDecodeError: of SQLite's message, which has the schema in it.
+    with suppress(sqlite3.Error, UnicodeDecodeError), closing(sqlite3.connect(uri, uri=True)) as db:
         return int(db.execute(_COUNT).fetchone()[0])
     return 0

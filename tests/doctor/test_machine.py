@@ -300,6 +300,13 @@ def test_a_store_that_was_found_to_be_damaged(config: Path, tmp_path: Path) -> N
     assert not marker(file).exists()
 
 
+def test_a_database_of_which_the_schema_is_no_text(tmp_path: Path, config: Path) -> None:
+    file = make_store(tmp_path / "gateway" / "edge.sqlite")
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"docs_conflicts ON docs", b"docs_conflicts ON d\xffcs"))
+    assert "cannot be read" in examined(config).of("store")[1]
+
+
 def test_a_store_of_a_newer_version(config: Path, tmp_path: Path) -> None:
     file = make_store(tmp_path / "gateway" / "edge.sqlite")
     with closing(sqlite3.connect(file)) as db:

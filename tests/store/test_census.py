@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -40,6 +41,18 @@ async def test_databases_that_are_closed_count_too(tmp_path: Path) -> None:
     (tmp_path / "No Name.sqlite").write_bytes(b"rubbish")
     assert await counted.take() == {"site/a+b": 2}
     await databases.close()
+
+
+async def test_a_schema_that_is_no_text_keeps_no_other_from_being_counted(tmp_path: Path) -> None:
+    databases = Databases(tmp_path)
+    await conflicts(databases, "one", "x")
+    await conflicts(databases, "two", "x")
+    await databases.close()
+    path = databases.path("one")
+    content = await asyncio.to_thread(path.read_bytes)
+    damaged = content.replace(b"docs_conflicts ON docs", b"docs_conflicts ON d\xffcs")
+    await asyncio.to_thread(path.write_bytes, damaged)
+    assert await Census(databases).take() == {"two": 1}
 
 
 async def test_what_has_not_changed_is_not_read_again(
