@@ -23,6 +23,7 @@ from agent.errors import (
 )
 from agent.store import schema
 from agent.store.blobs import remove_uploads
+from agent.store.info import read_info, read_settings
 from agent.store.mango_index import synchronise
 from agent.store.raw_pages import PAGE_SIZE
 from agent.store.selector_sql import register_functions
@@ -40,7 +41,13 @@ _TOO_MANY_FILES = (
 
 
 _NO_TEXT = "Could not decode to UTF-8"
-"""The `sqlite3` module's words: what was a text in a row is none."""
+"""The `sqlite3` module's words: what was a text in a row is none. It goes on with that text, which
+is nobody's business: documents of `_replicator` have passwords in them."""
+
+_BAD_TEXT = "a text in it is not UTF-8 any more"
+_BAD_SCHEMA = "its schema makes no sense"
+NONSENSE = (ValueError, TypeError, LookupError)
+"""What is raised when sense is made of rows that SQLite can read and that are wrong."""
 
 _FULL = "the disk is full; free some space"
 _FAILING = "the disk reports an error ({}); check the card and the system's log"
@@ -162,9 +169,6 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
                 schema.migrate(connection)
             remove_uploads(connection)
             synchronise(connection)
-        except UnicodeDecodeError as error:  # of SQLite's message, which has the schema in it
-            connection.close()
-            raise StoreDamagedError(str(path), "malformed database schema") from error
         except BaseException:
             connection.close()
             raise
@@ -264,7 +268,10 @@ def explained(path: Path, *, is_open: bool = False) -> Iterator[None]:
             ) from error
         if name.startswith("SQLITE_CANTOPEN") and _few_files_left():
             raise StoreFilesError(_TOO_MANY_FILES.format(path), path=str(path)) from error
-        if name.startswith(damage) or str(error).startswith(_NO_TEXT):
+        if str(error).startswith(_NO_TEXT):
+            mark_damaged(path, _BAD_TEXT)
+            raise StoreDamagedError(str(path), _BAD_TEXT) from None
+        if name.startswith(damage):
             mark_damaged(path, str(error))
             raise StoreDamagedError(str(path), str(error)) from error
         if name.startswith("SQLITE_NOTADB"):
@@ -280,14 +287,23 @@ def explained(path: Path, *, is_open: bool = False) -> Iterator[None]:
         raise StoreError(
             f"{path}: {error}; check the path and its permissions", path=str(path)
         ) from error
+    except UnicodeDecodeError as error:  # of SQLite's message, which has the schema in it
+        mark_damaged(path, _BAD_SCHEMA)
+        raise StoreDamagedError(str(path), _BAD_SCHEMA) from error
 
 
 def look_at(connection: sqlite3.Connection, path: Path, *, in_order: bool) -> None:
-    """Read what was written last; a small file that was not closed in order is checked as a whole.
+    """Read what it says of itself, and what was written last; a small file that was not closed in
+    order is checked as a whole.
 
     Raises StoreDamagedError, and StoreWriteError when the disk reports an error.
     """
     with explained(path, is_open=True):
+        try:
+            read_info(connection)
+            read_settings(connection)
+        except NONSENSE as error:
+            raise StoreDamagedError(str(path), "what it says of itself makes no sense") from error
         size = connection.execute(
             "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
         ).fetchone()[0]
@@ -298,13 +314,13 @@ def look_at(connection: sqlite3.Connection, path: Path, *, in_order: bool) -> No
                 raise StoreDamagedError(str(path), found)
         bad = characters = 0
         for body, is_whole in connection.execute(
-            "SELECT body, json_valid(body) AND EXISTS "
+            "SELECT body, typeof(body) = 'text' AND json_valid(body) AND EXISTS "
             "(SELECT 1 FROM docs AS same WHERE same.id = docs.id) "
             "FROM docs ORDER BY seq DESC LIMIT ?",
             (_CHECKED_ROWS,),
         ):
             bad += not is_whole
-            characters += len(body)
+            characters += len(body) if is_whole else 0
             if characters > _CHECKED_CHARACTERS:
                 break
         if bad:

@@ -7,7 +7,15 @@ import sqlite3
 from pathlib import Path
 
 from agent.errors import StoreDamagedError, StoreError
-from agent.store.connection import StoreLock, failing, is_gone, look_at, marker, open_writer
+from agent.store.connection import (
+    NONSENSE,
+    StoreLock,
+    failing,
+    is_gone,
+    look_at,
+    marker,
+    open_writer,
+)
 from agent.store.raw_file import RawFile
 from agent.store.raw_pages import is_sound, numbers
 from agent.store.salvage import (
@@ -31,6 +39,7 @@ _SKIPPED = 1_000_000
 """Sequences: more than the changes that a WAL can have had."""
 
 _BAD_HEAD = "its head makes no sense"
+_BAD_DESIGN = "a design document makes no sense"
 _ANY_VERSION = 100
 _NOT_SQLITE = "it is no SQLite file any more"
 
@@ -80,6 +89,8 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
         if lock.was_store and type(error) is StoreError and _has_bad_head(path):
             raise StoreDamagedError(str(path), _BAD_HEAD) from error
         raise
+    except NONSENSE as error:
+        raise StoreDamagedError(str(path), _BAD_DESIGN) from error
     try:
         look_at(connection, path, in_order=in_order)
         if wal_is_gone:

@@ -20,6 +20,7 @@ from agent.documents.revision import Rev, Revision
 from agent.documents.tree import RevTree
 from agent.errors import EdgeAgentError
 from agent.store.blobs import CHUNK, NUMBERS
+from agent.store.connection import NONSENSE
 from agent.store.raw_pages import Row, Value
 from agent.store.record import RESOLUTION
 from agent.store.schema import SEQ_FLOOR, SETTING
@@ -32,15 +33,7 @@ _MOST_SEQ = 2**53
 """A larger sequence or key is damage."""
 
 _SHA256 = 32
-_NONSENSE = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RecursionError,
-    EdgeAgentError,
-)
-"""What it raises when sense is made of bytes that are readable and wrong."""
+_NONSENSE = (*NONSENSE, AttributeError, RecursionError, EdgeAgentError)
 
 _NUMBERS_KEPT = (SEQ_FLOOR, "doc_count", "doc_del_count")
 _LAST_BLOB = 2**63 // NUMBERS - 2

@@ -140,6 +140,60 @@ async def test_texts_that_are_none_are_damage(databases: Databases, path: Path) 
     await store.close()
 
 
+DAMAGES = {
+    "a body that is none": "UPDATE docs SET body = NULL WHERE seq = (SELECT max(seq) FROM docs)",
+    "a body that is a number": "UPDATE docs SET body = 7 WHERE seq = (SELECT max(seq) FROM docs)",
+    "a design document": "UPDATE docs SET body = replace(body, '{', '[') WHERE id = '_design/d'",
+    "a setting": "UPDATE meta SET value = '[' WHERE key = 'setting:revs_limit'",
+    "no number of documents": "UPDATE meta SET key = 'dac_count' WHERE key = 'doc_count'",
+    "a sequence that is a text": "INSERT OR REPLACE INTO meta VALUES ('seq_floor', 'x')",
+}
+
+
+@pytest.mark.parametrize("damaged", DAMAGES)
+async def test_what_is_readable_and_makes_no_sense_is_damage(
+    databases: Databases, path: Path, damaged: str
+) -> None:
+    """Whatever else it raised would end each start anew."""
+    before = await make(path, count=100)
+    store = await Store.open(path)
+    await store.set_revs_limit(77)
+    views = {"x": {"map": {"fields": {"value": "asc"}}}}
+    await put(store, "_design/d", language="query", views=views)
+    await put(store, "last")
+    await store.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.create_function("couch_key", 1, lambda value: value, deterministic=True)
+        table = "SELECT sql FROM sqlite_schema WHERE name = 'docs'"
+        ((schema,),) = db.execute(table).fetchall()
+        for sql in (schema.replace("body TEXT NOT NULL", "body"), schema):
+            db.execute("PRAGMA writable_schema = ON")
+            db.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'docs'", (sql,))
+            db.execute("PRAGMA writable_schema = RESET")
+            if sql != schema:
+                db.execute(DAMAGES[damaged])
+        db.commit()
+    store = await databases.get("db")
+    assert before.keys() <= (await contents(store)).keys()
+    assert "no sense" in told(path).reason or "damaged" in told(path).reason
+    await databases.close()
+
+
+async def test_a_text_that_is_none_is_told_without_the_text(
+    databases: Databases, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be a document of `_replicator`."""
+    store = await Store.open(path)
+    await put(store, "x", password="secret", target="there")
+    await store.close()
+    content = await asyncio.to_thread(path.read_bytes)
+    await asyncio.to_thread(path.write_bytes, content.replace(b'"target"', b'"t\xffrget"'))
+    await databases.get("db")
+    assert "not UTF-8" in told(path).reason
+    assert "secret" not in told(path).reason + caplog.text
+    await databases.close()
+
+
 async def test_an_open_store_that_is_none_any_more_is_damaged(
     databases: Databases, path: Path
 ) -> None:
