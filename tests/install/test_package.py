@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,13 +107,25 @@ def test_installed_updated_rolled_back_and_removed(
     assert machine.run("stat", "-c", "%a %G", CONFIG).text == "640 edge-agent\n"
     with (machine.root / CONFIG.lstrip("/")).open("a") as config:
         config.write("# mine\n")
+    # The same version again is put in place again.
+    done = machine.install(bring(machine, package))
+    assert done.status == 0, done.text
+    assert machine.status()["database"]["doc_count"] == 1
+    # Who has disabled the service finds it so after an update that did not ask for it.
+    assert machine.run("systemctl", "disable", "edge-agent.service").status == 0
+    done = machine.install(bring(machine, package))
+    assert "the service is disabled" in done.text
+    assert machine.run("dpkg", "--install", bring(machine, package)).status == 0
+    assert machine.run("systemctl", "is-enabled", "edge-agent.service").text == "disabled\n"
+    assert machine.run("systemctl", "is-active", "edge-agent.service").text == "inactive\n"
+    assert machine.run("systemctl", "preset", "edge-agent.service").status == 0
     newer = rebuild(package, tmp_path, version="7.1.0")
     done = machine.install(bring(machine, newer))
     assert done.status == 0, done.text
     assert machine.status()["version"] == "7.1.0"
     assert machine.status()["database"]["doc_count"] == 1
     assert "# mine" in (machine.root / CONFIG.lstrip("/")).read_text()
-    assert len(list((machine.root / "var/backups/edge-agent").glob(f"{version}-*"))) == 1
+    assert len(list((machine.root / "var/backups/edge-agent").glob(f"{version}-*"))) == 2
 
     broken = rebuild(package, tmp_path, version="7.2.0", broken=True)
     done = machine.install(bring(machine, broken), healthy_within=12)
@@ -143,6 +156,54 @@ def test_installed_updated_rolled_back_and_removed(
     assert done.status == 0, done.text
     assert not data.exists()
     assert not (machine.root / "etc/edge-agent").exists()
+
+
+# Ends a script at once, between taking the data away and putting others in their place.
+_CUT = r"""
+set -T
+trap '[[ ${FUNCNAME[0]-} != exchange_data || ! $BASH_COMMAND =~ ^(mv|find)\ .\$restored ]] ||
+    kill -9 $$' DEBUG
+"""
+
+
+@needs_machine
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("partition", [False, True])
+def test_a_power_cut_while_going_back_is_made_good_by_the_next_run(
+    machine: Machine, package: Path, tmp_path: Path, partition: bool
+) -> None:
+    data = "/var/lib/edge-agent"
+    if partition:
+        assert machine.run("mkdir", "-p", data).status == 0
+        assert machine.run("mount", "-t", "tmpfs", "-o", "mode=700", "data", data).status == 0
+    done = machine.install(bring(machine, package))
+    assert done.status == 0, done.text
+    written = machine.run("python3", "-c", _PUT)
+    assert written.status == 0, written.text
+    broken = bring(machine, rebuild(package, tmp_path, version="7.2.0", broken=True))
+    (machine.root / "tmp/cut").write_text(_CUT)
+    script = "/usr/src/edge-sync-agent/scripts/install"
+    cut = machine.run("env", "BASH_ENV=/tmp/cut", script, broken, healthy_within=12)
+    assert cut.status == -signal.SIGKILL, cut.text
+    assert "going back to" in cut.text
+    assert machine.run("test", "-e", f"{data}/edge.sqlite").status == 1
+
+    # As a machine does that starts again: nothing begins anew where the data were.
+    assert machine.run("systemctl", "start", "edge-agent.service").status == 0
+    assert machine.run("systemctl", "is-active", "edge-agent.service").text == "inactive\n"
+    done = machine.install(broken, healthy_within=12)
+    assert "an update was cut short" in done.text
+    assert "runs again, with its data" in done.text, done.text
+    assert machine.status()["database"]["doc_count"] == 1
+    # What is over is not finished again.
+    again = machine.install(bring(machine, package))
+    assert again.status == 0, again.text
+    assert "cut short" not in again.text
+    assert machine.status()["database"]["doc_count"] == 1
+
+    assert machine.install("--uninstall", "--purge").status == 0
+    if partition:
+        assert machine.run("umount", data).status == 0
 
 
 _PUT = """
