@@ -120,6 +120,16 @@ def test_installed_updated_rolled_back_and_removed(
     assert machine.run("systemctl", "is-active", "edge-agent.service").text == "inactive\n"
     assert machine.run("systemctl", "preset", "edge-agent.service").status == 0
     newer = rebuild(package, tmp_path, version="7.1.0")
+    # A disk without room for the copy, and a package that is not for here, change nothing.
+    assert machine.run("mount", "-t", "tmpfs", "-o", "size=50m", "x", "/var/backups").status == 0
+    done = machine.install(bring(machine, newer))
+    assert done.status == 1
+    assert "nothing was changed" in done.text, done.text
+    assert machine.run("umount", "/var/backups").status == 0
+    done = machine.install(bring(machine, rebuild(package, tmp_path, version="9", needs="3.99")))
+    assert done.status == 1
+    assert "python3 (>= 3.99)" in done.text, done.text
+    assert machine.status()["version"] == version
     done = machine.install(bring(machine, newer))
     assert done.status == 0, done.text
     assert machine.status()["version"] == "7.1.0"
