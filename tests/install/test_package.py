@@ -119,6 +119,7 @@ def test_installed_updated_rolled_back_and_removed(
     assert machine.run("systemctl", "is-enabled", "edge-agent.service").text == "disabled\n"
     assert machine.run("systemctl", "is-active", "edge-agent.service").text == "inactive\n"
     assert machine.run("systemctl", "preset", "edge-agent.service").status == 0
+    assert machine.run("systemctl", "start", "edge-agent.service").status == 0
     newer = rebuild(package, tmp_path, version="7.1.0")
     # A disk without room for the copy, and a package that is not for here, change nothing.
     assert machine.run("mount", "-t", "tmpfs", "-o", "size=50m", "x", "/var/backups").status == 0
