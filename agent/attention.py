@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+from urllib.parse import quote, urlencode
+
+from agent.words import counted
 
 _LOW_DISK, _FULL_DISK = 500 * 2**20, 100 * 2**20
 _LOW_PART, _FULL_PART = 0.1, 0.02
 """Too little is less than both, the bytes and the part of the disk: small disks are nearly full
 all the time, and of large ones a small part is enough."""
+
+_MOST_NAMES = 3
 
 CLOCK_ADVICE = (
     'If this machine\'s clock is right at any time, write trust = "system" below [clock] in the '
@@ -23,18 +28,23 @@ Status = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`what` is so, and what to `do` about it."""
+    """`what` is so, and what to `do` about it; on which `page`, if the dashboard has one for it.
+
+    `database` is the one of several that it is about, whose name is not for everybody.
+    """
 
     level: Literal["warning", "error"]
     what: str
     do: str
+    page: str | None = None
+    database: str | None = None
 
     def as_json(self) -> dict[str, str]:
-        return {"level": self.level, "what": self.what, "do": self.do}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def attention(status: Status) -> list[dict[str, str]]:
-    """`{"level", "what", "do"}` for each thing, errors first; see `Agent.status`."""
+    """What a `Finding` has, as JSON, for each thing, errors first; see `Agent.status`."""
     checks = (
         _disk,
         _store,
@@ -72,13 +82,13 @@ def _store(status: Status) -> Iterator[Finding]:
         file = damaged["file"]
         what = f"The database {damaged['database']} was damaged"
         if file == salvaged.get("aside"):
-            copied = _count(salvaged["documents"], "document")
+            copied = counted(salvaged["documents"], "document")
             what += f" on {salvaged['time']} ({salvaged['reason']}); {copied} could be copied"
         elif damaged["reason"]:
             what += f": {damaged['reason']}"
         do = "Check the card. When the remotes have sent the rest, or there are none: "
         do += f"rm {shlex.quote(file)}*"
-        yield Finding("warning", f"{what}.", do)
+        yield Finding("warning", f"{what}.", do, database=damaged["database"])
 
 
 def _retention(status: Status) -> Iterator[Finding]:
@@ -90,7 +100,7 @@ def _retention(status: Status) -> Iterator[Finding]:
         what = f"Retention: {_ended(retention['last_error'])}"
         yield Finding("warning", what, "Check the disk; it is tried again by itself.")
     if retention.get("dropped_at"):
-        what = f"{_count(retention['dropped'], 'reading')} had to be dropped unconfirmed, the last"
+        what = f"{counted(retention['dropped'], 'reading')} had to be dropped unconfirmed, the last"
         what += f" at {retention['dropped_at']}."
         yield Finding("warning", what, "See to the remotes, or raise max_size in [retention].")
 
@@ -98,6 +108,7 @@ def _retention(status: Status) -> Iterator[Finding]:
 def _devices(status: Status) -> Iterator[Finding]:
     for device in status.get("devices", ()):
         name = device["name"]
+        page = _page("sensors", device=name)
         if device["state"] != "open":
             reason = device["last_error"] or "its port is not open yet"
             do = f"Check the cable and the port, {device['port']}; edge-agent ports lists them all."
@@ -109,20 +120,22 @@ def _devices(status: Status) -> Iterator[Finding]:
             lost = device["missing_since_start"]
             yield Finding(
                 "warning",
-                f"{_count(lost, 'reading')} of device {name} did not arrive since the start.",
+                f"{counted(lost, 'reading')} of device {name} did not arrive since the start.",
                 "Check the cable and the baud rate; edge-agent status counts damage on the line.",
             )
         settings = device.get("settings") or {}
         for setting, refused in settings.get("refused", {}).items():
             what = f"Device {name} refuses the setting {setting}: {_ended(refused['reason'])}"
-            yield Finding("warning", what, f"edge-agent device set {name} {setting}=VALUE")
+            do = f"edge-agent device set {name} {setting}=VALUE"
+            yield Finding("warning", what, do, page)
         if settings.get("last_error"):
             what = f"Settings of device {name}: {_ended(settings['last_error'])}"
-            yield Finding("warning", what, f"See edge-agent device show {name}.")
+            yield Finding("warning", what, f"See edge-agent device show {name}.", page)
         for sensor in device["sensors"]:
             for alarm in sensor["alarms"]:
                 what = f"Alarm {alarm}: {name} {sensor['name']} is {sensor['last_value']}."
-                yield Finding("warning", what, "See to what the sensor measures.")
+                page = _page("sensors", device=name, sensor=sensor["name"])
+                yield Finding("warning", what, "See to what the sensor measures.", page)
 
 
 def _remotes(status: Status) -> Iterator[Finding]:
@@ -141,7 +154,7 @@ def _remotes(status: Status) -> Iterator[Finding]:
 def _verified(name: str, verified: Status) -> Iterator[Finding]:
     if verified.get("different"):
         number = verified["different"]
-        differ = f"{_count(number, 'document')} differ{'s' if number == 1 else ''}"
+        differ = f"{counted(number, 'document')} differ{'s' if number == 1 else ''}"
         what = f"Remote {name}: {differ} from those there, as of {verified['time']}."
         do = "See `verified` in edge-agent status --json; edge-agent verify --repair mends it."
         yield Finding("error", what, do)
@@ -171,14 +184,14 @@ def _job(job: Status) -> Iterator[Finding]:
         )
     if job["failures"]:
         latest = job["failures"][-1]
-        kept = _count(len(job["failures"]), "document")
+        kept = counted(len(job["failures"]), "document")
         what = f"{kept} could not be carried, the latest {latest['id']} "
         what += f"({_ended(latest['reason'] or latest['error'])[:-1]})."
         do = (
             "Change or delete it, or raise the limit that it meets and run edge-agent verify "
             "--repair; edge-agent status --json has all (`failures`)."
         )
-        yield Finding("error", what, do)
+        yield Finding("error", what, do, _page("documents", id=latest["id"]))
 
 
 def _broker(status: Status) -> Iterator[Finding]:
@@ -204,7 +217,7 @@ def _hooks(status: Status) -> Iterator[Finding]:
     for hook in status.get("hooks", ()):
         name = hook["name"]
         if hook["dead"]:
-            what = f"Hook {name} has given up {_count(hook['dead'], 'document')}."
+            what = f"Hook {name} has given up {counted(hook['dead'], 'document')}."
             yield Finding(
                 "error", what, f"edge-agent hooks dead {name} lists them, retry tries again."
             )
@@ -224,34 +237,42 @@ def _conflicts(status: Status) -> Iterator[Finding]:
     conflicts = status.get("conflicts") or {}
     present = conflicts.get("present", (status.get("database") or {}).get("conflicts", 0))
     if present:
-        what = f"Conflicts: {_count(present, 'document')}; all sides are kept."
+        what = f"Conflicts: {counted(present, 'document')}; all sides are kept."
         of_hub = "" if "database" in status else " --database NAME"
         do = f"edge-agent conflicts list{of_hub} shows them, and resolve decides."
-        yield Finding("warning", what, do)
+        yield Finding("warning", what, do, _page("conflicts"))
     for name, policy in conflicts.get("policies", {}).items():
         if policy.get("failed"):
-            what = f"The conflict policy {name} has failed {_count(policy['failed'], 'time')}."
-            yield Finding("error", what, "edge-agent conflicts list says why; mend the policy.")
+            what = f"The conflict policy {name} has failed {counted(policy['failed'], 'time')}."
+            do = "edge-agent conflicts list says why; mend the policy."
+            yield Finding("error", what, do, _page("conflicts"))
 
 
 def _gateways(status: Status) -> Iterator[Finding]:
-    for gateway in status.get("gateways", ()):
-        if gateway["status"] != "online":
-            what = f"Gateway {gateway['name']} is offline since {gateway['since']}."
-            yield Finding("warning", what, "Check its power and its network.")
+    away = [each for each in status.get("gateways", ()) if each["status"] != "online"]
+    if len(away) == 1:
+        what = f"Gateway {away[0]['name']} is offline since {away[0]['since']}."
+        yield Finding("warning", what, "Check its power and its network.", _page("gateways"))
+    elif away:
+        names = [each["name"] for each in away[:_MOST_NAMES]]
+        names += [f"{len(away) - len(names)} more"] if len(away) > len(names) else []
+        what = f"{len(away)} gateways are offline: {', '.join(names[:-1])} and {names[-1]}."
+        yield Finding("warning", what, "Check their power and network.", _page("gateways"))
 
 
 def _restarts(status: Status) -> Iterator[Finding]:
     for name, count in status.get("restarts", {}).items():
         if count:
-            what = f"A part of the program, {name}, has failed {_count(count, 'time')}."
+            what = f"A part of the program, {name}, has failed {counted(count, 'time')}."
             yield Finding("warning", what, "The log says why; please report it.")
+
+
+def _page(name: str, **shown: str) -> str:
+    """A page of the dashboard, as a path on the server."""
+    query = urlencode(shown, quote_via=quote)
+    return f"/_utils/#/{name}{query and '?'}{query}"
 
 
 def _ended(text: str) -> str:
     """An error as a sentence."""
     return text if text.endswith((".", "?", "!")) else f"{text}."
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import NODEFAULT, Meta, Struct
@@ -160,3 +161,19 @@ def check_policy(entry: ConflictConfig, *, of_hub: bool) -> None:
             f"conflict {entry.name!r}: a hub has no database of its own; say which one it is "
             'for, for example database = "edge"'
         )
+
+
+def check_order(entries: Sequence[ConflictConfig], own: str | None) -> None:
+    """Each policy can be reached, as the first one that matches is used. Raises ConfigError.
+
+    `own` is the database of entries that name none.
+    """
+    for place, entry in enumerate(entries):
+        for earlier in entries[:place]:
+            same = (earlier.database or own) == (entry.database or own)
+            if same and earlier.selector in ({}, entry.selector):
+                what = "the same documents" if earlier.selector else "every conflict"
+                raise ConfigError(
+                    f"conflict {entry.name!r}: is never used, as {earlier.name!r} above it takes "
+                    f"{what}; put {entry.name!r} first, or change a selector"
+                )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from agent.config import Config, HubConfig, RemoteConfig, ServerConfig, UserConfig, parse_listen
-from agent.config_conflicts import check_policy
+from agent.config_conflicts import check_order, check_policy
 from agent.config_explain import explain, hint
 from agent.config_hooks import check_hook
 from agent.config_lines import with_line
@@ -121,6 +121,8 @@ def _converted(raw: dict[str, Any], path: Path, kind: type[_FileT]) -> _FileT:
             check_hook(hook, of_hub=kind is HubConfig)
         for entry in config.conflict:
             check_policy(entry, of_hub=kind is HubConfig)
+        own = config.agent.database if isinstance(config, Config) else None
+        check_order(config.conflict, own)
     return config
 
 
@@ -140,6 +142,9 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except (ValueError, RecursionError):  # which tomllib does not make its own
+        text = "a number has thousands of digits, or something is nested too deeply"
+        raise ConfigError(f"{path}: {text}; take it out") from None
 
 
 def _check_access(server: ServerConfig, users: list[UserConfig], path: Path) -> None:

@@ -157,14 +157,24 @@ class RemoteMissingError(RemoteError):
 class RequestError(PermanentError):
     """A request that the server refuses: the HTTP status and CouchDB's word; the message says why.
 
-    `allow` names the methods that the path has, for 405.
+    `allow` names the methods that the path has, for 405; `retry_after` is the number of seconds
+    after which to ask again, for 503.
     """
 
-    def __init__(self, status: int, error: str, reason: str, *, allow: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        error: str,
+        reason: str,
+        *,
+        allow: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
         super().__init__(reason)
         self.status = status
         self.error = error
         self.allow = allow
+        self.retry_after = retry_after
 
 
 # --- sensors ---------------------------------------------------------------------------

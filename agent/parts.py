@@ -147,7 +147,7 @@ def _mqtt_peer(
 ) -> Peer:
     # Only here: an agent that does without MQTT does without the library.
     from agent.peers.mqtt import MqttPeer
-    from agent.peers.mqtt_client import TlsFiles
+    from agent.peers.mqtt_tls import TlsFiles
 
     return MqttPeer.from_url(
         config.url,

@@ -53,7 +53,8 @@ from agent.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from agent.processing.hook import Hook
-    from agent.replication.retention import Confirmation, Retention
+    from agent.replication.confirmations import Confirmation
+    from agent.replication.retention import Retention
     from agent.server.mqtt import Broker, Responder
     from agent.telemetry.publisher import Publisher
 
@@ -230,7 +231,7 @@ class Agent:
 
     def _confirmations(self) -> list[Confirmation]:
         """All that have to have what retention deletes."""
-        from agent.replication.retention import Followed, Pushed
+        from agent.replication.confirmations import Followed, Pushed
 
         own = self._config and self._config.agent.database
         return [
@@ -275,8 +276,10 @@ class Agent:
         await asyncio.gather(*(device.store_the_rest() for device in self._devices))
 
     async def check(self) -> None:
-        """Returns while what is accepted gets to the disk. Raises StoreDamagedError."""
+        """Returns while what is read or accepted gets to the disk. Raises StoreDamagedError."""
         await self.databases.check()
+        for device in self._devices:
+            await device.recorder.check()
 
     async def status(self) -> dict[str, Any]:
         """What the agent is doing, as `edge-agent status --json` prints it."""

@@ -64,6 +64,11 @@ def verified(**members: Any) -> dict[str, Any]:
     return {"remotes": [{"name": "cloud", "push": JOB, "verified": last}]}
 
 
+def away(number: int) -> dict[str, Any]:
+    names = [f"g{each}" for each in range(1, number + 1)]
+    return {"gateways": [{"name": name, "status": "offline", "since": "2026"} for name in names]}
+
+
 ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
 
 
@@ -138,6 +143,9 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
             "warning",
             "Gateway g2 is offline since 2026",
         ),
+        (away(2), "warning", "2 gateways are offline: g1 and g2."),
+        (away(3), "warning", "3 gateways are offline: g1, g2 and g3."),
+        (away(50), "warning", "50 gateways are offline: g1, g2, g3 and 47 more."),
     ],
 )
 def test_one_thing(status: dict[str, Any], level: str | None, words: str) -> None:
@@ -153,6 +161,25 @@ def test_both_directions_of_a_remote_are_one_thing() -> None:
     failed = {**JOB, "state": "failed", "last_error": "is the password right?"}
     [(_, what)] = told(remotes=[{"name": "cloud", "push": failed, "pull": failed}])
     assert what == "Remote cloud, push and pull: nothing is replicated. is the password right?"
+
+
+@pytest.mark.parametrize(
+    ("status", "page"),
+    [
+        (job(state="failed", last_error="x"), None),
+        (job(failures=[{**LARGE, "id": "a/b c&d"}]), "documents?id=a%2Fb%20c%26d"),
+        (device(state="waiting"), None),
+        (device(settings={"refused": {"i": {"reason": "no"}}}), "sensors?device=greenhouse"),
+        (device(settings={"refused": {}, "last_error": "no"}), "sensors?device=greenhouse"),
+        (device(sensors=ALARM), "sensors?device=greenhouse&sensor=t"),
+        ({"conflicts": {"present": 1}}, "conflicts"),
+        ({"conflicts": {"policies": {"p": {"failed": 1}}}}, "conflicts"),
+        ({"gateways": [{"name": "g", "status": "offline", "since": "2026"}]}, "gateways"),
+    ],
+)
+def test_where_one_can_act(status: dict[str, Any], page: str | None) -> None:
+    [found] = attention({**HEALTHY, **status})
+    assert found.get("page") == (page and f"/_utils/#/{page}")
 
 
 def test_errors_come_first() -> None:

@@ -128,6 +128,8 @@ def test_the_smallest_file_has_a_usable_name(tmp_path: Path) -> None:
         ),
         ("device = 3\n[agent]\ndata='x'\n", ["device = 3", "[[device]]"]),
         ("[agent\n", ["not valid TOML", "line 1"]),
+        (f"a = {'9' * 5000}\n", ["thousands of digits"]),
+        (f"a = {'[' * 2000}\n", ["nested too deeply"]),
         ("[agent]\ndata='x'\n[server]\nlisten='foo'\n", ["server.listen = 'foo'", "HOST:PORT"]),
         (GOOD.replace("9600", "'fast'"), ["device.baud", "'fast'", "baud = 115200"]),
         (GOOD.replace("9600", "-5"), ["device.baud", "-5", "baud = 115200"]),

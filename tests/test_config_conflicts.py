@@ -16,10 +16,10 @@ from tests.packages import publish
 HEAD = """\
 [agent]
 data = "data"
-
 [[conflict]]
 name = "first"
 policy = "manual"
+selector = { type = "form" }
 
 """
 
@@ -68,6 +68,14 @@ def check(tmp_path: Path, table: str, head: str = HEAD) -> str:
         ('name = "x"\npolicy = "merge"\nfeild = "a"', ["unknown key", "did you mean field"]),
         ('name = "x"\npolicy = "merge"\nancestors = 0', ["conflict.ancestors", "line 11)"]),
         ('name = "first"\npolicy = "merge"', ["'first' is used twice", "line 9)"]),
+        (
+            'name = "x"\npolicy = "merge"\n[[conflict]]\nname = "y"\npolicy = "winner"',
+            ["conflict 'y': is never used, as 'x' above it takes every conflict", "line 11)"],
+        ),
+        (
+            'name = "x"\ndatabase = "edge"\npolicy = "merge"\nselector = { type = "form" }',
+            ["'x': is never used, as 'first' above it takes the same documents", "line 8)"],
+        ),
         (
             'name = "x"\npolicy = "merge"\nselector = { a = { "$bad" = 1 } }',
             ["conflict 'x': selector: ", "$bad", "line 11)"],
@@ -142,6 +150,7 @@ policy = "winner"
 [[conflict]]
 name = "side"
 policy = "prefer-edge"
+selector = { type = "order" }
 cloud = { origin = "cloud" }
 
 [[conflict]]

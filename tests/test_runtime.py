@@ -249,6 +249,26 @@ async def test_a_recorder_that_fails(
         await everything_else_works(agent, "recorder other")
 
 
+async def test_a_recorder_that_hangs_gives_no_sign_of_life(
+    site: tuple[Config, SensorNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Recorder._write
+    free = asyncio.Event()
+
+    async def hanging(recorder: Recorder, *plan: Any) -> None:
+        await free.wait()
+        await write(recorder, *plan)
+
+    monkeypatch.setattr(Recorder, "_write", hanging)
+    async with running(Agent.from_config(site[0])) as agent:
+        [recorder, _] = [device.recorder for device in agent._devices]
+        await until(lambda: asyncio.sleep(0, recorder.waiting > 0))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(agent.check(), 2.0)
+        free.set()
+        await asyncio.wait_for(agent.check(), 10.0)
+
+
 async def test_a_replication_that_fails(
     site: tuple[Config, SensorNode], monkeypatch: pytest.MonkeyPatch
 ) -> None:

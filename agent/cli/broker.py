@@ -90,7 +90,7 @@ def broker_from(
     name: str | None,
 ) -> Broker:
     """What the options mean. Raises ConfigError."""
-    from agent.peers.mqtt_client import TlsFiles
+    from agent.peers.mqtt_tls import TlsFiles
     from agent.server.mqtt import Broker
 
     url, credentials = parse_broker_url(broker)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agent.cli.conflict_client import Shown
-from agent.cli.showing import plain_console
+from agent.cli.showing import folding_table, plain_console
 from agent.documents.differences import changed_fields, dotted, fields_of, value_at
 from agent.documents.fields import Absent
 from agent.documents.merge import Path, same
 from agent.documents.policies import Decided, Decision, Failed
 from agent.peers.http_errors import one_line
+from agent.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,10 +24,8 @@ _STYLES = {"resolved": "green", "undecided": "yellow", "failed": "bold red", "wa
 
 def show_list(total: int, shown: Sequence[Shown]) -> None:
     """A line for each conflict."""
-    from rich.table import Table
-
     out = plain_console()
-    table = Table("document", "revisions", "policy", "state", "reason")
+    table = folding_table("document", "revisions", "policy", "state", "reason")
     for each in shown:
         row = each.row
         table.add_row(
@@ -38,13 +37,12 @@ def show_list(total: int, shown: Sequence[Shown]) -> None:
         )
     if shown:
         out.print(table)
-    number = f"{len(shown)} of {total}" if len(shown) < total else f"{total}"
-    out.print(f"{number} conflict{'' if total == 1 else 's'}")
+    part = f"{len(shown)} of " if len(shown) < total else ""
+    out.print(f"{part}{counted(total, 'conflict')}")
 
 
 def show_conflict(shown: Shown) -> None:
     """The fields of one conflict; those that the leaves disagree on are marked with a '!'."""
-    from rich.table import Table
     from rich.text import Text
 
     out = plain_console()
@@ -54,11 +52,11 @@ def show_conflict(shown: Shown) -> None:
     out.print(f"{row['policy'] or 'no policy'}, {row['state']}{reason}")
     base = conflict.base
     sides = [leaf.body for leaf in conflict.leaves]
-    table = Table("", "field")
-    table.add_column("base" if base is None else f"base\n{one_line(base.rev)}")
+    heads = ["base" if base is None else f"base\n{one_line(base.rev)}"]
     for place, leaf in enumerate(conflict.leaves):
         name = "winner" if place == 0 else f"other {place}"
-        table.add_column(f"{name}\n{one_line(leaf.rev)}")
+        heads.append(f"{name}\n{one_line(leaf.rev)}")
+    table = folding_table("", "field", *heads)
     for path in fields_of([*([] if base is None else [base.body]), *sides]):
         values = [value_at(side, path) for side in sides]
         before = Absent.NOT_FOUND if base is None else value_at(base.body, path)
@@ -88,7 +86,7 @@ def show_decision(out: Console, shown: Shown, policy: str | None, decision: Deci
     """What a policy would do to one conflict: what differs from the winner."""
     state = state_of(decision)
     out.print(one_line(shown.conflict.id), style="bold", end="  ")
-    out.print(policy or "no policy", end=" ")
+    out.print("" if policy is None else f"{policy} ", end="")
     out.print(state, style=_STYLES[state], end="")
     if not isinstance(decision, Decided):
         out.print(f": {one_line(decision.reason)}")

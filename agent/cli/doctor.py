@@ -15,6 +15,7 @@ from agent.config_file import load_either
 from agent.doctor.checks import checks_for
 from agent.doctor.finding import Finding, Level, examine
 from agent.errors import AuthError, EdgeAgentError
+from agent.words import counted
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 
@@ -64,4 +65,6 @@ def _show(found: Sequence[Finding]) -> None:
             click.echo(f"{'':<20} mend: {finding.mend}")
     errors = sum(finding.level is Level.ERROR for finding in found)
     warnings = sum(finding.level is Level.WARNING for finding in found)
-    click.echo(f"{errors} errors, {warnings} warnings, {len(found) - errors - warnings} in order")
+    in_order = len(found) - errors - warnings
+    said = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}, {in_order} in order"
+    click.echo(said)

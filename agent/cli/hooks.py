@@ -10,10 +10,11 @@ import click
 
 from agent.cli.options import json_option, print_json
 from agent.cli.running import Where, fetch_status, request_json, running_options
-from agent.cli.showing import plain_console
-from agent.cli.status import hooks_table
+from agent.cli.showing import folding_table, plain_console
+from agent.cli.status import show_hooks
 from agent.errors import RemoteError
 from agent.peers.http_errors import one_line
+from agent.words import counted
 
 _ALL_ROWS = 1_000_000
 
@@ -33,7 +34,7 @@ def list_hooks(where: Where, as_json: bool) -> None:
     if as_json:
         print_json({"hooks": hooks})
     elif hooks:
-        plain_console().print(hooks_table(hooks))
+        show_hooks(plain_console(), hooks)
     else:
         click.echo("no hooks; a [[hook]] table in the configuration file makes one")
 
@@ -51,9 +52,7 @@ def dead(hook: str, where: Where, as_json: bool) -> None:
     if not told["dead"]:
         click.echo(f"{hook} has given up no document")
         return
-    from rich.table import Table
-
-    table = Table("document", "given up", "attempts", "error")
+    table = folding_table("document", "given up", "attempts", "error")
     for letter in told["dead"]:
         cells = (letter["id"], letter["time"], letter["attempts"], letter["error"])
         table.add_row(*map(one_line, cells))
@@ -71,7 +70,7 @@ def retry(hook: str, ids: tuple[str, ...], where: Where, as_json: bool) -> None:
     A hook that waits, since what it calls is out of order, tries at once, too.
     """
     told = _ask("POST", hook, "retry", where, {"ids": ids} if ids else {"all": True})
-    _done(told, as_json, f"{told['retried']} documents are tried again")
+    _done(told, as_json, _told(told["retried"], ids, "to be tried again"))
 
 
 @hooks_command.command()
@@ -85,7 +84,7 @@ def drop(hook: str, ids: tuple[str, ...], everything: bool, where: Where, as_jso
     if bool(ids) == everything:
         raise click.UsageError("name the documents, or give --all")
     told = _ask("POST", hook, "drop", where, {"ids": ids} if ids else {"all": True})
-    _done(told, as_json, f"{told['dropped']} documents are forgotten")
+    _done(told, as_json, _told(told["dropped"], ids, "forgotten"))
 
 
 @hooks_command.command()
@@ -107,6 +106,12 @@ def _ask(
     if status >= 400:
         raise RemoteError(f"{running.url}: {one_line(told.get('reason'))}", status=status)
     return told
+
+
+def _told(number: int, named: tuple[str, ...], what: str) -> str:
+    text = f"{counted(number, 'document')} {what}"
+    missing = len(set(named)) - number
+    return f"{text}; {missing} of those named had not been given up" if missing > 0 else text
 
 
 def _done(told: dict[str, Any], as_json: bool, text: str) -> None:

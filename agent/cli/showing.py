@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from agent.peers.http_errors import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -18,6 +21,24 @@ def plain_console() -> Console:
     from rich.console import Console  # slow to import
 
     return Console(markup=False, emoji=False, highlight=False)
+
+
+def folding_table(*heads: str) -> Table:
+    """A table in which nothing is cut off: long words go on in the next line."""
+    from rich.table import Column, Table
+
+    return Table(*(Column(head, overflow="fold") for head in heads))
+
+
+def show_errors(console: Console, errors: Iterable[tuple[str, str | None]]) -> None:
+    """What last went wrong, by the name of what it happened to: below a table, since a column would
+    be too narrow for it. What several have in common is said once."""
+    names: dict[str, list[str]] = {}
+    for name, error in errors:
+        if error:
+            names.setdefault(one_line(error), []).append(one_line(name))
+    for error, who in names.items():
+        console.print(f"{', '.join(who)}: {error}", style="red")
 
 
 def sparkline(numbers: Sequence[float], *, lowest: float | None = None) -> str:

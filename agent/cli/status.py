@@ -11,12 +11,15 @@ from agent.cli.options import json_option, print_json
 from agent.cli.running import Where, fetch_status, running_options
 from agent.cli.showing import ago as _ago
 from agent.cli.showing import duration as _duration
-from agent.cli.showing import plain_console
+from agent.cli.showing import folding_table, plain_console, show_errors, size
 from agent.peers.http_errors import one_line
+from agent.words import counted, differing
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+
+_SENSORS = 20
+"""That are shown of those with dropped readings, the worst first."""
 
 
 @click.command()
@@ -36,22 +39,20 @@ def status_command(where: Where, as_json: bool) -> None:
 
 
 def _show(status: dict[str, Any]) -> None:
-    from rich.table import Table
-
     console = plain_console()
     console.print(status.get("name", "hub"), style="bold", end="  ")
     console.print(f"version {status['version']}, up {_duration(status['uptime'])}")
     database = status.get("database")
     if database:
         console.print(
-            f"database {database['name']}: {database['doc_count']} documents, "
-            f"{database['conflicts']} conflicts, {database['file_size'] / 2**20:.1f} MiB"
+            f"database {database['name']}: {counted(database['doc_count'], 'document')}, "
+            f"{counted(database['conflicts'], 'conflict')}, {size(database['file_size'])}"
         )
     conflicts = status.get("conflicts") or {}  # a bridge has none
     if not database and conflicts.get("present"):
         by_name = conflicts.get("databases", {}).items()
         told = ", ".join(f"{one_line(name)} {count}" for name, count in by_name)
-        console.print(f"{conflicts['present']} conflicts{told and f': {told}'}")
+        console.print(f"{counted(conflicts['present'], 'conflict')}{told and f': {told}'}")
     if status.get("retention"):
         _show_retention(console, status["retention"])
     if status.get("mqtt"):
@@ -59,20 +60,23 @@ def _show(status: dict[str, Any]) -> None:
         state = mqtt["last_error"] or mqtt["state"]
         console.print(f"broker {mqtt['broker']}: {state}, {mqtt['calls']} calls answered")
     if status.get("gateways"):
-        table = Table("gateway", "status", "version", "since")
+        table = folding_table("gateway", "status", "version", "since")
         for gateway in status["gateways"]:
             version = gateway["version"] or "-"
             heard = _ago(gateway["since"])
             table.add_row(one_line(gateway["name"]), gateway["status"], one_line(version), heard)
         console.print(table)
     if status.get("remotes"):
-        table = Table("remote", "", "state", "pending", "confirmed", "lag", "last error")
+        table = folding_table("remote", "", "state", "pending", "confirmed", "lag")
+        errors = []
         for remote in status["remotes"]:
             for direction in ("push", "pull"):
                 job = remote.get(direction)
                 if job:
                     table.add_row(remote["name"], direction, *_job_cells(job))
+                    errors.append((f"{remote['name']} {direction}", _job_error(job)))
         console.print(table)
+        show_errors(console, errors)
         for remote in status["remotes"]:
             console.print(_link(remote))
             if remote["verified"]:
@@ -81,24 +85,24 @@ def _show(status: dict[str, Any]) -> None:
                 if lanes := _lanes(remote.get(direction)):
                     console.print(f"{remote['name']} {direction}: {lanes}")
     if status.get("telemetry"):
-        table = Table("telemetry", "broker", "state", "published", "skipped", "last error")
+        table = folding_table("telemetry", "broker", "state", "published", "skipped")
         for entry in status["telemetry"]:
             counts = (str(entry["published"]), str(entry["skipped"]))
-            error = entry["last_error"] or ""
-            table.add_row(entry["name"], entry["broker"], entry["state"], *counts, error)
+            table.add_row(entry["name"], entry["broker"], entry["state"], *counts)
         console.print(table)
+        show_errors(console, [(each["name"], each["last_error"]) for each in status["telemetry"]])
     if status.get("hooks"):
-        console.print(hooks_table(status["hooks"]))
+        show_hooks(console, status["hooks"])
     if status.get("devices"):
-        table = Table("device", "sensor", "value", "rate", "gaps", "errors", "state")
+        table = folding_table("device", "sensor", "value", "rate", "gaps", "errors", "state")
         for device in status["devices"]:
-            state = device["last_error"] or device["state"]
             rate = f"{sum(sensor['rate'] for sensor in device['sensors']):g}/s"
             counts = str(device["gaps"]), str(device["errors"])
-            table.add_row(device["name"], "all", "", rate, *counts, state)
+            table.add_row(device["name"], "all", "", rate, *counts, device["state"])
             for sensor in device["sensors"]:
                 table.add_row(device["name"], *_sensor_cells(sensor), "")
         console.print(table)
+        show_errors(console, [(each["name"], each["last_error"]) for each in status["devices"]])
     for finding in status["attention"]:
         style = "red" if finding["level"] == "error" else "yellow"
         console.print(f"{finding['level']}: {one_line(finding['what'])}", style=style)
@@ -107,43 +111,46 @@ def _show(status: dict[str, Any]) -> None:
 
 def _show_retention(console: Console, retention: dict[str, Any]) -> None:
     if retention["max_size"] is not None:
-        console.print(
-            f"retention: {retention['used'] / 2**20:.1f} of {retention['max_size'] / 2**20:.1f} MiB"
-        )
-    for entry in retention["sensors"]:
+        console.print(f"retention: {size(retention['used'])} of {size(retention['max_size'])}")
+    worst = sorted(retention["sensors"], key=lambda entry: -entry["dropped"])[:_SENSORS]
+    others = retention["dropped"] - sum(entry["dropped"] for entry in worst)
+    for entry in worst:
         if entry["dropped"]:
             console.print(
-                f"{entry['dropped']} readings were dropped that not every remote had: "
+                f"{counted(entry['dropped'], 'reading')} dropped that not every remote had: "
                 f"{one_line(entry['device'])} {one_line(entry['sensor'])}",
                 style="yellow",
             )
+    if others:
+        console.print(f"{counted(others, 'reading')} of other sensors dropped, too", style="yellow")
     for said in (retention["refusing"], retention["last_error"]):
         if said:
             console.print(f"retention: {one_line(said)}", style="red")
 
 
-def hooks_table(hooks: list[dict[str, Any]]) -> Table:
+def show_hooks(console: Console, hooks: list[dict[str, Any]]) -> None:
     """What hooks do, as the status has it."""
-    from rich.table import Table
-
-    table = Table("hook", "calls", "state", "pending", "processed", "failed", "dead", "last error")
+    table = folding_table("hook", "calls", "state", "pending", "processed", "failed", "dead")
     for hook in hooks:
         pending = "?" if hook["pending"] is None else str(hook["pending"])
         counts = (pending, *(str(hook[key]) for key in ("processed", "failed", "dead")))
-        error = one_line(hook["last_error"] or "")
-        table.add_row(hook["name"], one_line(hook["target"]), hook["state"], *counts, error)
-    return table
+        table.add_row(hook["name"], one_line(hook["target"]), hook["state"], *counts)
+    console.print(table)
+    show_errors(console, [(hook["name"], hook["last_error"]) for hook in hooks])
 
 
 def _job_cells(job: dict[str, Any]) -> tuple[str, ...]:
     confirmed = job["last_confirmed"]
     ago = _ago(confirmed) if confirmed else "-"
-    error = job["last_error"] or ""
-    if job["failures"]:
-        error = f"{len(job['failures'])} documents refused  {error}"
     lag = job["lag"]
     pending = "?" if job["pending"] is None else str(job["pending"])
-    return (job["state"], pending, ago, "?" if lag is None else _duration(lag), error)
+    return (job["state"], pending, ago, "?" if lag is None else _duration(lag))
+
+
+def _job_error(job: dict[str, Any]) -> str:
+    refused = counted(len(job["failures"]), "document")
+    parts = (f"{refused} refused" if job["failures"] else "", job["last_error"] or "")
+    return "; ".join(filter(None, parts))
 
 
 def _link(remote: dict[str, Any]) -> str:
@@ -163,13 +170,11 @@ def _link(remote: dict[str, Any]) -> str:
 def _verified(verified: dict[str, Any]) -> str:
     """How the latest verification ended."""
     if verified["time"]:
-        differ = (
-            f"{verified['different']:,} differ" if verified["different"] else "all are the same"
-        )
         text = (
-            f"verified {_ago(verified['time'])}, {verified['documents']:,} documents compared by "
+            f"verified {_ago(verified['time'])}, "
+            f"{counted(verified['documents'], 'document')} compared by "
         )
-        text += f"{verified['by']}, {differ}"
+        text += f"{verified['by']}, {differing(verified['different'])}"
     else:
         text = "not verified yet"
     return text if verified["error"] is None else f"{text}; {one_line(verified['error'])}"

@@ -20,6 +20,7 @@ from agent.cli.sensors import Courses
 from agent.cli.showing import duration, plain_console, size, sparkline
 from agent.errors import ConfigError
 from agent.peers.http_errors import one_line
+from agent.words import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -199,7 +200,7 @@ def _head(status: Mapping[str, Any]) -> RenderableType:
         told.append(f"written {size(system['bytes_written'])}")
     database = status.get("database")
     if database:
-        told.append(f"{database['doc_count']:,} documents")
+        told.append(counted(database["doc_count"], "document"))
     text.append("  " + "  ".join(told))
     return text
 
@@ -226,7 +227,8 @@ def _remotes(status: Mapping[str, Any]) -> list[list[Any]]:
             drain, lag, pending = job["drain_seconds"], job["lag"], job["pending"]
             known = pending and drain is not None
             cells = [
-                f"{remote['name']} {direction}",
+                remote["name"],
+                direction,
                 _styled(job["state"], _COLOURS.get(job["state"], "red")),
                 f"{job['rate']:,.1f}/s",
                 "? left" if pending is None else f"{pending:,} left",

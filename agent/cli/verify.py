@@ -14,6 +14,7 @@ from agent.cli.places import opened, password_options
 from agent.errors import EdgeAgentError
 from agent.peers.peer import Peer
 from agent.replication.verification import Difference, Verification
+from agent.words import counted, differing
 
 _SHOWN = 20
 _AT_ONCE = 100
@@ -87,14 +88,16 @@ async def _verify(
                 batch.clear()
         if repair:
             repaired += await verification.repair(batch)
+        refused = verification.refused
         result = {
-            "ok": count == 0 or repair,
+            "ok": not refused if repair else not count,
             "source": source_peer.label,
             "target": target_peer.label,
             "by": verification.by,
             "documents": verification.documents,
             "different": count,
             "repaired_revisions": repaired,
+            "refused": refused,
             "seconds": round(time.monotonic() - started, 3),
             "differences": [_shown(item) for item in found],
         }
@@ -102,12 +105,18 @@ async def _verify(
             print_json(result)
         else:
             _print(result, count - len(found), (source_peer, target_peer))
-        if count and not repair:
-            if not as_json:
+        if not result["ok"]:
+            if as_json:
+                click.get_current_context().exit(1)
+            if repair:
+                refusals = counted(len(refused), "revision")
                 raise EdgeAgentError(
-                    f"{count} documents differ; --repair brings both sides together"
+                    f"{refusals} not taken, for the reasons above; mend them and repair again"
                 )
-            click.get_current_context().exit(1)
+            raise EdgeAgentError(
+                f"the databases differ in {counted(count, 'document')}; "
+                "--repair brings both sides together"
+            )
 
 
 def _shown(difference: Difference) -> dict[str, Any]:
@@ -125,10 +134,14 @@ def _print(result: dict[str, Any], more: int, peers: tuple[Peer, Peer]) -> None:
                 click.echo(f"{item['id']}: {peer.label} lacks {', '.join(revs)}")
     if more:
         click.echo(f"and {more} more; --json lists all of them")
-    outcome = f"{result['different']} differ" if result["different"] else "all are the same"
-    if result["repaired_revisions"]:
-        outcome += f", {result['repaired_revisions']} revisions were copied"
+    for item in result["refused"][:_SHOWN]:
+        click.echo(f"{item.id} {item.rev}: {item.by} says {item.reason}")
+    if len(result["refused"]) > _SHOWN:
+        click.echo(f"and {len(result['refused']) - _SHOWN} more that were not taken")
+    outcome, repaired = differing(result["different"]), result["repaired_revisions"]
+    if repaired:
+        outcome += f", {counted(repaired, 'revision')} copied"
     click.echo(
-        f"{result['documents']} documents compared by {result['by']}, {outcome}, "
+        f"{counted(result['documents'], 'document')} compared by {result['by']}, {outcome}, "
         f"in {result['seconds']:.1f} s"
     )

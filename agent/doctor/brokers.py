@@ -14,7 +14,8 @@ from agent.doctor.finding import Finding, Level, failed
 from agent.doctor.remotes import credentials_of, place_of
 from agent.errors import AuthError, EdgeAgentError, RemoteMissingError, TlsError
 from agent.parts import peer_for
-from agent.peers.mqtt_client import Connection, TlsFiles
+from agent.peers.mqtt_connection import Connection
+from agent.peers.mqtt_tls import TlsFiles
 from agent.peers.mqtt_topics import BrokerUrl, parse_mqtt_url
 from agent.peers.urls import Credentials
 from agent.telemetry.options import telemetry_options

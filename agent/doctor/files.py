@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import stat
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from agent.doctor.account import Account
 from agent.doctor.finding import Finding, Level
 from agent.store.connection import marker
 from agent.store.schema import APPLICATION_ID, SCHEMA_VERSION
+from agent.words import counted
 
 _USE = os.R_OK | os.W_OK | os.X_OK
 
@@ -26,18 +28,19 @@ def data(folder: Path, account: Account) -> Sequence[Finding]:
             text = "is made at the first start"
             return [Finding("data", str(folder), Level.OK, text)]
         text = f"cannot be made by user {account.name!r}, who may not write to {above}"
-        mend = f"sudo install -d -m 700 -o {account.name} {folder}"
+        mend = f"sudo install -d -m 700 -o {account.name} {_quoted(folder)}"
         return [Finding("data", str(folder), Level.ERROR, text, mend)]
     if not folder.is_dir():
         text = "is no folder; the data cannot be kept there"
-        return [Finding("data", str(folder), Level.ERROR, text, f"mv {folder} {folder}.old")]
+        return [Finding("data", str(folder), Level.ERROR, text, _aside(folder, "old"))]
     refused = [folder] if not account.may(folder.stat(), _USE) else []
     refused += [
         file for file in folder.glob("*.sqlite*") if not account.may(file.stat(), os.R_OK | os.W_OK)
     ]
     if refused:
         text = f"user {account.name!r} may not write {', '.join(map(str, refused[:3]))}"
-        mend = f"sudo chown -R {account.name}: {folder}"
+        mend = f"sudo chown -R {account.name}: {_quoted(folder)} && "
+        mend += f"sudo chmod -R u+rwX {_quoted(folder)}"
         return [Finding("data", str(folder), Level.ERROR, text, mend)]
     return [Finding("data", str(folder), Level.OK, f"user {account.name!r} may write there")]
 
@@ -58,22 +61,22 @@ def store(file: Path) -> Sequence[Finding]:
     except sqlite3.Error as error:
         if not error.sqlite_errorname.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             text = f"cannot be read at present ({error})"
-            mend = f"df -h {file.parent}; sudo dmesg | tail"
+            mend = f"df -h {_quoted(file.parent)}; sudo dmesg | tail"
             return [Finding("store", str(file), Level.ERROR, text, mend)]
         text = f"cannot be read ({error}); a start sets it aside and copies what can be read of it"
         return [Finding("store", str(file), Level.ERROR, text, "sudo systemctl restart edge-agent")]
     if not ours:
         text = "is an SQLite file of another program"
-        return [Finding("store", str(file), Level.ERROR, text, f"mv {file} {file}.other")]
+        return [Finding("store", str(file), Level.ERROR, text, _aside(file, "other"))]
     if version > SCHEMA_VERSION:
         text = f"was written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})"
-        mend = "pip install --upgrade edge-sync-agent"
+        mend = "sudo scripts/install, from the newer version"
         return [Finding("store", str(file), Level.ERROR, text, mend)]
     if marker(file).exists():
         text = "was found to be damaged; a start sets it aside and copies what can be read of it"
         mend = "sudo systemctl restart edge-agent"
         return [Finding("store", str(file), Level.ERROR, text, mend)]
-    return [Finding("store", str(file), Level.OK, f"has {documents} documents")]
+    return [Finding("store", str(file), Level.OK, f"has {counted(documents, 'document')}")]
 
 
 def secrets(path: Path, config: Config | HubConfig, account: Account) -> Sequence[Finding]:
@@ -86,13 +89,21 @@ def secrets(path: Path, config: Config | HubConfig, account: Account) -> Sequenc
             continue  # told of where it is used
         if not account.may(status, os.R_OK):
             text = f"user {account.name!r} may not read it"
-            mend = f"sudo chown {account.name} {file}"
+            mend = f"sudo chown {account.name} {_quoted(file)}"
             findings.append(Finding("secrets", str(file), Level.ERROR, text, mend))
         elif status.st_mode & stat.S_IROTH:
             text = "holds a secret, and everybody on this machine may read it"
-            mend = f"sudo chown {account.name} {file} && sudo chmod 600 {file}"
+            mend = f"sudo chown {account.name} {_quoted(file)} && sudo chmod 600 {_quoted(file)}"
             findings.append(Finding("secrets", str(file), Level.WARNING, text, mend))
     return findings
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _aside(path: Path, ending: str) -> str:
+    return f"mv {_quoted(path)} {shlex.quote(f'{path}.{ending}')}"
 
 
 def _secret_files(path: Path, config: Config | HubConfig) -> Iterator[Path]:

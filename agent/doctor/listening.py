@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shlex
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def certificate(server: ServerConfig) -> Sequence[Finding]:
     try:
         context = tls_for(server)
     except EdgeAgentError as error:
-        mend = f"openssl x509 -noout -text -in {server.tls_certificate}"
+        mend = f"openssl x509 -noout -text -in {shlex.quote(str(server.tls_certificate))}"
         return [Finding("certificate", "server", Level.ERROR, str(error), mend)]
     if context is None or server.tls_certificate is None:
         return []

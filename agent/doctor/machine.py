@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -69,6 +70,7 @@ def disk(folder: Path) -> Sequence[Finding]:
     place = _existing(folder)
     found = os.statvfs(place)
     mount = _mount_point(place)
+    quoted = shlex.quote(str(mount))
     subject = str(folder)
     if found.f_flag & os.ST_RDONLY:
         return [
@@ -76,13 +78,13 @@ def disk(folder: Path) -> Sequence[Finding]:
                 *("disk", subject, Level.ERROR),
                 f"the file system {mount} is mounted read-only; that may be on account of errors, "
                 "which the system's log shows",
-                f"sudo dmesg | grep -i -e error -e read-only; sudo mount -o remount,rw {mount}",
+                f"sudo dmesg | grep -i -e error -e read-only; sudo mount -o remount,rw {quoted}",
             )
         ]
     free = found.f_bavail * found.f_frsize
     size = found.f_blocks * found.f_frsize
     text = f"{_bytes(free)} of {_bytes(size)} are free on {mount}"
-    mend = f"sudo du -xh -d2 {mount} | sort -h | tail"
+    mend = f"sudo du -xh -d2 {quoted} | sort -h | tail"
     if found.f_files and not found.f_favail:
         return [Finding("disk", subject, Level.ERROR, f"{mount} has no inodes left", mend)]
     if free < min(_FULL, size // 20) or free == 0:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from agent.config_hooks import HookConfig
 from agent.doctor.finding import Finding, Level, failed
 from agent.peers.http_errors import one_line
-from agent.peers.mqtt_client import TlsFiles
+from agent.peers.mqtt_tls import TlsFiles
 
 _DAY = 86_400.0
 _SOON = 21.0
@@ -63,14 +63,29 @@ async def certificate(subject: str, host: str, port: int, tls: TlsFiles) -> Sequ
 
 
 async def webhook(hook: HookConfig, url: str) -> Sequence[Finding]:
-    """Whether the receiver of a hook is known, and can be trusted; nothing is sent to it."""
+    """Whether the receiver of a hook is known, reached, and can be trusted; nothing is sent."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
+    encrypted = parts.scheme == "https"
+    host, port = parts.hostname or "", parts.port or (443 if encrypted else 80)
     findings = [await name(hook.label, host)]
-    if parts.scheme == "https" and not failed(findings):
+    if not failed(findings):
+        findings.append(await _reached(hook.label, host, port))
+    if encrypted and not failed(findings):
         tls = TlsFiles(hook.ca_file, hook.client_certificate, hook.client_key)
-        findings += await certificate(hook.label, host, parts.port or 443, tls)
+        findings += await certificate(hook.label, host, port, tls)
     return findings
+
+
+async def _reached(subject: str, host: str, port: int) -> Finding:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError as error:
+        text = f"{host}:{port} cannot be reached ({one_line(error.strerror or error)})"
+        return Finding("server", subject, Level.ERROR, text, f"nc -vz {shlex.quote(host)} {port}")
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return Finding("server", subject, Level.OK, f"{host}:{port} can be reached")
 
 
 def own_certificate(context: ssl.SSLContext, file: str) -> Finding:
@@ -82,7 +97,7 @@ def own_certificate(context: ssl.SSLContext, file: str) -> Finding:
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     there = context.wrap_bio(to_server, to_client, server_side=True)
     here = client.wrap_bio(to_client, to_server)
-    command = f"openssl x509 -noout -dates -in {file}"
+    command = f"openssl x509 -noout -dates -in {shlex.quote(file)}"
     try:
         for side in (here, there, here, there, here):
             with contextlib.suppress(ssl.SSLWantReadError):

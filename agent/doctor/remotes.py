@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
@@ -22,7 +23,7 @@ from agent.errors import AuthError, EdgeAgentError, RemoteMissingError
 from agent.peers.http import HttpClient
 from agent.peers.http_errors import one_line
 from agent.peers.http_messages import Answer
-from agent.peers.mqtt_client import TlsFiles
+from agent.peers.mqtt_tls import TlsFiles
 from agent.peers.urls import Credentials, DatabaseUrl, parse_database_url
 
 _TIMEOUT = 8.0
@@ -225,10 +226,10 @@ async def _may_not_write(client: HttpClient, db: str, user: str) -> bool:
 def place_of(login: Login, path: Path) -> str:
     """How to change a password."""
     if login.password_file is not None:
-        return f"sudoedit {login.password_file}"
+        return f"sudoedit {shlex.quote(login.password_file)}"
     if login.password_env is not None:
         return f"{login.password_env}=…, in the agent's environment"
-    return f"sudoedit {path}"
+    return f"sudoedit {shlex.quote(str(path))}"
 
 
 def _without(error: EdgeAgentError, url: DatabaseUrl | None = None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from agent.doctor.finding import Finding, Level
 from agent.peers.http_errors import one_line
+from agent.words import counted, differing
 
 
 def status(told: Mapping[str, Any]) -> Sequence[Finding]:
@@ -36,8 +37,21 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
                 text = f"{job['state']}: {one_line(job['last_error'])}"
                 yield Finding("agent", subject, Level.ERROR, text, "edge-agent status")
             if job["failures"]:
-                text = f"{len(job['failures'])} documents were refused there"
+                text = f"refused there: {counted(len(job['failures']), 'document')}"
                 yield Finding("agent", subject, Level.WARNING, text, "edge-agent status --json")
+            if job.get("clone_seen"):
+                text = "another agent with this one's identity replicates there, a copy of the card"
+                yield Finding("agent", subject, Level.ERROR, text, "edge-agent status")
+        verified = remote.get("verified") or {}
+        if verified.get("different"):
+            text = f"of the documents here and there {differing(verified['different'])}"
+            mend = "edge-agent verify DATABASE REMOTE --repair"
+            subject = f"remote {remote['name']!r}"
+            yield Finding("agent", subject, Level.ERROR, text, mend)
+    refusing = (told.get("retention") or {}).get("refusing")
+    if refusing:
+        text = f"nothing is recorded: {one_line(refusing)}"
+        yield Finding("agent", "retention", Level.ERROR, text, "edge-agent status")
     for publisher in told.get("telemetry", ()):
         if publisher["last_error"]:
             subject, text = f"telemetry {publisher['name']!r}", one_line(publisher["last_error"])
@@ -48,7 +62,7 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
             text = f"{hook['state']}: {one_line(hook['last_error'])}"
             yield Finding("agent", subject, Level.ERROR, text, "edge-agent hooks list")
         if hook["dead"]:
-            text = f"{hook['dead']} documents could not be processed"
+            text = f"could not be processed: {counted(hook['dead'], 'document')}"
             yield Finding("agent", subject, Level.WARNING, text, mend)
     for damaged in told.get("damaged", ()):
         file = one_line(damaged["file"])
@@ -60,5 +74,5 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("agent", subject, Level.WARNING, text, mend)
     conflicts = told.get("database", {}).get("conflicts", 0)
     if conflicts:
-        text = f"{conflicts} documents are in conflict"
+        text = f"not resolved: {counted(conflicts, 'document')}"
         yield Finding("agent", "conflicts", Level.WARNING, text, "edge-agent conflicts list")

@@ -341,7 +341,10 @@ def _checked(result: Any) -> dict[str, Any]:
     for name in result:
         if not isinstance(name, str) or name.startswith("_"):
             raise ValueError(f"it has returned a member {name!r}; none may begin with '_'")
-    return msgspec.json.decode(body_text(result), type=dict[str, Any])
+    body = msgspec.json.decode(body_text(result), type=dict[str, Any])
+    if body != result:  # a set, for one, would become an array in whatever order it has
+        raise TypeError("it has returned something that is not in JSON, as sets, dates and NaN are")
+    return body
 
 
 def _identity(attachment: Attachment) -> list[str]:

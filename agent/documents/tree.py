@@ -164,13 +164,20 @@ class RevTree:
 
     @classmethod
     def decode(cls, data: bytes) -> RevTree:
-        """The reverse of `encode`; only for what this program wrote."""
+        """The reverse of `encode`.
+
+        Raises ValueError if a parent is not one generation older: there could be circles, in which
+        who follows a path never comes to its end.
+        """
         tree = cls()
         order: list[Rev] = []
         nodes: Sequence[tuple[int, Any, int, bool]] = cbor2.loads(data)
         for generation, digest, back, deleted in nodes:
             rev = Rev(generation, digest if isinstance(digest, str) else digest.hex())
-            tree._parents[rev] = order[-back] if back else None
+            parent = order[-back] if back else None
+            if parent is not None and parent.generation != generation - 1:
+                raise ValueError(f"{parent} cannot be the parent of {rev}")
+            tree._parents[rev] = parent
             if deleted:
                 tree._deleted.add(rev)
             order.append(rev)

@@ -1,32 +1,21 @@
-"""The calls of `Peer` as messages: what is asked, what is answered, and the revisions in them.
+"""The calls of `Peer` as messages: what is asked, and what is answered.
 
-JSON values, of which nobody here knows what is in them (bodies, sequences, selectors), travel as
-their text. What arrives is checked as a server checks it: a document that may not be stored is
-told as a `WriteResult`, anything else that does not fit is a `WireError`.
+JSON values, of which nobody here knows what is in them (sequences, selectors, `_local` documents),
+travel as their text. What arrives and does not fit is a `WireError`. The revisions in messages have
+a module of their own, `mqtt_revisions`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
-from agent.documents.attachment import (
-    ENCODINGS,
-    Absent,
-    Attachment,
-    Inline,
-    checked_name,
-    md5_digest,
-)
-from agent.documents.ranges import COARSEST, FINEST
-from agent.documents.revision import Rev, Revision, normal_hash
-from agent.documents.wire import RefusedDocumentError, body_text, checked_id, own_members
-from agent.peers.mqtt_wire import Fault, WireError, convert
+from agent.documents.ranges import COARSEST, FINEST, Leaves, Range
+from agent.documents.revision import Rev, Revision
+from agent.peers.mqtt_wire import Count, Fault, WireError, convert
 from agent.peers.peer import Change, ChangeBatch, PeerInfo, Seq, WriteResult
 
 MOST_CHANGES = 1000
@@ -36,12 +25,8 @@ MOST_SPANS = 1000
 MOST_LEAVES = 2000
 
 _MOST_IDS = 10_000
-_GENERATIONS = 10**15
-
-_object = msgspec.json.Decoder(dict[str, Any])
 
 _Id = Annotated[str, Meta(max_length=8192)]
-_Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Json = Annotated[str, Meta(description="JSON text")]
 
 
@@ -78,7 +63,7 @@ class Fetch(Struct, tag_field="call", tag="fetch", frozen=True):
 
 
 class Store(Struct, tag_field="call", tag="store", frozen=True):
-    """Each of `revisions` is a `WireRevision`; read with `revision_from_wire`."""
+    """Each of `revisions` is a revision, read with `revision_from_wire`."""
 
     revisions: Annotated[list[Any], Meta(max_length=_MOST_IDS)]
 
@@ -89,7 +74,7 @@ class AttachmentContent(Struct, tag_field="call", tag="attachment", frozen=True)
     id: _Id
     rev: str
     name: str
-    offset: _Count
+    offset: Count
 
 
 class GetLocal(Struct, tag_field="call", tag="get_local", frozen=True):
@@ -163,7 +148,7 @@ def from_json(text: str, kind: Any = Any) -> Any:
 
 class WireInfo(Struct, frozen=True):
     update_seq: _Json
-    doc_count: _Count
+    doc_count: Count
     instance_start_time: str
     server: str
 
@@ -178,55 +163,15 @@ class WireChange(Struct, array_like=True, frozen=True):
 class WirePage(Struct, frozen=True):
     changes: list[WireChange]
     last_seq: _Json
-    pending: _Count | None = None
-
-
-class WireAttachment(Struct, array_like=True, frozen=True):
-    """As `Attachment`; `data` where the content comes along."""
-
-    name: str
-    content_type: str
-    revpos: _Count
-    digest: str
-    length: _Count
-    encoding: str | None = None
-    encoded_length: _Count | None = None
-    data: bytes | None = None
-
-
-class WireRevision(Struct, array_like=True, frozen=True):
-    """As `Revision`."""
-
-    id: str
-    generation: int
-    path: list[str]
-    deleted: bool
-    body: str
-    attachments: list[WireAttachment] = []
-
-
-class WireResult(Struct, array_like=True, frozen=True):
-    """As `WriteResult`."""
-
-    id: str
-    rev: str
-    error: str | None = None
-    reason: str | None = None
+    pending: Count | None = None
 
 
 class WireRefusal(Struct, array_like=True, frozen=True):
     """Why the revision at a place in the request was not stored, in CouchDB's words."""
 
-    index: _Count
+    index: Count
     error: str
     reason: str | None = None
-
-
-class WireFound(Struct, frozen=True):
-    """The answer to `fetch`. Each of `revisions` is a `WireRevision`."""
-
-    revisions: list[Any]
-    refused: list[WireResult] = []
 
 
 def info_to_wire(info: PeerInfo) -> WireInfo:
@@ -278,115 +223,26 @@ def results_from_wire(value: Any, sent: Sequence[Revision]) -> list[WriteResult]
     return results
 
 
-# --- revisions -------------------------------------------------------------------------
+def missing_from_wire(value: Any) -> dict[str, list[str]]:
+    """Of `revs_diff`."""
+    return {id: revs for id, revs in convert(value, dict[str, list[str]]).items() if revs}
 
 
-def revision_to_wire(revision: Revision) -> WireRevision:
-    """Contents that are in memory go along."""
-    return WireRevision(
-        revision.id,
-        revision.generation,
-        list(revision.path),
-        revision.deleted,
-        revision.body,
-        [_attachment_to_wire(attachment) for attachment in revision.attachments],
-    )
+def ranges_from_wire(value: Any) -> list[list[Range]] | None:
+    return convert(value, list[list[Range]] | None)  # type: ignore[arg-type]
 
 
-def revision_from_wire(value: Any) -> Revision | WriteResult:
-    """A revision that may be stored, or why it may not."""
-    wire = convert(value, WireRevision)
-    try:
-        return _revision(wire)
-    except RefusedDocumentError as error:
-        word, reason = error.error, str(error)
-    except ValueError as error:
-        word, reason = "bad_request", str(error)
-    rev = f"{wire.generation}-{wire.path[0] if wire.path else ''}"
-    return WriteResult(wire.id, rev, word, reason)
+def leaves_from_wire(value: Any) -> list[Leaves]:
+    return convert(value, list[Leaves])
 
 
-def found_to_wire(found: Iterable[Revision | WriteResult]) -> WireFound:
-    revisions: list[Any] = []
-    refused: list[WriteResult] = []
-    for item in found:
-        if isinstance(item, Revision):
-            revisions.append(revision_to_wire(item))
-        else:
-            refused.append(item)
-    return WireFound(
-        revisions, [WireResult(item.id, item.rev, item.error, item.reason) for item in refused]
-    )
+def text_from_wire(value: Any) -> str:
+    """Of calls that return a string, as `nothing_from_wire` of those that return nothing."""
+    return convert(value, str)
 
 
-def found_from_wire(value: Any) -> list[Revision | WriteResult]:
-    found = convert(value, WireFound)
-    refused = [WriteResult(item.id, item.rev, item.error, item.reason) for item in found.refused]
-    return [*map(revision_from_wire, found.revisions), *refused]
-
-
-def _revision(wire: WireRevision) -> Revision:
-    id = checked_id(wire.id)
-    if not all(wire.path) or not 0 < len(wire.path) <= wire.generation < _GENERATIONS:
-        raise ValueError("the generation does not fit the history")
-    return Revision(
-        id,
-        wire.generation,
-        tuple(map(normal_hash, wire.path)),
-        wire.deleted,
-        _body(wire.body),
-        tuple(map(_attachment_from_wire, wire.attachments)),
-    )
-
-
-def _body(text: str) -> str:
-    try:
-        members = _object.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        raise RefusedDocumentError("bad_request", "the body is no JSON object") from None
-    own, _ = own_members(members)
-    if len(own) != len(members):
-        odd = next(name for name in members if name not in own)
-        raise RefusedDocumentError("doc_validation", f"Bad special document member: {odd}")
-    return body_text(own)
-
-
-def _attachment_to_wire(attachment: Attachment) -> WireAttachment:
-    content = attachment.content
-    return WireAttachment(
-        attachment.name,
-        attachment.content_type,
-        attachment.revpos,
-        attachment.digest,
-        attachment.length,
-        attachment.encoding,
-        attachment.encoded_length,
-        content.data if isinstance(content, Inline) else None,
-    )
-
-
-def _attachment_from_wire(wire: WireAttachment) -> Attachment:
-    name = checked_name(wire.name)
-    if not wire.content_type or not wire.content_type.isprintable():
-        raise ValueError(f"Invalid content_type of attachment {name}")
-    if wire.encoding not in (None, *ENCODINGS):
-        raise ValueError(f"Invalid encoding of attachment {name}")
-    told = Attachment(
-        name,
-        wire.content_type,
-        wire.revpos,
-        wire.digest,
-        wire.length,
-        Absent.STUB if wire.data is None else Inline(wire.data),
-        wire.encoding,
-        wire.encoded_length if wire.encoding else None,
-    )
-    if wire.data is None:
-        return told
-    digest = md5_digest(hashlib.md5(wire.data, usedforsecurity=False).digest())
-    if len(wire.data) != told.stored_length or wire.digest not in ("", digest):
-        raise ValueError(f"attachment {name} is damaged")
-    return replace(told, digest=digest)
+def nothing_from_wire(value: Any) -> None:
+    convert(value, None)  # type: ignore[arg-type]
 
 
 # --- sequences and local documents -----------------------------------------------------
@@ -416,6 +272,10 @@ def local_from_json(text: str) -> dict[str, Any]:
 
 def local_to_wire(doc: Mapping[str, Any] | None) -> str | None:
     return None if doc is None else to_json(doc)
+
+
+def local_from_wire(value: Any) -> dict[str, Any] | None:
+    return None if value is None else local_from_json(convert(value, str))
 
 
 def parsed_rev(text: str) -> Rev:

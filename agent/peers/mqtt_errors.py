@@ -40,6 +40,7 @@ _PROTOCOL: Final = frozenset({1, 0x84})
 _CREDENTIALS: Final = frozenset({4, 5, 0x86, 0x87, 0x8A, 0x8C})
 _OUT_OF_ORDER: Final = frozenset({3, 0x88, 0x89, 0x93, 0x96, 0x97, 0x9C, 0x9D, 0x9F})
 _TOO_LARGE: Final = 0x95
+_NOT_SHARED: Final = 0x9E
 
 _LONGEST_WAIT: Final = 86_400.0
 
@@ -105,4 +106,9 @@ def refusal(broker: str, user: str | None, code: int, what: str) -> EdgeAgentErr
         return RemoteError(f"{broker} does not speak MQTT 5 ({said}); use one that does")
     if code == _TOO_LARGE:
         return TooLargeError(f"{broker} refused {who} {what} as too large ({said})")
+    if code == _NOT_SHARED:
+        return RemoteError(
+            f"{broker} has no shared subscriptions ({said}), by which hubs and bridges divide the "
+            "requests among them; use a broker that has them"
+        )
     return RemoteError(f"{broker} refused {who} {what} ({said})")

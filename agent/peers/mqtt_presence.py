@@ -7,13 +7,13 @@ and bridges leave nothing: one of them is as good as another.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from agent import __version__
-from agent.peers.mqtt_client import Announcement
 from agent.peers.mqtt_topics import Topics
 from agent.peers.peer import PresenceFigures
 
@@ -38,6 +38,16 @@ class Presence(msgspec.Struct, omit_defaults=True):
     lag: Annotated[float, Meta(ge=0)] | None = None
     backlog: _Count | None = None
     conflicts: _Count | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A retained message about a client: what is published when it has connected, and what the
+    broker publishes once it is gone (the last will). Empty takes a retained message away."""
+
+    topic: str
+    here: bytes
+    gone: bytes
 
 
 def gateway_announcement(

@@ -40,7 +40,9 @@ _LEVEL: Final = 6
 LONGEST_ID: Final = 64
 """Characters of a responder's id."""
 
-_Size = Annotated[int, Meta(ge=0, le=2**53)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+"""Of bytes and the like."""
+
 _Name = Annotated[str, Meta(max_length=LONGEST_ID)]
 
 _T = TypeVar("_T")
@@ -68,9 +70,9 @@ class Source(msgspec.Struct, array_like=True, frozen=True):
     how often the receiver has begun to read any content before, so that what comes late is known.
     """
 
-    index: _Size
+    index: Count
     name: str
-    opening: _Size = 0
+    opening: Count = 0
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
@@ -78,7 +80,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
     more parts."""
 
     sender: _Name
-    size: _Size
+    size: Count
     digest: bytes | None
     data: bytes
 
@@ -87,7 +89,7 @@ class Part(msgspec.Struct, array_like=True, frozen=True):
     """What was asked for by `Want`."""
 
     sender: _Name
-    offset: _Size
+    offset: Count
     data: bytes
     end: bool
 
@@ -97,7 +99,7 @@ class Want(msgspec.Struct, array_like=True, frozen=True):
 
     sender: _Name
     source: Source | None
-    offset: _Size
+    offset: Count
 
 
 class Failed(msgspec.Struct, array_like=True, frozen=True):

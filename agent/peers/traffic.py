@@ -1,4 +1,4 @@
-"""Counts what crosses the link to an HTTP server, TLS and HTTP's own heads included."""
+"""Counts what crosses a link; that to an HTTP server with TLS and HTTP's own heads."""
 
 from __future__ import annotations
 

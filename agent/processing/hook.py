@@ -314,7 +314,7 @@ class Hook:
             await self._try_again(store)
             return False
         log.warning("hook %s: %r is given up: %s", self.name, change.id, error)
-        self.last_error = str(error)
+        self.last_error = None  # nothing is waited for
         self.letters.add(change, str(error), attempts)
         return True
 

@@ -7,6 +7,7 @@ oldest on. When the budget is spent and nothing is confirmed, the configuration 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal, Protocol
+from math import inf
+from typing import Any, Literal
 
-from agent.errors import EdgeAgentError, TransientError
-from agent.replication.checkpoint import replication_id
-from agent.replication.replicator import Replicator
+import msgspec
+
+from agent.errors import TransientError
+from agent.replication.confirmations import Confirmation
 from agent.store.retention import (
     PAGE,
     Found,
@@ -44,6 +47,10 @@ _UNUSED = 0.02
 
 _LOOK = 10.0
 """Seconds between looks at the size; they cost a query of three numbers at most."""
+
+_GROWTH = 0.01
+"""Of the budget: after so much more it is looked at again at once, as a backlog or a pull may bring
+a budget's worth of documents between two looks."""
 
 _SHORTEST, _LONGEST = 1.0, 3600.0
 """Seconds between looks at what has become too old."""
@@ -80,76 +87,6 @@ class Options:
             if fnmatchcase(device, rule.device) and fnmatchcase(name, rule.sensor):
                 return rule.keep
         return None
-
-
-class Confirmation(Protocol):
-    """Somebody who has to have documents before they may be deleted."""
-
-    name: str
-
-    async def seq(self) -> int:
-        """Everything up to this change was dealt with. Raises StoreError."""
-
-    async def had(self, documents: Sequence[Found]) -> Sequence[Found]:
-        """Which of these, from before `seq`, were really taken, as far as that is known."""
-
-
-class Pushed:
-    """A remote that a replicator of this process pushes to.
-
-    What counts is the checkpoint as it stands in the store, so it counts while the remote is away,
-    too. A replicator that had to start further back, as the remote was restored from a backup, has
-    the last word.
-    """
-
-    def __init__(self, name: str, replicator: Replicator) -> None:
-        self.name = name
-        self._replicator = replicator
-        self._has_refused = False
-
-    async def seq(self) -> int:
-        replicator = self._replicator
-        id = replication_id(replicator.source, replicator.target, replicator.selection)
-        history = (await replicator.source.get_local(id) or {}).get("history") or []
-        # Written with the checkpoint that passes over what was refused.
-        self._has_refused |= any(entry.get("doc_write_failures") for entry in history)
-        seqs = [history[0].get("recorded_seq") if history else 0, replicator.recorded]
-        return min((seq for seq in seqs if isinstance(seq, int)), default=0)
-
-    async def had(self, documents: Sequence[Found]) -> Sequence[Found]:
-        if not self._has_refused or not documents:
-            return documents
-        asked = {document.id: [document.rev] for document in documents}
-        try:
-            missing = await self._replicator.target.revs_diff(asked)
-        except EdgeAgentError as error:  # which the replication reports, too
-            log.info("retention: %s cannot be asked what it has: %s", self.name, error)
-            return ()
-        return [document for document in documents if document.id not in missing]
-
-
-class Follower(Protocol):
-    """Something of this process that follows the database, such as a hook."""
-
-    name: str
-
-    @property
-    def saved_seq(self) -> int:
-        """Everything up to this change was dealt with, which is durable."""
-
-
-class Followed:
-    """What a follower has dealt with is confirmed by it."""
-
-    def __init__(self, kind: str, follower: Follower) -> None:
-        self.name = f"{kind} {follower.name!r}"
-        self._follower = follower
-
-    async def seq(self) -> int:
-        return self._follower.saved_seq
-
-    async def had(self, documents: Sequence[Found]) -> Sequence[Found]:
-        return documents
 
 
 class Retention:
@@ -206,7 +143,18 @@ class Retention:
                 if str(error) != self.last_error:
                     log.warning("retention: %s; it is tried again", error)
                 self.last_error = str(error)
-            await asyncio.sleep(min(_LOOK, self._interval))
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Until it is time to look, or the budget is nearly spent and more of it than before."""
+        most = self._options.max_size
+        enough = inf if most is None else max(_HIGH * most, self._space.data) + _GROWTH * most
+        if self._store.refusal is not None and self._more_has_come():
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(_LOOK, self._interval)):
+                while self._store.data <= enough:
+                    await self._store.wait(self._store.update_seq)
 
     async def once(self) -> None:
         """Delete what has become too old, if it is time to look, and make room if there is need.
@@ -223,7 +171,7 @@ class Retention:
         """Sizes in bytes. `refusing` says why nothing is taken; `waits_for` who has not confirmed
         what would have to go; `dropped_at` is when something was dropped, since the start. Of
         readings that are gone `deleted` were confirmed by all and `dropped` were not, for as long
-        as the store lasts."""
+        as the store lasts; `others` are of sensors beyond those that are remembered singly."""
         return {
             "max_size": self._options.max_size,
             "used": self._space.used,
@@ -242,6 +190,7 @@ class Retention:
                 }
                 for name, record in self.retained.record.sensors.items()
             ],
+            "others": msgspec.structs.asdict(self.retained.record.others),
         }
 
     # --- age ---------------------------------------------------------------------------
@@ -297,10 +246,14 @@ class Retention:
         # What may drop more the next time has the room that is left until then.
         full = self._space.data > (high if self._options.when_full == "stop" else most)
         before, self._store.refusal = self._store.refusal, self._full(most) if full else None
-        if full and before is None:
+        if full and not self._more_has_come() and before != self._store.refusal:
             log.warning("retention: nothing is recorded any more: %s", self._store.refusal)
         elif before is not None and not full:
             log.info("retention: there is room again")
+
+    def _more_has_come(self) -> bool:
+        """Whether that is why there is no room: more can be made at once."""
+        return self._in_vain is None or self._in_vain[1] != self._store.update_seq
 
     async def _make_room(self, until: int | None, low: int) -> None:
         if until is not None:
@@ -398,6 +351,8 @@ class Retention:
 
     def _full(self, most: int) -> str:
         budget = f"the database has used up its {most} bytes (retention.max_size)"
+        if self._more_has_come():
+            return f"{budget}, and room is being made; it is tried again"
         if self._options.when_full != "stop":
             return f"{budget} with what retention does not delete; give it more room"
         if self._waits_for is None:

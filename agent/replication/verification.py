@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -30,11 +30,14 @@ from agent.documents.ranges import (
     level_for,
 )
 from agent.documents.revision import Revision
-from agent.errors import TransientError
+from agent.errors import TooLargeError, TransientError
 from agent.peers.peer import START, Comparable, Peer, WriteResult
 
 _AT_ONCE = 100
-"""Documents that are looked at once more, or repaired, at a time; spans in one question."""
+"""Documents that are looked at once more at a time; spans in one question."""
+
+_CARRIED = 20
+"""Documents that are repaired at a time."""
 
 _LEAVES = 1000
 _CHANGES = 1000
@@ -45,6 +48,8 @@ _SETTLE = 1.0
 _Unequal: TypeAlias = tuple[str, Leaves, Leaves]
 """A document's id, and its leaves in the source and in the target."""
 
+_Carried: TypeAlias = tuple[Peer, WriteResult]
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -53,6 +58,16 @@ class Difference:
     id: str
     missing_in_source: tuple[str, ...]
     missing_in_target: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A revision that could not be copied, and the label of the side that has said why."""
+
+    id: str
+    rev: str
+    by: str
+    reason: str
 
 
 class Verification:
@@ -67,6 +82,8 @@ class Verification:
         self.target = target
         self.documents = 0
         self.by = ""
+        self.refused: list[Refused] = []
+        """What could not be repaired."""
         self._floors = (Floors({}), Floors({}))
 
     async def differences(self, *, settle: float = _SETTLE) -> AsyncGenerator[Difference, None]:
@@ -75,10 +92,7 @@ class Verification:
         """
         counts = [(await peer.info()).doc_count for peer in (self.source, self.target)]
         self.documents = max(counts)
-        self._floors = (
-            Floors.of(await self.source.get_local(RETENTION)),
-            Floors.of(await self.target.get_local(RETENTION)),
-        )
+        await self._read_floors()
         found = self._by_ranges() if await self._have_ranges() else self._by_changes()
         waited = False
         async with contextlib.aclosing(found) as documents:
@@ -90,18 +104,27 @@ class Verification:
                     yield difference
 
     async def repair(self, differences: Sequence[Difference]) -> int:
-        """Bring both sides what they lack. Returns how many revisions are stored.
-
-        Raises what the peers raise; TransientError when a revision was refused.
+        """Bring both sides what they lack. Returns how many revisions are stored; those that are
+        not are in `refused`. Raises what the peers raise.
         """
-        return await _carry(
-            self.source, self.target, {item.id: item.missing_in_target for item in differences}
-        ) + await _carry(
-            self.target, self.source, {item.id: item.missing_in_source for item in differences}
-        )
+        stored = 0
+        for source, target, wanted in (
+            (self.source, self.target, [(item.id, item.missing_in_target) for item in differences]),
+            (self.target, self.source, [(item.id, item.missing_in_source) for item in differences]),
+        ):
+            lacking = [(id, revs) for id, revs in wanted if revs]
+            for begin in range(0, len(lacking), _CARRIED):
+                for peer, result in await _carry(source, target, lacking[begin : begin + _CARRIED]):
+                    if result.error is None:
+                        stored += 1
+                    else:
+                        reason = f"{result.error}: {result.reason}"
+                        self.refused.append(Refused(result.id, result.rev, peer.label, reason))
+        return stored
 
     async def _still(self, batch: Sequence[_Unequal]) -> Iterator[Difference]:
         """What of it is missing, now that some time has passed."""
+        await self._read_floors()  # a side may have made room since
         ours = {id: here.revs for id, here, there in batch if self._wanted(1, here, there)}
         theirs = {id: there.revs for id, here, there in batch if self._wanted(0, there, here)}
         in_target = await self.target.revs_diff(ours) if ours else {}
@@ -115,6 +138,12 @@ class Verification:
     def _wanted(self, side: int, leaves: Leaves, there: Leaves) -> bool:
         """Whether a side should have these leaves of a document, of which it has others or none."""
         return bool(leaves.revs) and (bool(there.revs) or not self._floors[side].above(leaves.id))
+
+    async def _read_floors(self) -> None:
+        self._floors = (
+            Floors.of(await self.source.get_local(RETENTION)),
+            Floors.of(await self.target.get_local(RETENTION)),
+        )
 
     # --- by ranges ---------------------------------------------------------------------
 
@@ -274,21 +303,22 @@ async def _batches(
         yield batch
 
 
-async def _carry(source: Peer, target: Peer, wanted: Mapping[str, Sequence[str]]) -> int:
-    """Copy these revisions, one document at a time. Returns how many there were."""
-    stored = 0
-    for id, revs in wanted.items():
-        if not revs:
-            continue
-        found = await source.fetch([(id, revs)])
-        results = [item for item in found if isinstance(item, WriteResult)]
+async def _carry(
+    source: Peer, target: Peer, wanted: Sequence[tuple[str, Sequence[str]]]
+) -> list[_Carried]:
+    """Copy these revisions, in smaller pieces where that is too much; who said what of each."""
+    try:
+        found = await source.fetch(wanted)
+        missing = [item for item in found if isinstance(item, WriteResult)]
         revisions = [item for item in found if isinstance(item, Revision)]
-        results += await target.store(revisions, source.attachment)
-        for result in results:
-            if result.error is not None:
-                raise TransientError(
-                    f"{target.label}: {id} {result.rev} was refused "
-                    f"({result.error}: {result.reason}); verify again to see what is left"
-                )
-        stored += len(revisions)
-    return stored
+        results = await target.store(revisions, source.attachment)
+    except TooLargeError as error:
+        if len(wanted) == 1:
+            id, revs = wanted[0]
+            if len(revs) == 1:
+                return [(target, WriteResult(id, revs[0], "too_large", str(error)))]
+            wanted = [(id, [rev]) for rev in revs]
+        middle = len(wanted) // 2
+        parts = [await _carry(source, target, part) for part in (wanted[:middle], wanted[middle:])]
+        return parts[0] + parts[1]
+    return [(source, item) for item in missing] + [(target, item) for item in results]

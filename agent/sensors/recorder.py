@@ -48,6 +48,9 @@ _MOST_AT_ONCE = 1000
 _GRACE = 1.0
 """Seconds after its time until a window is closed without another reading."""
 
+_CHECK = 0.5
+"""Seconds between looks at whether readings that wait are dealt with."""
+
 _MOST_SENSORS = 1000
 """Sensors of one device that are counted singly; the readings of others are stored all the same."""
 
@@ -101,6 +104,8 @@ class Recorder:
         self._closing: dict[str, float] = {}
         """By a window's id, when it is closed if nothing else does, as `time.monotonic` has it."""
         self._waiting: list[Arrival] = []
+        self._rounds = 0
+        self._resting = True
         self._last_arrival = 0
         self._arrived = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -169,10 +174,14 @@ class Recorder:
 
     async def run(self) -> None:
         """Store readings as they come, as many at once as have come meanwhile. Never returns."""
-        await self._load()
-        while True:
-            await self._something_to_do()
-            await self._store_waiting()
+        self._resting = False
+        try:
+            await self._load()
+            while True:
+                await self._something_to_do()
+                await self._store_waiting()
+        finally:
+            self._resting = True  # until it is started again
 
     async def _something_to_do(self) -> None:
         """Wait until something is to be written, or the time of a window is over."""
@@ -183,16 +192,25 @@ class Recorder:
         else:
             await self._arrived.wait()
         if self._interval and self._waiting:
+            self._resting = True
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval - time.monotonic() % self._interval):
                     await self._hurry.wait()
+            self._resting = False
 
     async def drain(self) -> None:
         """Write at once what was fed, and wait until it is durable; `run` has to be running."""
         self._hurry.set()
         await self._stored.wait()
 
+    async def check(self) -> None:
+        """Returns while what was read is stored, or waits on purpose; hangs otherwise."""
+        rounds = self._rounds
+        while self._waiting and not self._resting and self._rounds == rounds:  # noqa: ASYNC110
+            await asyncio.sleep(_CHECK)
+
     async def _store_waiting(self) -> None:
+        self._rounds += 1
         arrivals = first_frames(self._waiting, _MOST_AT_ONCE)
         backoff = Backoff(0.5, 30.0)
         # On a copy: what the store refuses was not accepted, and is planned again.
@@ -214,7 +232,9 @@ class Recorder:
                 if str(error) != self.last_error:
                     log.warning("device %s: readings wait in memory: %s", self.device, error)
                 self.last_error = str(error)
+                self._resting = True
                 await asyncio.sleep(backoff.next_delay())
+                self._resting = False
         self.last_error = None
         self._tell_what_is_missing(state)
         self.state = state

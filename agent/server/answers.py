@@ -161,11 +161,14 @@ def error_answer(error: EdgeAgentError) -> web.Response:
     """CouchDB's form of an error: `{"error": its word, "reason": for people}`, and the status.
 
     Source: CouchDB documentation, "API Basics > HTTP Status Codes"; the words are chttpd's.
+    Retry-After: RFC 9110, section 10.2.3.
     """
     status, word, reason = _describe(error)
     headers = {}
     if isinstance(error, RequestError) and error.allow:
         headers["Allow"] = error.allow
+    if isinstance(error, RequestError) and error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     return answer({"error": word, "reason": reason}, status=status, headers=headers)
 
 

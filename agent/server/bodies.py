@@ -7,6 +7,7 @@ many values, and only so many large bodies are dealt with at the same time.
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import zlib
 
@@ -30,8 +31,17 @@ _LARGE = 1024 * 1024
 _AT_ONCE = 2
 """Bodies larger than that which are parsed and written at the same time; the others wait."""
 
+_LONGEST_PAUSE = 5
+"""Seconds after which who found no room should try again; each gets another number of them."""
+
 _WINDOWS = {"gzip": 31, "deflate": 15}
 """zlib's names for the encodings that bodies may have."""
+
+_MOST_MEMBERS = 10_000
+"""Of gzip in a body: each costs some time, even an empty one, of 20 bytes."""
+
+_STEP = 64 * 1024
+"""Bytes that are decompressed at once: at the end of each member zlib copies the rest of them."""
 
 # A text that is never closed is one token, too; else it is looked through from each quote in it.
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[,\[{]', re.DOTALL)
@@ -49,7 +59,8 @@ class Bodies:
     async def read(self, request: web.Request, limit: int) -> bytes:
         """The whole body, decompressed, which counts until `release`.
 
-        Raises TooLargeError, and RequestError, also when other requests hold too much.
+        Raises TooLargeError, and RequestError, also when other requests hold too much (503, with a
+        Retry-After).
         """
         encoding = request.headers.get("Content-Encoding", "identity").lower()
         if encoding != "identity" and encoding not in _WINDOWS:
@@ -65,7 +76,7 @@ class Bodies:
         body = b"".join(pieces)
         del pieces
         if encoding != "identity":
-            body = await asyncio.to_thread(_decompressed, body, _WINDOWS[encoding], limit)
+            body = await asyncio.to_thread(_decompressed, body, encoding, limit)
             self._hold(request, len(body))
         if len(body) > MAX_VALUES and await asyncio.to_thread(_has_too_many_values, body):
             raise RequestError(
@@ -89,22 +100,47 @@ class Bodies:
     def _hold(self, request: web.BaseRequest, size: int) -> None:
         if size > _HELD - sum(self._held.values()):
             raise RequestError(
-                503, "service_unavailable", "other requests take all the room; try again later"
+                503,
+                "service_unavailable",
+                "other requests take all the room; try again later",
+                retry_after=random.randint(1, _LONGEST_PAUSE),  # noqa: S311 - spreads load
             )
         self._held[id(request)] = self._held.get(id(request), 0) + size
 
 
-def _decompressed(body: bytes, window: int, limit: int) -> bytes:
-    inflate = zlib.decompressobj(wbits=window)
-    try:
-        data = inflate.decompress(body, limit + 1)
-    except zlib.error:
-        raise RequestError(400, "bad_request", "the request's body is damaged") from None
-    if len(data) > limit:
-        raise TooLargeError("the request entity is too large")
-    if not inflate.eof:
-        raise RequestError(400, "bad_request", "the request's body is damaged")
-    return data
+def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
+    """A body of gzip may have several members, one after the other (RFC 1952, section 2.2)."""
+    rest = memoryview(body)
+    pieces: list[bytes] = []
+    room = limit + 1
+    members = 0
+    while rest or not members:
+        members += 1
+        if members > 1 and encoding != "gzip":
+            raise _damaged()
+        if members > _MOST_MEMBERS:
+            raise RequestError(
+                413, "too_large", f"the request has more than {_MOST_MEMBERS:,} members of gzip"
+            )
+        inflate = zlib.decompressobj(wbits=_WINDOWS[encoding])
+        while not inflate.eof:
+            if not rest:
+                raise _damaged()  # it is cut off
+            step = rest[:_STEP]
+            try:
+                piece = inflate.decompress(step, room)
+            except zlib.error:
+                raise _damaged() from None
+            pieces.append(piece)
+            room -= len(piece)
+            if not room:
+                raise TooLargeError("the request entity is too large")
+            rest = rest[len(step) - len(inflate.unused_data) :]
+    return b"".join(pieces)
+
+
+def _damaged() -> RequestError:
+    return RequestError(400, "bad_request", "the request's body is damaged")
 
 
 def _has_too_many_values(body: bytes) -> bool:

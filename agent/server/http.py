@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import logging
+import resource
 import ssl
 
 from aiohttp import web
@@ -18,6 +20,12 @@ _request_log = logging.getLogger(__name__ + ".requests")
 _GRACE = 5.0
 """Seconds that requests get to finish once the server stops; feeds end by themselves."""
 
+_MOST_CONNECTIONS = 5000
+"""At the same time. Each takes from 8 to 16 KiB, whether it asks for something or not."""
+
+_BACKLOG = 128
+"""Connections that the system holds until they are taken."""
+
 _LONGEST_LINE = 32 * 1024
 """Bytes of a request's first line: `open_revs` makes long ones."""
 
@@ -28,7 +36,8 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     if isinstance(error, HttpProcessingError):
         record.exc_info = None
         record.levelno, record.levelname = logging.INFO, "INFO"
-        record.msg, record.args = "a request that is not HTTP: %s", (error.message.split("\n")[0],)
+        # Its message may have a part of the request, such as a cookie.
+        record.msg, record.args = "a request that is not HTTP: %s", (type(error).__name__,)
     return True
 
 
@@ -38,12 +47,19 @@ _request_log.addFilter(_without_traceback)
 class Server:
     """A server that listens. `port` is the one that the system chose where 0 was asked for."""
 
-    def __init__(self, runner: web.AppRunner, scheme: str, host: str, port: int) -> None:
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        listening: asyncio.Server,
+        scheme: str,
+        host: str,
+    ) -> None:
         """Use `serve`."""
         self._runner = runner
+        self._listening = listening
         self._scheme = scheme
         self.host = host
-        self.port = port
+        self.port: int = listening.sockets[0].getsockname()[1]
 
     @property
     def url(self) -> str:
@@ -53,7 +69,31 @@ class Server:
 
     async def close(self) -> None:
         """Stop listening, end the feeds with their `last_seq`, let other requests finish."""
+        self._listening.close()
         await self._runner.cleanup()
+
+
+class _Connections:
+    """Makes what answers a connection, unless there are too many."""
+
+    def __init__(self, server: web.Server) -> None:
+        self._server = server
+        # Databases and devices need files, too.
+        self._most = min(_MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        self._full = False
+
+    def __call__(self) -> asyncio.Protocol:
+        was_full, self._full = self._full, len(self._server.connections) >= self._most
+        if not self._full:
+            return self._server()
+        if not was_full:
+            log.warning("%d connections are open; no more are taken for now", self._most)
+        return _Refused()
+
+
+class _Refused(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
 
 
 def check_host(host: str, *, has_users: bool) -> None:
@@ -95,14 +135,16 @@ async def serve(
         auto_decompress=False,  # attachments are stored as they come
     )
     await runner.setup()
+    assert runner.server is not None  # noqa: S101 - it is set up
+    loop = asyncio.get_running_loop()
     try:
-        site = web.TCPSite(runner, host, port, ssl_context=tls)
-        await site.start()
+        listening = await loop.create_server(
+            _Connections(runner.server), host, port, ssl=tls, backlog=_BACKLOG
+        )
     except OSError as error:
         await runner.cleanup()
         raise PermanentError(_refusal(host, port, error)) from error
-    scheme = "http" if tls is None else "https"
-    return Server(runner, scheme, host, int(runner.addresses[0][1]))
+    return Server(runner, listening, "http" if tls is None else "https", host)
 
 
 def _refusal(host: str, port: int, error: OSError) -> str:

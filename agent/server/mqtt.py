@@ -11,24 +11,20 @@ import asyncio
 import logging
 import random
 import secrets
-import time
 from collections import Counter
-from contextlib import aclosing, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn
 
 from agent.backoff import transient_backoff
-from agent.errors import (
-    EdgeAgentError,
-    PermanentError,
-    RemoteBusyError,
-    TransientError,
-)
-from agent.peers.mqtt_calls import MOST_CHANGES, Answer, request_from, to_json
-from agent.peers.mqtt_client import Connection, Received, TlsFiles
+from agent.errors import EdgeAgentError, RemoteBusyError
+from agent.peers.mqtt_calls import Answer, request_from, to_json
+from agent.peers.mqtt_client import Publication, Received
+from agent.peers.mqtt_connection import Connection
 from agent.peers.mqtt_errors import to_fault
 from agent.peers.mqtt_exchange import Exchange, Waiting, decoded, packed
 from agent.peers.mqtt_presence import Present, Role, responder_announcement
+from agent.peers.mqtt_tls import TlsFiles
 from agent.peers.mqtt_topics import DEFAULT_GROUP, BrokerUrl, Topics
 from agent.peers.mqtt_wire import (
     MAX_MESSAGE,
@@ -44,6 +40,7 @@ from agent.peers.mqtt_wire import (
 from agent.peers.peer import Seq
 from agent.peers.urls import Credentials
 from agent.server.mqtt_call import DatabaseCall
+from agent.server.mqtt_notices import Notices
 from agent.server.mqtt_places import Place, Places
 from agent.server.mqtt_served import Served
 
@@ -65,9 +62,6 @@ _WAITING_BYTES: Final = 16 * 1024 * 1024
 """Of the first parts of all calls."""
 
 _LONGEST_CORRELATION: Final = 64
-
-_NOTICE_PAUSE, _LONGEST_NOTICE_PAUSE = 0.02, 0.25
-"""Seconds between two notices that a database has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +87,6 @@ class _Key(NamedTuple):
     correlation: bytes
 
 
-class Pace:
-    """How long to be silent after a notice. All gateways get all notices, so while a database keeps
-    changing each pause is twice as long as the one before."""
-
-    def __init__(self) -> None:
-        self._pause = _NOTICE_PAUSE
-        self._told = 0.0
-
-    def next_pause(self, now: float) -> float:
-        """In seconds; a notice was sent `now`, in seconds of any clock."""
-        busy = now - self._told < 2 * self._pause
-        self._pause = min(2 * self._pause, _LONGEST_NOTICE_PAUSE) if busy else _NOTICE_PAUSE
-        self._told = now
-        return self._pause
-
-
 class Responder:
     """Serves databases on a broker until it is cancelled."""
 
@@ -130,10 +108,9 @@ class Responder:
         self._bytes = 0
         self._refusals = 0
         self._tasks: asyncio.TaskGroup
+        self._notices: Notices
         self._takes = False
         """Whether requests are taken: those that come later another responder answers."""
-        self._watched: dict[str, Seq] = {}
-        """The databases that are followed, with the sequence of the latest notice."""
         filters = [None] if served.only is None else list(served.only)
         self._connection = Connection(
             broker.url,
@@ -155,14 +132,14 @@ class Responder:
         """Stay connected. An error in the program ends it, for a supervisor to start it again."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
+                self._notices = Notices(self._served, self._tell, self._tasks)
                 self._takes = True
                 try:
                     await self._stay_connected()
                 finally:  # from here on the group may refuse tasks
                     self._takes = False
-                    self._served.changing(None)
+                    self._notices.end()
         finally:
-            self._watched.clear()
             await self._connection.close()
 
     async def _stay_connected(self) -> NoReturn:
@@ -172,7 +149,7 @@ class Responder:
                 await self._connection.open()
                 self.last_error = None
                 backoff.reset()
-                await self._follow_all()
+                await self._notices.follow_all()
                 await self._connection.until_lost()
             except EdgeAgentError as error:
                 if str(error) != self.last_error:
@@ -189,8 +166,8 @@ class Responder:
             "last_error": self.last_error,
             "calls": self.calls,
             "refused": self.refused,
-            "bytes_sent": self._connection.bytes_sent,
-            "bytes_received": self._connection.bytes_received,
+            "bytes_sent": self._connection.traffic.sent,
+            "bytes_received": self._connection.traffic.received,
         }
 
     # --- calls -------------------------------------------------------------------------
@@ -262,7 +239,7 @@ class Responder:
         try:
             request = await decoded(await exchange.assemble(first), request_from)
             answer = Answer(await call.answer(request))
-            self._follow(key.database)
+            self._notices.follow(key.database)
         except EdgeAgentError as error:
             answer = Answer(error=to_fault(error))
         self.calls += 1
@@ -292,10 +269,12 @@ class Responder:
 
         async def send(packet: Packet) -> None:
             await self._connection.publish(
-                topic,
-                encode_packet(packet),
-                expiry=self._broker.patience,
-                correlation=key.correlation,
+                Publication(
+                    topic,
+                    encode_packet(packet),
+                    expiry=self._broker.patience,
+                    correlation=key.correlation,
+                )
             )
 
         return Exchange(
@@ -313,62 +292,13 @@ class Responder:
         for exchange in self._exchanges.values():
             exchange.fail(error)
 
-    # --- notices -----------------------------------------------------------------------
-
-    async def _follow_all(self) -> None:
-        """Follow what there is; whoever was connected meanwhile may have missed a notice."""
-        for database, seq in list(self._watched.items()):
-            if seq is not None:
-                await self._notify(database, seq)
-        for database in self._served.changing(self._follow):
-            self._follow(database)
-
-    def _follow(self, database: str) -> None:
-        """Tell on the broker, from now on, when a database has changed."""
-        if database not in self._watched:
-            self._watched[database] = None
-            self._tasks.create_task(self._watch(database))
-
-    async def _watch(self, database: str) -> None:
-        backoff = transient_backoff()
-        pace = Pace()
-        since: Seq = None
-        try:
-            while True:
-                try:
-                    with self._served.using(database):
-                        peer = await self._served.peer(database)
-                        if since is None:
-                            since = (await peer.info()).update_seq
-                            await self._notify(database, since)
-                    changes = peer.changes(since, follow=True, limit=MOST_CHANGES)
-                    async with aclosing(changes) as batches:
-                        async for batch in batches:
-                            since = batch.last_seq
-                            backoff.reset()
-                            if batch.changes:
-                                await self._notify(database, since)
-                                await asyncio.sleep(pace.next_pause(time.monotonic()))
-                except TransientError as error:
-                    log.info("%s: %s", database, error)
-                    await asyncio.sleep(backoff.next_delay())
-                else:  # the store was closed, and maybe it is open again
-                    since = None
-                    if database not in self._served.changing(self._follow):
-                        return
-                    await asyncio.sleep(backoff.next_delay())
-        except PermanentError as error:
-            log.warning("%s is not followed any more: %s", database, error)
-        finally:
-            # The next call starts it again, or the next time that it is opened.
-            self._watched.pop(database, None)
-
-    async def _notify(self, database: str, seq: Seq) -> None:
-        self._watched[database] = seq
+    async def _tell(self, database: str, seq: Seq) -> None:
         if self._connection.connected:  # or else nobody is told, and everybody looks afterwards
             with suppress(EdgeAgentError):
                 await self._connection.publish(
-                    self._topics.changed(database),
-                    encode_notice(to_json(seq)),
-                    expiry=self._broker.patience,
+                    Publication(
+                        self._topics.changed(database),
+                        encode_notice(to_json(seq)),
+                        expiry=self._broker.patience,
+                    )
                 )

@@ -25,7 +25,6 @@ from agent.peers.mqtt_calls import (
     Request,
     RevsDiff,
     Store,
-    found_to_wire,
     info_to_wire,
     local_from_json,
     local_to_wire,
@@ -33,10 +32,10 @@ from agent.peers.mqtt_calls import (
     page_to_wire,
     parsed_rev,
     refusals_to_wire,
-    revision_from_wire,
     seq_from_json,
 )
 from agent.peers.mqtt_exchange import Contents, Exchange
+from agent.peers.mqtt_revisions import found_to_wire, revision_from_wire
 from agent.peers.mqtt_wire import Source
 from agent.peers.peer import ChangeBatch, Comparable, Peer
 from agent.server.mqtt_served import Served

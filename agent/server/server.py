@@ -6,6 +6,7 @@ Source: CouchDB documentation, "API Reference > Server".
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -60,7 +61,10 @@ async def uuids(call: Call) -> web.Response:
 
 async def status(call: Call) -> web.Response:
     """GET /_status: the agent's own JSON, from whoever runs the server."""
-    return answer(await _status(call), headers={"Cache-Control": "no-cache"})
+    told = await _status(call)
+    if not user_of(call.request).is_admin:
+        told = _without_databases(told)
+    return answer(told, headers={"Cache-Control": "no-cache"})
 
 
 async def metrics(call: Call) -> web.Response:
@@ -69,20 +73,36 @@ async def metrics(call: Call) -> web.Response:
 
 
 async def _status(call: Call) -> dict[str, Any]:
-    """Raises RequestError where it tells of a database that the user may not read.
-
-    Which databases there are only administrators are told.
-    """
+    """Raises RequestError where it tells of a database that the user may not read."""
     service = call.service
     if service.status is None:
         raise NotFoundError("no status")
     status = await service.status()
     user = user_of(call.request)
-    name = status.get("database", {}).get("name")
-    if not user.is_admin:
-        status.get("conflicts", {}).pop("databases", None)
+    name = _own(status)
     if name is not None and not user.is_admin:
         with service.databases.using(name):
             store = await service.databases.get(name)
             service.access.require_database(Need.MEMBER, user, store)
     return status
+
+
+def _without_databases(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Which databases there are besides the agent's own only administrators are told."""
+    own = (None, _own(status))
+    conflicts = status.get("conflicts", {}).items()
+    hooks = status.get("hooks", ())
+    return {
+        **status,
+        "conflicts": {name: value for name, value in conflicts if name != "databases"},
+        "damaged": [each for each in status.get("damaged", ()) if each["database"] in own],
+        "attention": [each for each in status.get("attention", ()) if each.get("database") in own],
+        "hooks": [
+            each if each["database"] in own else {**each, "database": None} for each in hooks
+        ],
+    }
+
+
+def _own(status: Mapping[str, Any]) -> str | None:
+    name: str | None = status.get("database", {}).get("name")
+    return name

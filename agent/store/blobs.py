@@ -13,7 +13,7 @@ import hashlib
 import secrets
 import sqlite3
 import zlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,7 +26,7 @@ from agent.documents.attachment import (
     Uploaded,
     md5_digest,
 )
-from agent.errors import DocumentError, MissingStubError, NotFoundError
+from agent.errors import DocumentError, NotFoundError
 
 if TYPE_CHECKING:
     from agent.store.store import Store
@@ -282,27 +282,3 @@ async def decoded(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, 
                     inflate = zlib.decompressobj(wbits=31)
     if not inflate.eof:
         raise DocumentError("the attachment is not encoded as it says")
-
-
-def settled(
-    attachments: Sequence[Attachment],
-    *,
-    document: str,
-    generation: int,
-    blobs: Blobs,
-    find: Callable[[Attachment], Attachment | None],
-) -> list[Attachment]:
-    """The attachments with their contents stored, each stub replaced by what `find` has for it.
-
-    Raises MissingStubError.
-    """
-    kept = []
-    for attachment in attachments:
-        found = blobs.keep(attachment)
-        if found is None:
-            found = find(attachment)
-            found = found and blobs.keep(found)
-        if found is None:
-            raise MissingStubError(f"Invalid attachment stub in {document} for {attachment.name}")
-        kept.append(found if found.revpos else replace(found, revpos=generation))
-    return kept

@@ -45,7 +45,7 @@ async def give_back(writer: Writer, *, keep: int = 0) -> None:
 
 
 def _drop_old_bodies(transaction: Transaction, *, after: int, keep: int) -> int | None:
-    return transaction.drop_old_bodies(after, _ROWS, keep=keep)
+    return transaction.rows.drop_old_bodies(after, _ROWS, keep=keep)
 
 
 def _remove_unreferenced(transaction: Transaction) -> int:

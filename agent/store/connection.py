@@ -53,6 +53,7 @@ _SMALLEST_ROOM = 64 * 1024
 
 _CHECKED_WHOLE = 16 * 1024 * 1024
 _CHECKED_ROWS = 1000
+_CHECKED_CHARACTERS = 8 * 1024 * 1024
 
 
 class StoreLock:
@@ -112,8 +113,9 @@ class StoreLock:
     def closing(self) -> None:
         """All is in the file, so the WAL may go."""
         self.was_in_use = False
-        self._write(True, False)
-        with suppress(OSError):  # then the next start looks for a WAL, and tells that there is none
+        # On a disk that fails the next start looks for a WAL, and tells that there is none.
+        with suppress(StoreError, OSError):
+            self._write(True, False)
             os.fsync(self._file)
 
     def _write(self, is_store: bool, in_use: bool) -> None:
@@ -228,29 +230,6 @@ def mark_damaged(path: Path, reason: str) -> None:
         marker(path).write_text(reason, "utf-8")
 
 
-def damage(connection: sqlite3.Connection) -> str | None:
-    """What a look at a store finds that was not closed in order, or None.
-
-    A small file is checked as a whole, of a large one what was written last.
-    """
-    try:
-        size = connection.execute(
-            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
-        ).fetchone()[0]
-        if size <= _CHECKED_WHOLE:
-            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            return None if found == "ok" else str(found).strip()
-        bad = connection.execute(
-            "SELECT count(*) FROM (SELECT id, body FROM docs ORDER BY seq DESC LIMIT ?) AS new "
-            "WHERE NOT json_valid(body) "
-            "OR NOT EXISTS (SELECT 1 FROM docs AS same WHERE same.id = new.id)",
-            (_CHECKED_ROWS,),
-        ).fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        return str(error)
-    return f"{bad} of the last documents are damaged" if bad else None
-
-
 @contextmanager
 def explained(path: Path, *, is_open: bool = False) -> Iterator[None]:
     """Turns SQLite's errors into the agent's, with what to do.
@@ -290,6 +269,34 @@ def explained(path: Path, *, is_open: bool = False) -> Iterator[None]:
         raise StoreError(
             f"{path}: {error}; check the path and its permissions", path=str(path)
         ) from error
+
+
+def look_at(connection: sqlite3.Connection, path: Path, *, in_order: bool) -> None:
+    """Read what was written last; a small file that was not closed in order is checked as a whole.
+
+    Raises StoreDamagedError, and StoreWriteError when the disk reports an error.
+    """
+    with explained(path, is_open=True):
+        size = connection.execute(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        ).fetchone()[0]
+        if size <= _CHECKED_WHOLE and not in_order:
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0]).strip()
+            if found != "ok":
+                raise StoreDamagedError(str(path), found)
+        bad = characters = 0
+        for body, is_whole in connection.execute(
+            "SELECT body, json_valid(body) AND EXISTS "
+            "(SELECT 1 FROM docs AS same WHERE same.id = docs.id) "
+            "FROM docs ORDER BY seq DESC LIMIT ?",
+            (_CHECKED_ROWS,),
+        ):
+            bad += not is_whole
+            characters += len(body)
+            if characters > _CHECKED_CHARACTERS:
+                break
+        if bad:
+            raise StoreDamagedError(str(path), f"{bad} of the last documents are damaged")
 
 
 def _check_format(connection: sqlite3.Connection, path: Path) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 from weakref import WeakValueDictionary
 
@@ -18,8 +18,10 @@ from agent.durable import make_folder, sync_folder
 from agent.errors import DocumentError, NotFoundError, StoreError, StoreExistsError, StoreHeldError
 from agent.store.connection import StoreLock, marker
 from agent.store.opening import exists
-from agent.store.salvage import COPY, copies_of
+from agent.store.salvage import COPY, copies_of, files_aside, note_of
 from agent.store.store import Store
+
+_T = TypeVar("_T")
 
 _NAME = re.compile(r"[a-z][a-z0-9_$()+/-]*\Z")
 _SYSTEM = frozenset({"_replicator"})
@@ -28,7 +30,6 @@ _MOST_OPEN = 64
 """Databases that are open at once, unless more are in use. Each has two threads or more, six files
 and about 0.5 MB."""
 
-_LONGEST_NOTE = 500  # bytes: no SQLite file is as small
 _LONGEST_NAME = 200  # as a file name, with its suffixes, within what file systems allow
 
 BAD_NAME = (
@@ -176,6 +177,9 @@ class Databases:
                 f"{name} is the database of this agent: stop it, then delete {path.name}",
                 path=str(path),
             )
+        await _to_the_end(self._delete(name, path))
+
+    async def _delete(self, name: str, path: Path) -> None:
         async with self._lock(name):
             store = self._open.pop(name, None)
             if store is not None:
@@ -244,10 +248,9 @@ class Databases:
             {
                 "database": unquote(file.name.partition(_SUFFIX)[0]),
                 "file": str(file),
-                "reason": _note(file),
+                "reason": note_of(file),
             }
-            for file in sorted(self.folder.glob(f"*{_SUFFIX}.damaged-*"))
-            if not file.name.endswith(("-wal", "-shm"))
+            for file in files_aside(self.folder, f"*{_SUFFIX}")
         ]
 
     def _make_folder(self) -> None:
@@ -262,19 +265,9 @@ class Databases:
             ) from error
 
 
-def _note(file: Path) -> str | None:
-    """What a small file says in place of a store of which nothing was left."""
-    try:
-        if file.stat().st_size < _LONGEST_NOTE:
-            return file.read_text("utf-8", "replace")
-    except FileNotFoundError:  # removed just now
-        pass
-    return None
-
-
-async def _to_the_end(opening: Coroutine[Any, Any, Store]) -> Store:
+async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
     """Shielded; who was cancelled while waiting does not want to hear of what went wrong either."""
-    task = asyncio.ensure_future(opening)
+    task = asyncio.ensure_future(work)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return await asyncio.shield(task)
 

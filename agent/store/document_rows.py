@@ -149,11 +149,44 @@ class DocumentRows:
         # A leaf without a body needs histories that contradict each other; see RevTree.
         return Body(*row[0]) if row else EMPTY
 
-    def unneeded(self, after: int, last: int, keep: int) -> tuple[list[tuple[int]], int]:
+    def attachments(self, document: Document, rev: Rev) -> tuple[Attachment, ...]:
+        """The attachments of a revision whose body is here."""
+        text: str | None = None
+        if rev in document.bodies:
+            text = document.bodies[rev].attachments
+        elif document.seq and rev == document.winner:
+            text = document.body.attachments
+        elif rev in document.tree:
+            row = self._db.execute(
+                "SELECT attachments FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
+                (document.id, *rev),
+            ).fetchone()
+            text = row[0] if row else None
+        return attachments_from_store(text)
+
+    def drop_old_bodies(self, after: int, count: int, *, keep: int = 0) -> int | None:
+        """Drop the bodies of revisions that are no leaves, among the next `count` rows.
+
+        The common ancestors of leaves in conflict keep theirs, and with `keep` the newest
+        generations behind each winner, so many. `after` is 0 or what the call before returned; None
+        when there are no more rows.
+        """
+        last = self._db.execute(
+            "SELECT max(rowid) FROM "
+            "(SELECT rowid FROM revisions WHERE rowid > ? ORDER BY rowid LIMIT ?)",
+            (after, count),
+        ).fetchone()[0]
+        if last is None:
+            return None
+        unneeded, last = self._unneeded(after, last, keep)
+        self._db.executemany("DELETE FROM revisions WHERE rowid = ?", unneeded)
+        return int(last)
+
+    def _unneeded(self, after: int, last: int, keep: int) -> tuple[list[tuple[int]], int]:
         """The rows of old bodies, among these rows, that no merge is going to ask for.
 
         With them the row up to which it has looked, `last` unless that takes long; the writer has
-        other work. See `Transaction.drop_old_bodies`.
+        other work.
         """
         rows = self._db.execute(
             "SELECT revisions.rowid, id, revisions.gen, revisions.hash, docs.gen, "
@@ -179,21 +212,6 @@ class DocumentRows:
                     continue
             found.append((row,))
         return found, last
-
-    def attachments(self, document: Document, rev: Rev) -> tuple[Attachment, ...]:
-        """The attachments of a revision whose body is here."""
-        text: str | None = None
-        if rev in document.bodies:
-            text = document.bodies[rev].attachments
-        elif document.seq and rev == document.winner:
-            text = document.body.attachments
-        elif rev in document.tree:
-            row = self._db.execute(
-                "SELECT attachments FROM revisions WHERE id = ? AND gen = ? AND hash = ?",
-                (document.id, *rev),
-            ).fetchone()
-            text = row[0] if row else None
-        return attachments_from_store(text)
 
 
 def marked(tree: RevTree, leaves: Iterable[Rev]) -> dict[Rev, bool]:

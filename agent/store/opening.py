@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from agent.errors import StoreDamagedError, StoreError
-from agent.store.connection import StoreLock, damage, failing, marker, open_writer
+from agent.store.connection import StoreLock, failing, look_at, marker, open_writer
 from agent.store.raw_file import RawFile
 from agent.store.raw_pages import is_sound, numbers
 from agent.store.salvage import (
@@ -21,6 +21,7 @@ from agent.store.schema import APPLICATION_ID
 
 _EMPTY = "it is empty, and was not"
 _GONE = "it is gone"
+_HALF_DONE = "its copy is not in its place yet"
 _MARKED = "it was found while it was open"  # a power cut has left the marker without its text
 _PIECE = 1024 * 1024
 _NO_WAL = (
@@ -51,6 +52,8 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
     """
     wal = path.with_name(path.name + "-wal")
     reason = damage_found(path)
+    if reason is None and copies_of(path):
+        reason = _HALF_DONE
     if reason is None and lock.was_store:
         reason = None if path.exists() else _GONE
         if reason is None and path.stat().st_size == 0:
@@ -69,11 +72,8 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
         if lock.was_store and type(error) is StoreError and _has_bad_head(path):
             raise StoreDamagedError(str(path), _BAD_HEAD) from error
         raise
-    reason = None if in_order else damage(connection)
-    if reason is not None:
-        connection.close()
-        raise StoreDamagedError(str(path), reason)
     try:
+        look_at(connection, path, in_order=in_order)
         if wal_is_gone:
             note_damage(path, _NO_WAL)
         lock.opened()

@@ -22,18 +22,19 @@ from agent.store.raw_pages import (
 
 
 class RawFile:
-    """All that can be read of a file, whatever is damaged. Nothing is written; blocking."""
+    """All that can be read of a file and its WAL, whatever is damaged, also of either alone.
+
+    Nothing is written; blocking.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._wal: int | None = None
+        """Raises OSError where there is a file that cannot be opened."""
+        self._file = _opened(path)
+        self._wal = _opened(path.with_name(path.name + "-wal"))
         self._frames: dict[int, int] = {}
-        self._count = os.fstat(self._file).st_size // PAGE_SIZE
-        try:
-            self._wal = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            pass
-        else:
+        """The latest frame of each page, in the WAL."""
+        self._count = 0 if self._file is None else os.fstat(self._file).st_size // PAGE_SIZE
+        if self._wal is not None:
             self._find_frames(self._wal)
 
     def __enter__(self) -> Self:
@@ -42,9 +43,9 @@ class RawFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        os.close(self._file)
-        if self._wal is not None:
-            os.close(self._wal)
+        for file in (self._file, self._wal):
+            if file is not None:
+                os.close(file)
 
     def rows(self) -> Iterator[Row]:
         """Every row of every page that is in use, those of indexes among them, in no order."""
@@ -69,7 +70,7 @@ class RawFile:
         if frame is not None and self._wal is not None:
             place = WAL_HEADER + frame * (FRAME_HEADER + PAGE_SIZE) + FRAME_HEADER
             return self._read(self._wal, place, PAGE_SIZE)
-        if not 0 < number <= self._count:
+        if self._file is None or not 0 < number <= self._count:
             return None
         return self._read(self._file, (number - 1) * PAGE_SIZE, PAGE_SIZE)
 
@@ -95,3 +96,11 @@ class RawFile:
         except OSError:
             return None
         return data if len(data) == size else None
+
+
+def _opened(path: Path) -> int | None:
+    """None where there is no such file."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None

@@ -32,10 +32,21 @@ _MOST_SEQ = 2**53
 """A larger sequence or key is damage."""
 
 _SHA256 = 32
+_NONSENSE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+    EdgeAgentError,
+)
+"""What it raises when sense is made of bytes that are readable and wrong."""
+
 _LAST_BLOB = 2**63 // NUMBERS - 2
 _RESOLUTION_KEY = re.compile(rf"{re.escape(RESOLUTION)}\d{{16}}", re.ASCII)
 
-_json = msgspec.json.Decoder(dict[str, Any])
+_json = msgspec.json.Decoder(Any)
+_object = msgspec.json.Decoder(dict[str, Any])
 
 
 class Recovered(NamedTuple):
@@ -116,11 +127,13 @@ def _insert_numbered(rowid: int, values: tuple[Value, ...], copy: sqlite3.Connec
             whole = _is_revision(id, gen, digest, body) and _is_tree(tree, attached)
             if not whole or not isinstance(conflicts, int):
                 return True
-            # A page that was in use once may have an older state of the document.
+            # A page that was in use once may have an older state of the document. Of two documents
+            # with one sequence one has a damaged one.
             copy.execute(
                 "INSERT OR REPLACE INTO docs "
                 "(seq, id, gen, hash, deleted, conflicts, body, tree, attachments) "
-                "SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 "
+                "SELECT CASE WHEN EXISTS (SELECT 1 FROM docs WHERE seq = ?1 AND id <> ?2) "
+                "THEN (SELECT max(seq) + 1 FROM docs) ELSE ?1 END, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9 "
                 "WHERE NOT EXISTS (SELECT 1 FROM docs WHERE id = ?2 AND seq > ?1)",
                 (rowid, id, gen, digest, bool(deleted), conflicts, body, tree, attached),
             )
@@ -163,17 +176,17 @@ def _is_tree(tree: Value, attachments: Value) -> bool:
 
 
 def _is_object(text: str) -> bool:
-    try:
-        _json.decode(text)
-    except msgspec.DecodeError:
-        return False
-    return True
+    return _decodes(_object, text)
 
 
 def _is_json(text: str) -> bool:
+    return _decodes(_json, text)
+
+
+def _decodes(decoder: msgspec.json.Decoder[Any], text: str) -> bool:
     try:
-        msgspec.json.decode(text)
-    except msgspec.DecodeError:
+        decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError):  # deeper than whatever was written
         return False
     return True
 
@@ -254,15 +267,7 @@ def _tree(tree: bytes | None, alone: Revision) -> RevTree | None:
         known = RevTree.decode(tree)
         for rev in known.leaves():
             known.path(rev)
-    except (
-        cbor2.CBORDecodeError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-        EdgeAgentError,
-    ):
+    except (cbor2.CBORDecodeError, *_NONSENSE):
         return None
     return known
 
@@ -351,7 +356,7 @@ def _has_contents(attachments: str | None, copy: sqlite3.Connection) -> bool:
             for attachment in attachments_from_store(attachments)
             if isinstance(attachment.content, Stored)
         ]
-    except (ValueError, TypeError, LookupError, AttributeError, EdgeAgentError):
+    except _NONSENSE:
         return False
     return all(
         copy.execute("SELECT 1 FROM blobs WHERE sha256 = ?", (blob,)).fetchone() for blob in blobs

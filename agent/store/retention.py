@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 PAGE = 500
 """Documents that are looked at, or deleted, at once."""
 
+MOST_SENSORS = 1000
+"""Of which something is remembered."""
+
 Reason: TypeAlias = Literal["drop-oldest", "thin"]
 
 _json = msgspec.json.Encoder()
@@ -47,12 +50,32 @@ class SensorRecord(Struct, omit_defaults=True):
     """The id of the gap that grows if more are dropped."""
 
 
+class Counts(Struct, omit_defaults=True):
+    """As in `SensorRecord`."""
+
+    deleted: int = 0
+    dropped: int = 0
+
+
 class Record(Struct, omit_defaults=True):
     """The document `_local/retention`."""
 
     sensors: dict[str, SensorRecord] = msgspec.field(default_factory=dict)
+    others: Counts = msgspec.field(default_factory=Counts)
+    """Of sensors that are forgotten."""
     thinned: int = 0
     """The sequence up to which thinning has come."""
+
+    def forget(self) -> None:
+        """Keep half of too many sensors: those whose readings go on, and not what noise on a line
+        without checks has made of their names."""
+        if len(self.sensors) <= MOST_SENSORS:
+            return
+        newest_last = sorted(self.sensors, key=lambda name: self.sensors[name].floor[len(name) :])
+        for name in newest_last[: -MOST_SENSORS // 2]:
+            sensor = self.sensors.pop(name)
+            self.others.deleted += sensor.deleted
+            self.others.dropped += sensor.dropped
 
 
 class Found(NamedTuple):
@@ -199,7 +222,8 @@ class Retained:
     @property
     def dropped(self) -> int:
         """Readings that were deleted though some remote did not have them."""
-        return sum(sensor.dropped for sensor in self.record.sensors.values())
+        singly = sum(sensor.dropped for sensor in self.record.sensors.values())
+        return singly + self.record.others.dropped
 
     async def load(self) -> None:
         """Go on from what was done before. Raises StoreError."""
@@ -236,6 +260,7 @@ class Retained:
                 _grow_gaps(transaction, record, deleted, reason)
             if thinned is not None:
                 record.thinned = thinned
+            record.forget()
             rev = transaction.locals.overwrite(RETENTION, self._rev, _json.encode(record).decode())
             return len(deleted), record, rev
 

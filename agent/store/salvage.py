@@ -22,7 +22,7 @@ from agent.durable import sync_file, sync_folder
 from agent.errors import StoreError
 from agent.store.connection import mark_damaged, marker, open_writer, unreadable
 from agent.store.raw_file import RawFile
-from agent.store.recovery import Recovered, recover
+from agent.store.recovery import recover
 
 if TYPE_CHECKING:
     from agent.store.store import Store
@@ -35,9 +35,12 @@ SALVAGED = "salvaged"
 COPY = ".salvaged-"
 """Begins what the name of a complete copy has besides the store's; it ends with the time."""
 
+_ASIDE = ".damaged-"
 _FILES = ("-shm", "-wal", "-journal", "")
 _KEPT = 3
-"""Damaged files of a store that stay: a card that fails would fill up with them otherwise."""
+"""Damaged files of a store that stay, and notes: a card that fails would fill up otherwise."""
+
+_LONGEST_NOTE = 500  # bytes: no SQLite file is as small
 
 
 class Salvage(msgspec.Struct, frozen=True):
@@ -74,10 +77,8 @@ def set_aside(path: Path, reason: str) -> Salvage:
         # A WAL would be as large as the copy once more, and it is of no use until it is complete.
         copy.execute("PRAGMA journal_mode = DELETE")
         copy.execute("PRAGMA synchronous = OFF")
-        found = Recovered(0, 0)
-        if path.exists():
-            with RawFile(path) as damaged:
-                found = recover(damaged.rows(), copy)
+        with RawFile(path) as damaged:
+            found = recover(damaged.rows(), copy)
         done = Salvage(
             time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             reason,
@@ -106,10 +107,27 @@ def set_aside(path: Path, reason: str) -> Salvage:
 
 def note_damage(path: Path, reason: str) -> None:
     """Say that something of a store is lost of which nothing could be set aside: in the log, and by
-    a small file, which the status tells of until somebody removes it."""
+    a note, a small file, which the status tells of until somebody removes it."""
     log.error("%s: %s", path, reason)
     with suppress(OSError):  # on a disk that is full
         _aside(path, _free_stamp(path)).write_text(reason, "utf-8")
+        for note in _earlier(path, notes=True)[:-_KEPT]:
+            _remove(note)
+
+
+def note_of(aside: Path) -> str | None:
+    """What a note says; None for a damaged file."""
+    try:
+        return aside.read_text("utf-8", "replace") if _is_note(aside) else None
+    except FileNotFoundError:  # removed just now
+        return None
+
+
+def files_aside(folder: Path, stores: str) -> list[Path]:
+    """The damaged files in a folder, and notes, of the stores that a pattern names; of each store
+    the oldest first."""
+    found = folder.glob(f"{stores}{_ASIDE}*")
+    return sorted(file for file in found if not file.name.endswith(_FILES[:-1]))
 
 
 def copies_of(path: Path) -> list[Path]:
@@ -134,10 +152,10 @@ def put_in_place(path: Path) -> bool:
                 _beside(path, suffix).rename(_beside(aside, suffix))
         if not aside.exists():
             _keep(path, aside)
+        marker(path).unlink(missing_ok=True)  # never beside the copy, which is sound
         sync_folder(path.parent)
         copy.rename(path)
         sync_folder(path.parent)
-        marker(path).unlink(missing_ok=True)
         done = True
     return done
 
@@ -160,16 +178,21 @@ def _unfinished(path: Path) -> Path:
 def _make_way(path: Path, wanted: int) -> None:
     """Remove the oldest of the files that were set aside before: all but a few, and more where
     otherwise so many bytes are not free. What could be read in them was copied then."""
-    names = f"{path.name}.damaged-"
-    earlier = sorted(
-        file
-        for file in path.parent.iterdir()
-        if file.name.startswith(names) and not file.name.endswith(_FILES[:-1])
-    )
+    earlier = _earlier(path, notes=False)
     while earlier and (len(earlier) >= _KEPT or shutil.disk_usage(path.parent).free < wanted):
         oldest = earlier.pop(0)
         _remove(oldest)
         log.warning("%s: removed, to have room for a copy of the store, which is damaged", oldest)
+
+
+def _earlier(path: Path, *, notes: bool) -> list[Path]:
+    """Either the notes about a store or its damaged files, the oldest first."""
+    aside = files_aside(path.parent, glob.escape(path.name))
+    return [file for file in aside if _is_note(file) == notes]
+
+
+def _is_note(aside: Path) -> bool:
+    return aside.stat().st_size < _LONGEST_NOTE
 
 
 def _remove(file: Path) -> None:
@@ -207,7 +230,7 @@ def _room_wanted(path: Path) -> Iterator[None]:
 def _keep(path: Path, aside: Path) -> None:
     """A second name, so that there is a store at any moment.
 
-    Of a store that is gone a small file tells.
+    Of a store that is gone a note tells.
     """
     if not path.exists():
         aside.write_text("it is gone", "utf-8")
@@ -229,7 +252,7 @@ def _free_stamp(path: Path) -> str:
 
 
 def _aside(path: Path, stamp: str) -> Path:
-    return path.with_name(f"{path.name}.damaged-{stamp}")
+    return path.with_name(f"{path.name}{_ASIDE}{stamp}")
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -43,9 +43,12 @@ class Store(StoreView):
         """Generations behind each winner whose bodies compaction leaves, for merges."""
         self.refusal: str | None = None
         """Why no document is taken at the moment, if none is."""
+        self.data = 0
+        """Bytes of the file's used pages after the latest commit, once there was one."""
         self._lock = lock
         self._writer: Writer
         self._compaction: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(
@@ -97,10 +100,16 @@ class Store(StoreView):
         return store
 
     async def close(self) -> None:
-        """Finish the writes that were accepted and release the file."""
-        if self._closed:
-            return
-        self._closed = True
+        """Finish the writes that were accepted and release the file.
+
+        It is done to its end though who waits for it is cancelled.
+        """
+        if self._closing is None:
+            self._closed = True
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         if self._compaction is not None:
             self._compaction.cancel()
             await asyncio.wait([self._compaction])
@@ -211,6 +220,7 @@ class Store(StoreView):
     def _on_commit(self, done: Transaction) -> None:
         self._shared.clear()
         self._latest = done.latest
+        self.data = done.data
         if done.indexes is not None:
             self._indexes = done.indexes
         self.conflicts_seen += done.changed_conflicts

@@ -13,15 +13,10 @@ from typing import Any
 
 import msgspec
 
-from agent.documents.attachment import (
-    Absent,
-    Attachment,
-    attachments_from_store,
-    stored_text,
-)
+from agent.documents.attachment import Absent, Attachment, attachments_from_store, stored_text
 from agent.documents.revision import Rev, Revision, canonical, new_hash
 from agent.documents.tree import DEFAULT_REVS_LIMIT
-from agent.store.blobs import Blobs, settled
+from agent.store.blobs import Blobs
 from agent.store.document_rows import Document, DocumentRows, marked
 from agent.store.latest import Latest
 from agent.store.locals import Locals
@@ -30,6 +25,12 @@ from agent.store.parts import Parts
 from agent.store.ranges import Ranges
 from agent.store.record import Record
 from agent.store.schema import PURGE_SEQ, SEQ_FLOOR, SETTING
+from agent.store.stubs import Stubs
+
+_DATA = (
+    "SELECT (page_count - freelist_count) * page_size "
+    "FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,9 @@ class Transaction:
     ) -> None:
         self._db = connection
         self._revs_limit = revs_limit
-        self._rows = DocumentRows(connection)
+        self.rows = DocumentRows(connection)
         self.blobs = Blobs(connection)
+        self._stubs = Stubs(self.rows, self.blobs)
         self.locals = Locals(connection)
         self.parts = Parts(connection)
         self.record = Record(connection)
@@ -81,6 +83,8 @@ class Transaction:
         """After `finish` the Mango indexes, if they may have changed."""
         self.latest: Latest
         """After `finish` what has changed."""
+        self.data = 0
+        """After `finish` the bytes of the file's used pages."""
 
     def checkpoint(self) -> tuple[int, int, int]:
         """State to give to `restore` when an operation is rolled back to its savepoint."""
@@ -98,6 +102,7 @@ class Transaction:
             [(self._live, "doc_count"), (self._tombstones, "doc_del_count")],
         )
         self.latest = Latest.read(self._db, self._began_at, self.update_seq)
+        (self.data,) = self._db.execute(_DATA).fetchone()
 
     # --- documents ---------------------------------------------------------------------
 
@@ -109,7 +114,7 @@ class Transaction:
         """
         if self._all_fresh(revisions):
             return [True] * len(revisions)
-        known = self._rows.load({revision.id for revision in revisions})
+        known = self.rows.load({revision.id for revision in revisions})
         fresh: dict[str, Revision] = {}
         results = []
         for revision in revisions:
@@ -121,7 +126,7 @@ class Transaction:
                     results.append(True)
                     continue
                 begin = first or revision
-                attachments = self._attachments(begin, None)
+                attachments = self._stubs.of_revision(begin, None)
                 document = known[revision.id] = Document.new(begin, attachments)
                 if first is None:
                     results.append(True)
@@ -131,7 +136,7 @@ class Transaction:
                     self.blobs.discard(attachment.content)
                 attachments = None
             else:
-                attachments = self._attachments(revision, document)
+                attachments = self._stubs.of_revision(revision, document)
             results.append(document.merge(revision, attachments))
         self._insert_fresh(fresh.values())
         for document in known.values():
@@ -141,11 +146,11 @@ class Transaction:
 
     def winner(self, id: str) -> Document | None:
         """A document as it stands in this transaction; its `winner` may be a tombstone."""
-        return self._rows.load({id}).get(id)
+        return self.rows.load({id}).get(id)
 
     def load(self, ids: set[str]) -> dict[str, Document]:
         """Documents as they stand in this transaction, those of `ids` that exist."""
-        return self._rows.load(ids)
+        return self.rows.load(ids)
 
     def rewrite(self, id: str, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> bool:
         """Edit a document as it stands; what is attached to it stays.
@@ -178,7 +183,7 @@ class Transaction:
             if self._all_fresh(created):
                 return [revision.rev for revision in created]
         if known is None:
-            known = self._rows.load({edit.id for edit in edits})
+            known = self.rows.load({edit.id for edit in edits})
         results: list[Rev | None] = []
         for edit in edits:
             document = known.get(edit.id)
@@ -188,7 +193,7 @@ class Transaction:
                 continue
             attachments, text = edit.attachments, None
             if attachments:
-                attachments = self._settled_edit(edit, parent, document)
+                attachments = self._stubs.of_edit(edit.id, edit.attachments, parent, document)
                 text = stored_text(attachments)
             digest = new_hash(
                 edit.canonical, parent=parent, deleted=edit.deleted, attachments=attachments
@@ -242,7 +247,7 @@ class Transaction:
                     revision.path[0],
                     revision.deleted,
                     revision.body,
-                    self._attachments(revision, None) if revision.attachments else None,
+                    self._stubs.of_revision(revision, None) if revision.attachments else None,
                 )
             )
         inserted = self._db.executemany(
@@ -267,9 +272,9 @@ class Transaction:
         if conflicts and document.old_leaves != now:
             self.changed_conflicts += 1
             self.new_conflicts += list(document.old_leaves.values()).count(False) < 2
-        body = self._rows.move_bodies(document, winner, now)
+        body = self.rows.move_bodies(document, winner, now)
         if forgotten and document.seq:
-            self._rows.forget(document.id, forgotten)
+            self.rows.forget(document.id, forgotten)
         blob = None if len(tree) == 1 else tree.encode()
         if document.seq == 0 or document.old_leaves != now:
             self.update_seq += 1
@@ -293,73 +298,13 @@ class Transaction:
             self._count(document.deleted, -1)
         self._count(deleted, +1)
 
-    # --- attachments -------------------------------------------------------------------
-
-    def _attachments(self, revision: Revision, document: Document | None) -> str | None:
-        """The text to store; of content that comes with the revision the blobs are kept."""
-        if not revision.attachments:
-            return None
-        ancestors = [
-            Rev(revision.generation - step, digest)
-            for step, digest in enumerate(revision.path)
-            if step
-        ]
-
-        def find(stub: Attachment) -> Attachment | None:
-            if document is None:
-                return None
-            for rev in ancestors:
-                for known in self._rows.attachments(document, rev):
-                    if _stands_for(stub, known):
-                        return known
-            return next(
-                (
-                    known
-                    for rev in document.tree.all_revs()
-                    for known in self._rows.attachments(document, rev)
-                    if known.name == stub.name and known.digest == stub.digest
-                ),
-                None,
-            )
-
-        return stored_text(
-            settled(
-                revision.attachments,
-                document=revision.id,
-                generation=revision.generation,
-                blobs=self.blobs,
-                find=find,
-            )
-        )
-
-    def _settled_edit(
-        self, edit: Edit, parent: Rev | None, document: Document | None
-    ) -> tuple[Attachment, ...]:
-        there = self._rows.attachments(document, parent) if document is not None and parent else ()
-
-        def find(stub: Attachment) -> Attachment | None:
-            return next((known for known in there if _stands_for(stub, known)), None)
-
-        # What an edit brings is new with it, whatever the client says.
-        given = [
-            stub if stub.content is Absent.STUB else replace(stub, revpos=0)
-            for stub in edit.attachments
-        ]
-        return tuple(
-            settled(
-                given,
-                document=edit.id,
-                generation=1 if parent is None else parent.generation + 1,
-                blobs=self.blobs,
-                find=find,
-            )
-        )
-
     def _count(self, deleted: bool, by: int) -> None:
         if deleted:
             self._tombstones += by
         else:
             self._live += by
+
+    # --- removing ----------------------------------------------------------------------
 
     def purge(self, asked: Mapping[str, Sequence[Rev]]) -> dict[str, list[Rev]]:
         """Remove leaves as if they had never been; what is no leaf of its document is passed over.
@@ -367,7 +312,7 @@ class Transaction:
         Returns the removed ones of each document. A document without leaves is gone; another one
         gets a new sequence, as its winner may be another.
         """
-        known = self._rows.load(set(asked))
+        known = self.rows.load(set(asked))
         removed: dict[str, list[Rev]] = {}
         for id, revs in asked.items():
             document = known.get(id)
@@ -383,7 +328,7 @@ class Transaction:
                 continue
             forgotten = document.tree.remove(removed[id])
             self._save(document)
-            self._rows.forget(id, forgotten)
+            self.rows.forget(id, forgotten)
         self._note_purged(sum(map(bool, removed.values())))
         return removed
 
@@ -416,25 +361,7 @@ class Transaction:
             )
             self._set_meta(SEQ_FLOOR, self.update_seq)
 
-    # --- compaction --------------------------------------------------------------------
-
-    def drop_old_bodies(self, after: int, count: int, *, keep: int = 0) -> int | None:
-        """Drop the bodies of revisions that are no leaves, among the next `count` rows.
-
-        The common ancestors of leaves in conflict keep theirs, and with `keep` the newest
-        generations behind each winner, so many. `after` is 0 or what the call before returned; None
-        when there are no more rows.
-        """
-        last = self._db.execute(
-            "SELECT max(rowid) FROM "
-            "(SELECT rowid FROM revisions WHERE rowid > ? ORDER BY rowid LIMIT ?)",
-            (after, count),
-        ).fetchone()[0]
-        if last is None:
-            return None
-        unneeded, last = self._rows.unneeded(after, last, keep)
-        self._db.executemany("DELETE FROM revisions WHERE rowid = ?", unneeded)
-        return int(last)
+    # --- space -------------------------------------------------------------------------
 
     def release_pages(self, count: int, *, keep: int = 0) -> int:
         """Give up to `count` unused pages back to the file system, and leave `keep`; returns how
@@ -466,11 +393,6 @@ class Transaction:
 
 
 _CONFLICT = Rev(0, "")
-
-
-def _stands_for(stub: Attachment, known: Attachment) -> bool:
-    """CouchDB wants the `revpos` of a stub to be the attachment's, if there is one."""
-    return stub.name == known.name and stub.revpos in (0, known.revpos)
 
 
 def _created(edit: Edit) -> Revision:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agent.config import Config, RemoteConfig, TelemetryConfig
 from agent.errors import ConfigError
-from agent.peers.mqtt_client import TlsFiles
+from agent.peers.mqtt_tls import TlsFiles
 from agent.peers.mqtt_topics import (
     READINGS_PREFIX,
     BrokerUrl,

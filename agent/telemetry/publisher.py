@@ -18,7 +18,8 @@ import msgspec
 
 from agent.backoff import Backoff, transient_backoff
 from agent.errors import EdgeAgentError, TooLargeError
-from agent.peers.mqtt_client import Connection, Received
+from agent.peers.mqtt_client import Publication, Received
+from agent.peers.mqtt_connection import Connection
 from agent.peers.mqtt_presence import gateway_announcement
 from agent.peers.mqtt_topics import Topics
 from agent.store.store import Store
@@ -141,7 +142,7 @@ class Publisher:
             "last_error": self.last_error,
             "published": self.published,
             "skipped": self.skipped,
-            "bytes_sent": self._connection.bytes_sent,
+            "bytes_sent": self._connection.traffic.sent,
         }
 
     # --- following the store -----------------------------------------------------------
@@ -195,7 +196,7 @@ class Publisher:
 
     async def _publish(self, readings: Sequence[Reading]) -> None:
         await self._meet(readings)
-        messages = []
+        publications = []
         for reading in readings:
             if reading.sensor not in self._state.devices[reading.device]:
                 self.skipped += 1
@@ -203,10 +204,9 @@ class Publisher:
                 topic = self._topics.reading(self._options.gateway, reading.device, reading.sensor)
                 # What was corrected is an old one, not the latest.
                 retain = self._options.retain and not reading.corrected
-                messages.append((topic, reading.payload(), retain))
-        results = await asyncio.gather(
-            *(self._send(*message) for message in messages), return_exceptions=True
-        )
+                payload = reading.payload()
+                publications.append(Publication(topic, payload, self._options.qos, retain))
+        results = await asyncio.gather(*map(self._send, publications), return_exceptions=True)
         for result in results:
             if isinstance(result, TooLargeError):
                 self.skipped += 1
@@ -215,11 +215,10 @@ class Publisher:
             else:
                 self.published += 1
 
-    async def _send(self, topic: str, payload: bytes, retain: bool) -> None:
-        options = self._options
+    async def _send(self, publication: Publication) -> None:
         if not self._connection.connected:  # or else each of many would connect again
             raise self._connection.broken()
-        await self._connection.publish(topic, payload, qos=options.qos, retain=retain)
+        await self._connection.publish(publication)
 
     def _is_due(self, reading: Reading) -> bool:
         if not self._options.interval:
@@ -290,7 +289,7 @@ class Publisher:
 
     async def _retain(self, topic: str, payload: bytes) -> None:
         try:
-            await self._connection.publish(topic, payload, retain=True)
+            await self._connection.publish(Publication(topic, payload, retain=True))
         except TooLargeError as error:  # the readings are published all the same
             log.warning("telemetry %s: %s: %s", self.name, topic, error)
 

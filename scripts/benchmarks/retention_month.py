@@ -17,8 +17,9 @@ from msgspec import Struct
 from agent.documents.revision import Revision, first_revision
 from agent.peers.couchdb import CouchPeer
 from agent.peers.local import LocalPeer
+from agent.replication.confirmations import Pushed
 from agent.replication.replicator import Replicator
-from agent.replication.retention import Options, Pushed, Retention
+from agent.replication.retention import Options, Retention
 from agent.resources import prepare
 from agent.store.store import Store
 from scripts.benchmarks.processes import resident_mib

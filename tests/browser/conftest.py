@@ -20,6 +20,7 @@ from tests.browser.site import CHROMIUM_OPTIONS, Site, site_in
 
 DESK = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
+SMALL_PHONE = {"width": 360, "height": 640}
 PATIENCE = 15_000
 """Milliseconds that a page gets to show what is waited for."""
 
@@ -76,12 +77,20 @@ Opener = Callable[..., Page]
 
 @pytest.fixture
 def opener(browser: Browser) -> Iterator[Opener]:
-    """Opens pages: `opener(url, "#/sensors", viewport=PHONE, expected=["401"])`."""
+    """Opens pages: `opener(url, "#/sensors", viewport=PHONE, expected=["401"])`.
+
+    `time` is what the browser takes for now, at first.
+    """
     with ExitStack() as stack:
         watches: list[Watched] = []
 
         def open_page(
-            url: str, where: str = "", *, expected: list[str] | None = None, **options: object
+            url: str,
+            where: str = "",
+            *,
+            expected: list[str] | None = None,
+            time: str | None = None,
+            **options: object,
         ) -> Page:
             context = browser.new_context(**{"viewport": DESK, "locale": "en-GB", **options})  # type: ignore[arg-type]
             stack.callback(context.close)
@@ -89,6 +98,8 @@ def opener(browser: Browser) -> Iterator[Opener]:
             page = context.new_page()
             watches.append(Watched(url, expected or []))
             watches[-1].watch(page)
+            if time is not None:
+                page.clock.install(time=time)
             page.goto(f"{url}/_utils/{where}")
             return page
 

@@ -33,12 +33,12 @@ def test_a_conflict_is_resolved_by_field(site: Site, opener: Opener) -> None:
     expect(day).to_contain_text("23")
     expect(day).to_contain_text("22")
     resolve = page.get_by_role("button", name="Resolve with what is chosen")
-    has_base = "Before" in table.inner_text()
+    expect(day.get_by_role("cell").first).to_have_text("21")  # what it was before
+    for chosen in ("night: 15", 'note: "by Anna"'):  # what one side only has changed
+        expect(table.get_by_role("radio", name=chosen)).to_be_checked()
+    expect(day.get_by_role("radio", checked=True)).to_have_count(0)
     expect(resolve).to_be_disabled()
     day.get_by_role("radio", name="day: 22").check()
-    if not has_base:  # what only one side changed is not known then
-        table.get_by_role("radio", name="night: 15").check()
-        table.get_by_role("radio", name='note: "by Anna"').check()
     resolve.click()
     expect(page).not_to_have_url(re.compile("id="))  # it goes back to the list once it is written
     doc = site.get("by field")
@@ -120,7 +120,7 @@ def test_conflicts_of_other_databases_are_found(site: Site, opener: Opener) -> N
     page.get_by_role("link", name="site/a+b").click()
     page.get_by_role("link", name="x/+%").click()
     page.get_by_role("button", name="Keep version 2").click()
-    expect(page.get_by_text("No document has a conflict")).to_be_visible()
+    expect(page.get_by_text("No document of this database has a conflict")).to_be_visible()
     assert request("GET", f"{other}/x%2F%2B%25")["v"] == "a"
     request("DELETE", other)
 

@@ -10,8 +10,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.agents import AgentProcess, gateway, gateway_config, table, when_true
-from tests.browser.conftest import Opener
+from tests.browser.conftest import SMALL_PHONE, Opener
 from tests.browser.site import request
+from tests.browser.test_pages import sideways
 from tests.mqtt.mosquitto import Mosquitto
 
 ANY = "127.0.0.1:0"
@@ -40,6 +41,9 @@ def test_gateways_come_and_go(broker: Mosquitto, tmp_path: Path, opener: Opener)
             row = page.get_by_role("row", name=re.compile("^gateway-1"))
             expect(row).to_contain_text("online")
             expect(page.get_by_text("1 of 1 online")).to_be_visible()
+            page.set_viewport_size(SMALL_PHONE)
+            expect(row.get_by_role("cell")).to_have_count(6)
+            assert sideways(page) == []
         expect(row).to_contain_text("offline")
 
 

@@ -10,15 +10,43 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.agents import AgentProcess, table
-from tests.browser.conftest import Opener
+from tests.browser.conftest import SMALL_PHONE, Opener
 from tests.browser.site import Site, request
+from tests.browser.test_pages import sideways
 from tests.server.accounts import auth, password_of, quick_hash
 
 ROLES = {"anna": ["_admin"], "mia": ["staff"], "rita": ["staff", "_reader"]}
-CONTROLS = ("Edit", "Delete", "New")
+CONTROLS: dict[str, tuple[str, list[tuple[Any, str]]]] = {
+    "documents?db=edge&id=doc": (
+        '"n": 1',
+        [("button", "Edit"), ("button", "Delete"), ("link", "New")],
+    ),
+    "conflicts?db=edge&id=both": (
+        "left",
+        [
+            ("radio", 'side: "left"'),
+            ("button", "Keep version 2"),
+            ("button", "Resolve with what is chosen"),
+            ("button", "Delete the document"),
+        ],
+    ),
+    "sensors?db=edge&device=shed&sensor=t": (
+        "volume",
+        [("textbox", "Wanted value of volume"), ("button", "Set")],
+    ),
+}
+"""Pages, what is on them, and how members change it: by role and name."""
+
+TIME = "2026-03-01T00:00:00Z"
+SHED = {"_rev": "1-a", "device": "shed"}
+DOCS = [
+    *({"_id": "both", "_rev": f"1-{side}", "side": side} for side in ("left", "right")),
+    {**SHED, "_id": f"shed:t:{TIME}:0", "type": "reading", "sensor": "t", "time": TIME, "value": 1},
+    {**SHED, "_id": "device:shed", "type": "device", "reported": {"volume": 7}},
+]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +66,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         request("PUT", f"{url}/edge", **as_anna)
         request("PUT", f"{url}/edge/_security", {"members": {"roles": ["staff"]}}, **as_anna)
         request("PUT", f"{url}/edge/doc", {"n": 1}, **as_anna)
+        request("POST", f"{url}/edge/_bulk_docs", {"docs": DOCS, "new_edits": False}, **as_anna)
         yield url
 
 
@@ -62,6 +91,39 @@ def test_nobody_sees_anything_without_a_log_in(guarded: str, opener: Opener) -> 
     assert [cookie["value"] for cookie in page.context.cookies()] == [""]
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_and_those_who_cannot_see_get_in(
+    guarded: str, opener: Opener, axe: str, scheme: str
+) -> None:
+    options = {"color_scheme": scheme, "bypass_csp": True, "viewport": SMALL_PHONE}
+    page = opener(guarded, "#/documents?db=edge&id=doc", expected=["401"], **options)
+    expect(page.get_by_label("Name")).to_be_focused()
+    page.keyboard.type("mia")
+    page.keyboard.press("Tab")
+    page.keyboard.type("wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert sideways(page) == []
+    page.evaluate(axe)
+    assert page.evaluate("axe.run(document)")["violations"] == []
+    page.get_by_label("Password").fill(password_of("mia"))
+    page.keyboard.press("Enter")
+    expect(page.locator("pre.json")).to_be_visible()
+    for width in (1250, 1090, 870, 850):
+        page.set_viewport_size({"width": width, "height": 640})
+        assert sideways(page) == []
+    page.set_viewport_size(SMALL_PHONE)
+    assert sideways(page) == []
+    out, bar = (
+        page.get_by_role("button", name="Log out").bounding_box(),
+        page.get_by_role("banner").bounding_box(),
+    )
+    assert out is not None
+    assert bar is not None
+    assert out["height"] < bar["height"]
+    assert bar["y"] <= out["y"]
+
+
 def test_a_session_that_has_ended_asks_again(guarded: str, opener: Opener) -> None:
     page = opener(guarded, expected=["401"])
     log_in(page, "anna")
@@ -70,20 +132,30 @@ def test_a_session_that_has_ended_asks_again(guarded: str, opener: Opener) -> No
     expect(page.get_by_role("heading", name="Log in")).to_be_visible()
 
 
+def controls_of(page: Page) -> Iterator[tuple[str, list[Locator]]]:
+    """Of each page with something to change, as it is opened: what changes it, and is there."""
+    for where, (text, names) in CONTROLS.items():
+        page.evaluate("(where) => { location.hash = where; }", f"#/{where}")
+        main = page.locator("main")
+        expect(main).to_contain_text(text)
+        found = [main.get_by_role(role, name=name, exact=True) for role, name in names]
+        yield where, [each for each in found if each.count()]
+
+
 def test_a_member_edits(guarded: str, opener: Opener) -> None:
-    page = opener(guarded, "#/documents?db=edge&id=doc", expected=["401"])
+    page = opener(guarded, expected=["401"])
     log_in(page, "mia")
-    for name in ("Edit", "Delete"):
-        expect(page.get_by_role("button", name=name)).to_be_visible()
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    for where, controls in controls_of(page):
+        assert len(controls) == len(CONTROLS[where][1]), where
 
 
 def test_a_reader_reads_and_changes_nothing(guarded: str, opener: Opener) -> None:
-    page = opener(guarded, "#/documents?db=edge&id=doc", expected=["401", "403"])
+    page = opener(guarded, expected=["401", "403"])
     log_in(page, "rita")
-    expect(page.locator("pre.json")).to_contain_text('"n": 1')
-    for name in CONTROLS:
-        assert page.get_by_role("button", name=name, exact=True).count() == 0
-        assert page.get_by_role("link", name=name, exact=True).count() == 0
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    for where, controls in controls_of(page):
+        assert controls == [], where
     status = page.evaluate(
         """async () => (await fetch("/edge/planted", {
             method: "PUT", body: "{}", headers: {"Content-Type": "application/json"},

@@ -17,7 +17,7 @@ from playwright.sync_api import Page, expect
 
 from tests.agents import gateway, gateway_config, table
 from tests.browser.conftest import PHONE, Opener
-from tests.browser.site import DEVICE, Site
+from tests.browser.site import DEVICE, Site, request
 from tests.rig.line import Line
 
 A, B, C = "a" * 32, "b" * 32, "c" * 32
@@ -44,6 +44,16 @@ def settled(page: Page, title: str) -> None:
     """Wait until a page is there with what it loads."""
     expect(page.get_by_role("heading", level=1)).to_have_text(title)
     expect(page.get_by_text("Loading …")).to_have_count(0)
+
+
+def sideways(page: Page) -> list[str]:
+    """What is wider than its place, so that one has to scroll to see all of it."""
+    found: list[str] = page.evaluate(
+        """[...document.querySelectorAll("html, .top, .scrolls, .segments")]
+            .filter((each) => each.scrollWidth > each.clientWidth)
+            .map((each) => `${each.tagName}.${each.className}`)"""
+    )
+    return found
 
 
 def test_the_overview_shows_what_is_going_on(site: Site, opener: Opener) -> None:
@@ -73,13 +83,49 @@ def test_a_remote_that_is_not_reached_is_said_with_what_to_do(
         expect(row).to_contain_text("check that the server runs")
 
 
+def test_what_hooks_do_is_shown(opener: Opener, tmp_path: Path) -> None:
+    hooks = [
+        table("hook", name="mail", command=["/bin/false"], attempts=1),
+        table("hook", name="bus", url="http://127.0.0.1:9/", retry_cap=1),
+    ]
+    with gateway(gateway_config(tmp_path / "hooks.toml", *hooks)) as agent:
+        url = agent.wait_until_ready()
+        request("PUT", f"{url}/edge/order", {})
+        page = opener(url)
+        rows = page.get_by_role("region", name="Hooks").get_by_role("row")
+        expect(rows.nth(1)).to_have_text(re.compile(r"mail.*live.*0\s*0\s*1\s*1$"))
+        expect(rows.nth(2)).to_have_text(re.compile(r"bus.*waiting.*1\s*0\s*[1-9]\d*\s*0$"))
+        expect(rows.nth(3)).to_have_text(re.compile("cannot be reached.*(Next try|tried again)"))
+        page.set_viewport_size(PHONE)
+        assert sideways(page) == []
+
+
+@pytest.mark.parametrize("time", ["2031-07-01T12:00:00Z", "1970-01-02T00:00:00Z"])
+def test_a_browser_whose_clock_is_wrong_tells_times_right(
+    site: Site, opener: Opener, time: str
+) -> None:
+    page = opener(site.url, time=time)
+    assert page.evaluate("new Date().getFullYear()") == int(time[:4])
+    expect(page.get_by_role("row", name=re.compile("cloud push"))).to_contain_text("just now")
+    page.evaluate(f"location.hash = '#/sensors?device={DEVICE}&sensor=temperature'")
+    expect(page.locator(".reading")).to_contain_text("just now")
+    expect(page.locator(".legend")).to_be_visible()
+    expect(page.get_by_text("No readings in this time")).to_have_count(0)
+
+
+def test_what_needs_attention_leads_to_where_one_can_act(site: Site, opener: Opener) -> None:
+    page = opener(site.url)
+    page.get_by_role("listitem").filter(has_text="Conflicts: ").get_by_role("link").click()
+    settled(page, "Conflicts")
+    expect(page.get_by_role("link", name=re.compile("^setpoints"))).to_be_visible()
+
+
 def test_a_phone_shows_everything_without_scrolling_aside(site: Site, opener: Opener) -> None:
     page = opener(site.url, viewport=PHONE, is_mobile=True, has_touch=True)
     for where, title in PAGES.items():
         page.evaluate(f"location.hash = '#/{where}'")
         settled(page, title)
-        content, screen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        assert content <= screen, where
+        assert sideways(page) == [], where
         for link in page.get_by_role("navigation").get_by_role("link").all():
             box = link.bounding_box()
             assert box is not None

@@ -113,6 +113,21 @@ def test_conflicts_are_listed_and_shown(gateway: Gateway) -> None:
     assert row["base"]["a"] == {"x": 1, "y": 1}
 
 
+def test_nothing_is_cut_off_on_a_narrow_terminal(gateway: Gateway) -> None:
+    """What differs may stand at the end of a long value, and `--choose` wants revisions."""
+    sides = [{"v": ["long" * 20, letter]} for letter in "QWX"]
+    gateway.conflict("one", sides[0], sides[1], base=sides[2])
+    shown = gateway.run("show", "one", width=80).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    columns = zip(*(line.split("│") for line in shown.splitlines() if "│" in line), strict=True)
+    values = ["".join(map(str.strip, column)) for column in columns]
+    told = [msgspec.json.encode(each["v"]).decode() for each in (sides[2], sides[0], sides[1])]
+    assert values[3:6] == told
+    gateway.conflict("Q" * 90, {"v": 1}, {"v": 2}, base={})
+    assert gateway.run("list", width=80).stdout.count("Q") == 90
+
+
 def test_colours_are_for_terminals(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     gateway.conflict("one", WINNER, OTHER, base=BASE)
     assert "\x1b[" not in gateway.run("show", "one").stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import pty
 import tty
@@ -14,6 +16,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.cli.showing import plain_console, show_errors
+from agent.store.store import Store
 from tests import agents
 from tests.agents import edge_agent, when_true
 from tests.cli.helpers import request
@@ -220,16 +224,17 @@ def test_text(gateway: Gateway) -> None:
                 return found
         raise AssertionError(f"no row {start} in\n{result.stdout}")
 
-    _, _, state, pending, confirmed, lag, error = cells("hub", "push")
+    _, _, state, pending, confirmed, lag = cells("hub", "push")
     assert state in ("live", "catching up")
     assert pending.isdigit()
     assert confirmed.endswith(" s ago")
     assert lag.endswith(" s")
-    assert error == ""
-    _, _, _, pending, confirmed, lag, error = cells("gone", "push")
+    _, _, _, pending, confirmed, lag = cells("gone", "push")
     assert int(pending) > 0
     assert (confirmed, lag) == ("-", "?")
-    assert error.startswith(f"{gateway.gone} cannot be reached")
+    errors = [line for line in lines if " cannot be reached" in line and "│" not in line]
+    assert errors[0].startswith(f"gone push: {gateway.gone} cannot be reached (")
+    assert not any(line.startswith("hub p") for line in lines)
 
     place = next(n for n, line in enumerate(lines) if "Remote gone, push: nothing gets" in line)
     assert lines[place].startswith("warning: ")
@@ -292,3 +297,35 @@ def test_a_hub_has_a_status_too(hub_url: str) -> None:
     assert (result.status, result.stderr) == (0, "")
     assert result.stdout.startswith("hub  version ")
     assert edge_agent("status", "--url", f"{hub_url}/", "--json").json()["uptime"] > 0
+
+
+def test_dropped_readings_of_many_sensors(tmp_path: Path) -> None:
+    """The worst are named, however many noise on a line has made."""
+    sensors = {f"dev:s{n}:": {"floor": f"dev:s{n}:x", "dropped": n} for n in range(100)}
+    record = {"sensors": sensors, "others": {"dropped": 50}}
+
+    async def remembered() -> None:
+        store = await Store.open(tmp_path / "gateway" / "edge.sqlite")
+        await store.put_local("retention", None, json.dumps(record))
+        await store.close()
+
+    (tmp_path / "gateway").mkdir()
+    asyncio.run(remembered())
+    config = agents.gateway_config(
+        tmp_path / "gateway.toml", '[retention]\nmax_size = "1 GB"\n', port=find_free_port()
+    )
+    with agents.gateway(config) as gateway:
+        gateway.wait_until_ready()
+        shown = edge_agent("status", "--config", config, environment=WIDE).stdout.splitlines()
+    told = [line for line in shown if "dropped" in line]
+    assert told[0] == "99 readings dropped that not every remote had: dev s99"
+    rest = sum(range(80)) + 50
+    assert told[20:] == [f"{rest:,} readings of other sensors dropped, too"]
+
+
+def test_what_several_have_in_common_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    errors = [("a push", "gone"), ("a pull", "gone"), ("b push", None), ("c", "full\x1b[31m")]
+    show_errors(plain_console(), errors)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == ["a push, a pull", "c"]
+    assert "\x1b" not in "".join(lines)

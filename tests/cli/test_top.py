@@ -65,7 +65,7 @@ def test_once(config: Path) -> None:
     assert any("Device silent is not heard" in line for line in lines)
     for stage in ("detect", "transfer", "confirm", "process"):
         assert any(line.startswith(stage) for line in lines)
-    [push] = [line for line in lines if line.startswith("cloud push")]
+    [push] = [line for line in lines if re.match("cloud +push ", line)]
     assert re.search(r"(live|catching up) +[0-9.,]+/s +[0-9,]+ left", push)
     assert any(line.startswith("greenhouse ") for line in lines)
 
@@ -136,7 +136,7 @@ def test_on_a_terminal(config: Path, end: bytes | signal.Signals) -> None:
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode(errors="replace"))
     for line in text.replace("\r", "").split("\n"):
         assert len(line) <= 160  # two frames may meet on a line
-    assert "cloud push" in text
+    assert re.search("cloud +push ", text)
 
 
 # --- frames ----------------------------------------------------------------------------
@@ -235,6 +235,11 @@ def test_what_needs_attention_comes_first() -> None:
     assert lines[first_sensor + 1].startswith("device-8 s8")
     assert "alarm hot" in lines[first_sensor + 1]
     assert lines[-1].startswith("… ")
+
+
+def test_directions_are_told_apart_however_long_a_name_is() -> None:
+    lines = drawn(remotes=[{"name": "a-long-name-" * 5, "push": job(), "pull": job()}])
+    assert [line.split()[1] for line in lines if line.startswith("a-long")] == ["push", "pull"]
 
 
 def test_names_are_no_styles() -> None:

@@ -69,7 +69,7 @@ def test_as_people_see_it(config: Path, tmp_path: Path) -> None:
     assert done.status == 1
     assert "error    data" in done.stdout
     assert "mend: " in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("1 errors, ")
+    assert done.stdout.splitlines()[-1].startswith("1 error, ")
 
 
 @root
@@ -258,7 +258,8 @@ def test_the_data_are_somebody_elses(config: Path, tmp_path: Path) -> None:
     level, text, mend = found.of("data")
     user = account_of(NOBODY).name
     assert (level, str(store) in text) == ("error", True)
-    assert mend == f"sudo chown -R {user}: {tmp_path / 'gateway'}"
+    assert mend is not None
+    assert mend.startswith(f"sudo chown -R {user}: {tmp_path / 'gateway'} && ")
 
 
 @pytest.mark.parametrize(
@@ -304,7 +305,7 @@ def test_a_store_of_a_newer_version(config: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(file)) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     level, text, mend = examined(config).of("store")
-    assert (level, mend) == ("error", "pip install --upgrade edge-sync-agent")
+    assert (level, mend) == ("error", "sudo scripts/install, from the newer version")
     assert f"schema {SCHEMA_VERSION + 1}" in text
 
 
@@ -329,6 +330,29 @@ def test_a_secret_that_everybody_may_read(tmp_path: Path) -> None:
     level, _, mend = examined(config).of("secrets")
     assert mend is not None
     assert (level, mend.endswith(f"chmod 600 {config}")) == ("warning", True)
+
+
+@root
+@pytest.mark.parametrize("name", ["secret", "my secret", "anna's $(secret)"])
+def test_the_commands_mend_it(name: str, tmp_path: Path) -> None:
+    """Whatever files are called."""
+    secret = tmp_path / name
+    secret.write_text("hunter2")
+    secret.chmod(0o644)
+    remote = {"url": "http://127.0.0.1:9/x", "user": "a", "password_file": name}
+    config = agents.gateway_config(
+        tmp_path / "gateway.toml", agents.table("remote", name="cloud", **remote)
+    )
+    folder = tmp_path / "gateway"
+    folder.mkdir(0o500)
+    os.chown(folder, NOBODY, NOBODY)
+    for check in ("data", "secrets"):
+        mend = examined(config).of(check)[2]
+        assert mend is not None
+        subprocess.run(["bash", "-ec", mend.replace("sudo ", "")], check=True)
+    found = examined(config)
+    assert found.of("data")[0] == "ok"
+    assert "secrets" not in [finding["check"] for finding in found.findings]
 
 
 # --- the server ------------------------------------------------------------------------
@@ -394,6 +418,17 @@ def test_a_running_agent_tells(device: str, tmp_path: Path, free_port: int) -> N
         # The agent itself is no stranger on its port.
         assert found.of("port", "device 'there'")[0] == "ok"
         assert "listen" not in [finding["check"] for finding in found.findings]
+
+
+def test_a_running_agent_with_a_budget_that_is_spent(tmp_path: Path, free_port: int) -> None:
+    make_store(tmp_path / "gateway" / "edge.sqlite", documents(20_000))
+    config = agents.gateway_config(
+        tmp_path / "gateway.toml", '[retention]\nmax_size = "1 MB"\n', port=free_port
+    )
+    with agents.gateway(config) as gateway:
+        gateway.wait_until_ready()
+        agents.when_true(lambda: ("agent", "retention") in examined(config).errors)
+        assert "nothing is recorded" in examined(config).of("agent", "retention")[1]
 
 
 def test_a_hub_with_users_wants_a_log_in(tmp_path: Path, free_port: int) -> None:

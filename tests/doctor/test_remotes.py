@@ -223,6 +223,15 @@ def test_the_receiver_of_a_hook(tmp_path: Path) -> None:
     assert found.errors == [("dns", "hook 'x'")]
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_receiver_of_a_hook_is_away(scheme: str, tmp_path: Path, free_port: int) -> None:
+    url = f"{scheme}://127.0.0.1:{free_port}/x?key=hunter2"
+    table = agents.table("hook", name="x", url=url)
+    found = examined(agents.gateway_config(tmp_path / "gateway.toml", table))
+    assert found.errors == [("server", "hook 'x'")]
+    assert found.of("server")[2] == f"nc -vz 127.0.0.1 {free_port}"
+
+
 # --- brokers ---------------------------------------------------------------------------
 
 

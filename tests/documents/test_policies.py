@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -364,8 +365,9 @@ def endless() -> dict[str, Any]:
 @pytest.mark.parametrize(
     "result",
     [None, 5, "x", [], {"_id": "x"}, {"_deleted": True}, {1: 2}, {"a": object()}, {"a": "\ud800"},
-     endless()],
-    ids=range(10),
+     endless(), {"a": {1, 2}}, {"a": [float("nan")]}, {"a": {1: 2}}, {"a": datetime(2026, 1, 1)},
+     {"a": b"x"}],
+    ids=range(15),
 )  # fmt: skip
 def test_rubbish_is_a_failure(result: Any) -> None:
     assert isinstance(decided(python(lambda *_: result), conflict({}, {}, base={})), Failed)

@@ -273,3 +273,17 @@ def test_hex_hashes_take_half_the_room() -> None:
     assert len(tree_of(revision(*path)).encode()) < 100 * (16 + 6)
     ((generation, digest, back, deleted),) = cbor2.loads(tree_of(revision(path[0])).encode())
     assert (generation, digest, back, deleted) == (1, bytes.fromhex(path[0]), 0, False)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [(1, "a", 0, False), (2, "b", 1, False), (1, "a", 1, False)],
+        [(2, "b", 0, False), (1, "a", 1, False), (2, "b", 1, False)],
+        [(1, "a", 0, False), (1, "a", 1, False)],
+        [(1, "a", 0, False), (3, "b", 1, False)],
+    ],
+)
+def test_a_damaged_tree_in_which_paths_never_end_is_refused(nodes: list[object]) -> None:
+    with pytest.raises(ValueError, match="cannot be the parent"):
+        RevTree.decode(cbor2.dumps(nodes))

@@ -92,3 +92,22 @@ def test_a_store_that_cannot_be_read_is_no_other_store(
             assert request("GET", f"{url}/db/x")["n"] == 1
             process.send(signal.SIGKILL)
     assert list(tmp_path.glob("data/*.damaged*")) == []
+
+
+def test_a_stop_in_which_the_lock_cannot_be_written_is_one_in_order(
+    hub: Callable[[], AgentProcess], disk: DiskErrors, tmp_path: Path
+) -> None:
+    with hub() as process:
+        url = process.wait_until_ready()
+        request("PUT", f"{url}/db")
+        request("PUT", f"{url}/db/x", {"n": 1})
+        disk.set("write .lock")
+        stopped = process.stop()
+        assert stopped.status == 0
+        assert "Traceback" not in (tmp_path / "log").read_text()
+        disk.set()
+    assert not (tmp_path / "data" / "db.sqlite-wal").exists()
+    with hub() as process:
+        url = process.wait_until_ready()
+        assert request("GET", f"{url}/db/x")["n"] == 1
+        assert process.stop().status == 0

@@ -25,6 +25,7 @@ QUICK = (
     "migration from schema 1",
     "salvage",
     "deletion",
+    "what is remembered",
     "configuration",
     "update",
 )

@@ -26,7 +26,7 @@ from agent.config_file import check_text
 from agent.documents.selector import SelectorError, parse_selector
 from agent.documents.wire import revision_from_doc
 from agent.errors import ConfigError, EdgeAgentError, RequestError
-from agent.peers import mqtt_calls
+from agent.peers import mqtt_calls, mqtt_revisions
 from agent.peers.couchdb import CouchPeer
 from agent.peers.mqtt_presence import Present
 from agent.peers.mqtt_topics import Topics, parse_mqtt_url
@@ -151,8 +151,8 @@ def _call(data: bytes) -> None:
     value = unpack(data)
     for read in (
         mqtt_calls.request_from,
-        mqtt_calls.revision_from_wire,
-        mqtt_calls.found_from_wire,
+        mqtt_revisions.revision_from_wire,
+        mqtt_revisions.found_from_wire,
         mqtt_calls.page_from_wire,
         mqtt_calls.info_from_wire,
         lambda value: convert(value, mqtt_calls.Answer),

@@ -39,8 +39,21 @@ def bom() -> Any:
     return json.loads(done.stdout)
 
 
+def of_kind(bom: Any, kind: str) -> list[Any]:
+    return [each for each in bom["components"] if each["purl"].startswith(f"pkg:{kind}/")]
+
+
+def test_what_is_in_the_dashboard_is_named(bom: Any) -> None:
+    about = json.loads((CHECKOUT / "agent/server/dashboard/package.json").read_text())
+    inside = of_kind(bom, "npm")
+    assert {each["name"]: each["version"] for each in inside} == about["dependencies"]
+    assert all(each["licenses"] == [{"expression": "MIT"}] for each in inside)
+    [root] = [each for each in bom["dependencies"] if "edge-sync-agent" in each["ref"]]
+    assert {each["bom-ref"] for each in inside} <= set(root["dependsOn"])
+
+
 def test_every_dependency_is_named(bom: Any) -> None:
-    named = {component["name"] for component in bom["components"]}
+    named = {component["name"] for component in of_kind(bom, "pypi")}
     assert named == needed("edge-sync-agent", frozenset(EXTRAS), set())
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     direct = list(project["dependencies"])
@@ -51,7 +64,7 @@ def test_every_dependency_is_named(bom: Any) -> None:
 
 def test_with_its_version_and_licence(bom: Any) -> None:
     pinned = (CHECKOUT / "constraints.txt").read_text().splitlines()
-    for component in bom["components"]:
+    for component in of_kind(bom, "pypi"):
         name = component["name"]
         assert component["version"] == version(name)
         assert component["purl"] == f"pkg:pypi/{name}@{version(name)}"

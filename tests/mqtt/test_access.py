@@ -14,7 +14,7 @@ import pytest
 
 from agent.errors import AuthError, ConnectError, EdgeAgentError, RemoteError, TlsError
 from agent.peers.local import LocalPeer
-from agent.peers.mqtt_client import TlsFiles
+from agent.peers.mqtt_tls import TlsFiles
 from agent.peers.urls import Credentials
 from agent.server.mqtt_served import ServedDatabases
 from agent.store.databases import Databases

@@ -21,12 +21,9 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.documents.attachment import inline
-from agent.errors import ConnectError, EdgeAgentError
-from agent.peers import mqtt_client
 from agent.peers.local import LocalPeer
 from agent.peers.mqtt_calls import Info
-from agent.peers.mqtt_client import Connection, Received
-from agent.peers.mqtt_topics import parse_broker_url
+from agent.peers.mqtt_client import Received
 from agent.peers.mqtt_wire import Message, Want, encode_packet, pack
 from agent.server.mqtt_served import ServedDatabases
 from agent.store.databases import Databases
@@ -344,84 +341,6 @@ async def test_many_slow_gateways_hold_up_nobody_else(tmp_path: Path) -> None:
     await databases.close()
 
 
-async def test_a_broker_that_acknowledges_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is left, and what the library keeps for it is gone; the next call connects again."""
-    monkeypatch.setattr(mqtt_client, "_ACKNOWLEDGE_LIMIT", 0.3)
-    lost: list[EdgeAgentError] = []
-    async with Mosquitto(tmp_path / "broker") as broker:
-        url, _ = parse_broker_url(broker.url)
-        connection = Connection(url, None, client_id="c", received=_ignore, lost=lost.append)
-        await connection.publish("a", b"1")
-        sent = connection.bytes_sent
-        broker.send(signal.SIGSTOP)
-        both = [connection.publish("a", b"2" * 1000), connection.publish("a", b"3" * 1000)]
-        for error in await asyncio.gather(*both, return_exceptions=True):
-            assert isinstance(error, ConnectError)
-        await until(lambda: lost)
-        assert not connection.connected
-        assert connection.bytes_sent > sent + 2000  # they count against a budget
-        broker.send(signal.SIGCONT)
-        await connection.publish("a", b"4")
-        await connection.close()
-
-
-def _ignore(_: Received) -> None:
-    pass
-
-
-async def test_a_broker_that_says_why_it_hangs_up() -> None:
-    """As EMQX does where two gateways have one name; Mosquitto 2.0 says nothing.
-
-    The bytes are those of MQTT 5, sections 3.2 and 3.14.
-    """
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1000)
-        writer.write(b"\x20\x03\x00\x00\x00")  # CONNACK
-        await said.wait()
-        writer.write(b"\xe0\x02\x8e\x00")  # DISCONNECT, session taken over
-        await writer.drain()
-        writer.close()
-
-    said, lost = asyncio.Event(), []
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        connection = Connection(url, None, client_id="a/b", received=_ignore, lost=lost.append)
-        await connection.open()
-        said.set()
-        await until(lambda: lost)
-        assert "another client has connected as 'a/b'" in str(lost[0])
-        assert "a name of its own" in str(connection.broken())
-        await connection.close()
-
-
-async def test_closing_takes_its_time_where_a_broker_neither_lets_in_nor_refuses(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """More than a second, so that it is asked to end more than once."""
-    monkeypatch.setattr(mqtt_client, "_CONNECT_LIMIT", 1.5)
-    connected, left = asyncio.Event(), asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connected.set()
-        await reader.read()
-        left.set()
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        connection = Connection(url, None, client_id="a/b", received=_ignore)
-        opening = asyncio.create_task(connection.open())
-        await connected.wait()
-        await connection.close()
-        await connection.until_lost()  # raises what ended it, if that was a mistake of its own
-        with pytest.raises(ConnectError):
-            await opening
-        await left.wait()
-
-
 async def test_a_request_that_comes_while_the_responder_goes_is_nobodys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,21 +361,3 @@ async def test_a_request_that_comes_while_the_responder_goes_is_nobodys(
 
         monkeypatch.setattr(connection, "close", late)
     assert hub.responder.calls == 0
-
-
-async def test_to_give_up_while_a_broker_stalls_leaves_no_task(tmp_path: Path) -> None:
-    async with Mosquitto(tmp_path / "broker") as broker:
-        url, _ = parse_broker_url(broker.url)
-        connection = Connection(url, None, client_id="a", received=_ignore)
-        await connection.open()
-        broker.send(signal.SIGSTOP)
-        try:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.1):
-                    await connection.subscribe("a/b")
-            async with asyncio.timeout(3):  # the library would wait for longer
-                while any("Client.subscribe" in repr(task) for task in asyncio.all_tasks()):
-                    await asyncio.sleep(0)
-        finally:
-            broker.send(signal.SIGCONT)
-        await connection.close()

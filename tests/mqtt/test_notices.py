@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.server.mqtt import Pace
+from agent.server.mqtt_notices import Pace
 
 
 def pauses(interval: float, seconds: float) -> list[float]:

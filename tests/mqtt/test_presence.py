@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ from tests.mqtt.mosquitto import Mosquitto
 from tests.mqtt.site import responding, site, until
 from tests.rig.network import find_free_port
 from tests.store.helpers import revision
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    async with Mosquitto(tmp_path / "broker") as broker:
-        yield broker
 
 
 async def test_a_gateway_tells_how_it_is(

@@ -18,12 +18,6 @@ from tests.server.replicating import agent, fill, ids
 
 
 @pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    async with Mosquitto(tmp_path / "broker") as broker:
-        yield broker
-
-
-@pytest.fixture
 async def far(tmp_path: Path, broker: Mosquitto) -> AsyncIterator[Site]:
     async with site(tmp_path, broker) as far:
         yield far

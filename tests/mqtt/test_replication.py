@@ -47,8 +47,8 @@ LARGE = secrets.token_bytes(2_500_001)
 
 
 @pytest.fixture
-async def hub(tmp_path: Path) -> AsyncIterator[Site]:
-    async with Mosquitto(tmp_path / "broker") as broker, site(tmp_path, broker) as hub:
+async def hub(tmp_path: Path, broker: Mosquitto) -> AsyncIterator[Site]:
+    async with site(tmp_path, broker) as hub:
         yield hub
 
 
@@ -56,12 +56,6 @@ async def hub(tmp_path: Path) -> AsyncIterator[Site]:
 async def peer(hub: Site) -> AsyncIterator[MqttPeer]:
     async with gateway(hub.url) as peer:
         yield peer
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    async with opened(tmp_path / "a.sqlite") as store:
-        yield store
 
 
 async def fill(store: Store) -> None:

@@ -35,17 +35,19 @@ from agent.peers.mqtt_calls import (
     Answer,
     Fetch,
     Store,
-    found_from_wire,
-    found_to_wire,
     page_from_wire,
     page_to_wire,
     refusals_to_wire,
     request_from,
     results_from_wire,
+)
+from agent.peers.mqtt_errors import from_fault, to_fault
+from agent.peers.mqtt_revisions import (
+    found_from_wire,
+    found_to_wire,
     revision_from_wire,
     revision_to_wire,
 )
-from agent.peers.mqtt_errors import from_fault, to_fault
 from agent.peers.mqtt_wire import (
     MAX_MESSAGE,
     Assembly,

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
+from agent.server import bodies
 from tests.peers.pouch import Pouch, PouchDatabase, PouchError
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.server.api import Api, number_in, running
@@ -182,6 +183,25 @@ async def test_live_sync_in_both_directions(agent: Api, local: PouchDatabase) ->
 
     await until(equal)
     await live.stop()
+
+
+async def test_live_sync_goes_on_when_there_is_room_again(
+    agent: Api, local: PouchDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = await local.live(remote(agent), retry=True)
+    await asyncio.wait_for(live.wait_for("paused"), LIMIT)
+    with monkeypatch.context() as full:
+        full.setattr(bodies, "_HELD", 0)
+        await local.put({"_id": "a"})
+        for _ in range(3):  # it is refused, and tries again
+            await asyncio.wait_for(live.wait_for("active"), LIMIT)
+        assert not await agent_has(agent, "a")
+    await until(lambda: agent_has(agent, "a"))
+    await live.stop()
+
+
+async def agent_has(agent: Api, id: str) -> bool:
+    return (await agent.get(f"/db/{id}")).status == 200
 
 
 async def test_live_sync_goes_on_after_a_restart_of_the_agent(

@@ -248,6 +248,7 @@ async def test_dead_letters_survive_and_can_be_tried_again(
         receiver.answer = lambda change: 422 if change["id"] == "doc:2" else 200
         assert hook.retry(None) == 2
         await until(lambda: [(e["id"], e["attempts"]) for e in hook.dead()] == [("doc:2", 2)])
+        assert hook.last_error is None  # it waits for nothing
     assert receiver.taken == ["doc:3", "doc:0"]
     async with (
         opened(tmp_path) as (databases, store),

@@ -21,9 +21,11 @@ from agent.errors import StoreWriteError
 from agent.peers.local import LocalPeer
 from agent.peers.peer import WriteResult
 from agent.peers.retained import RetainedPeer
+from agent.replication.confirmations import Pushed
 from agent.replication.replicator import Replicator
-from agent.replication.retention import Options, Pushed, Retention, Rule
+from agent.replication.retention import Options, Retention, Rule
 from agent.replication.verification import Verification
+from agent.store.retention import MOST_SENSORS
 from agent.store.store import Store
 from tests.replication.retaining import (
     START,
@@ -191,6 +193,34 @@ async def test_stop_refuses_until_there_is_room(store: Store) -> None:
     assert size(store) <= BUDGET
 
 
+@pytest.mark.parametrize("when_full", ["stop", "drop-oldest", "thin"])
+async def test_a_flood_is_noticed_before_it_is_far_beyond_the_budget(
+    store: Store, when_full: Literal["stop", "drop-oldest", "thin"]
+) -> None:
+    """As when a pull brings a backlog: that takes less time than there is between two looks."""
+    made = await retention(store, Options(BUDGET, when_full), Confirmed(0))
+    running = asyncio.create_task(made.run())
+    most, refusals = 0, set()
+    for start in range(0, 20_000, 100):
+        flood = [reading(start + n, note="x" * 200) for n in range(100)]
+        while True:
+            try:
+                await store.graft(flood)
+                break
+            except StoreWriteError as error:
+                refusals.add("room is being made" in str(error))
+                if when_full == "stop" and False in refusals:
+                    break
+            await asyncio.sleep(0.01)
+        most = max(most, (await store.info()).file_size)
+        if False in refusals:
+            break
+    running.cancel()
+    assert (False in refusals) == (when_full == "stop")
+    assert (made.status()["dropped"] > 10_000) == (when_full != "stop")
+    assert most <= 2 * BUDGET  # and not ten times as much
+
+
 @pytest.mark.parametrize("when_full", ["drop-oldest", "thin"])
 async def test_what_is_dropped_is_counted_and_leaves_gaps(
     store: Store, when_full: Literal["drop-oldest", "thin"]
@@ -222,6 +252,33 @@ async def test_what_is_dropped_is_counted_and_leaves_gaps(
     assert size(store) <= BUDGET
     if when_full == "thin":  # what was old is still there in part
         assert sum(id in left for id in ids[confirmed : confirmed + 400]) >= 90
+
+
+@pytest.mark.parametrize("keep", [None, 1.0])
+async def test_ever_new_names_of_sensors_are_not_remembered_for_ever(
+    store: Store, keep: float | None
+) -> None:
+    """As noise makes them on a line without checks, among the readings of a real sensor."""
+    many = 3 * MOST_SENSORS
+    for start in range(0, many, 500):
+        numbers = range(start, start + 500)
+        await fill(store, [reading(n, sensor=f"\u00ff{n:060}") for n in numbers])
+        await fill(store, [reading(n + 0.5, sensor="real", note="x" * 300) for n in numbers])
+    rules = [] if keep is None else [Rule("*", "*", keep)]
+    options = Options(BUDGET, "drop-oldest", rules)
+    made = await retention(store, options, *([] if keep else [Confirmed(0)]))
+    await made.once()
+    left, gone = counted(bodies(store.path))
+    status = made.status()
+    assert len(status["sensors"]) <= MOST_SENSORS
+    assert "real" in {entry["sensor"] for entry in status["sensors"]}
+    kind = "deleted" if keep else "dropped"
+    counts = [entry[kind] for entry in (*status["sensors"], status["others"])]
+    assert sum(counts) == 2 * many - left.total() > 2000
+    if keep is None:
+        assert gone.total() == sum(counts) == status["dropped"]
+    again = await retention(store, options)
+    assert again.status()["others"] == status["others"]
 
 
 async def test_gaps_grow_until_something_else_lies_between(store: Store) -> None:
@@ -387,6 +444,24 @@ async def test_nothing_comes_back_and_nothing_is_missed(store: Store, hub: Store
     await store.graft([reading(9000, sensor="s0")])
     await hub.graft([reading(9001, sensor="s0")])
     assert len([item async for item in check.differences(settle=0)]) == 2
+
+
+async def test_what_is_deleted_during_a_verification_is_not_missed(
+    store: Store, hub: Store
+) -> None:
+    await fill(store, [reading(n) for n in range(3000)])
+    push = Replicator(LocalPeer(store), LocalPeer(hub))
+    await push.run()
+    made = await retention(store, Options(rules=[Rule("*", "*", NOW - 1500)]), Pushed("hub", push))
+
+    class Deleting(LocalPeer):
+        async def ranges(self, *args: Any) -> Any:
+            await made.once()
+            return await super().ranges(*args)
+
+    check = Verification(Deleting(store), LocalPeer(hub))
+    assert [item async for item in check.differences(settle=0)] == []
+    assert len(bodies(store.path)) < 3000
 
 
 async def test_a_remote_that_has_refused_something_is_asked(store: Store, hub: Store) -> None:

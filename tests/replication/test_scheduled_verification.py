@@ -100,7 +100,7 @@ def test_two_agents(site: Site) -> None:
         [told] = site.attention
         assert told.startswith("Remote cloud: 1 document differs from those there, as of ")
         shown = edge_agent("status", "--url", site.url)
-        assert f"{COUNT} documents compared by ranges, 1 differ" in shown.stdout
+        assert f"{COUNT} documents compared by ranges, 1 differs" in shown.stdout
         gateway.stop()
     site.hub.stop()
 

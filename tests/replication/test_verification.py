@@ -25,6 +25,7 @@ from agent.store.store import Store
 from tests.mqtt.mosquitto import Mosquitto
 from tests.mqtt.site import contents, gateway, site
 from tests.peers.pouchdb_server import PouchDBServer
+from tests.replication.faulty import FaultyPeer
 from tests.store.helpers import put, reading, revision
 
 COUNT = 3000
@@ -174,16 +175,36 @@ async def test_with_pouchdb_server_by_changes(
     await peer.close()
 
 
-async def test_one_refused_revision_stops_a_repair(here: Store, tmp_path: Path) -> None:
-    class Refusing(LocalPeer):
+async def test_what_is_refused_does_not_keep_the_rest_from_being_repaired(
+    here: Store, tmp_path: Path
+) -> None:
+    class Refusing(FaultyPeer):
         async def store(self, revisions: Any, contents: Any = None) -> Any:
-            return [WriteResult(item.id, str(item.rev), "forbidden", "no") for item in revisions]
+            stored = list(await super().store(revisions, contents))
+            bad = [number for number, item in enumerate(revisions) if item.id == "bad"]
+            for number in bad:
+                stored[number] = WriteResult("bad", stored[number].rev, "forbidden", "no")
+            return stored
 
     other = await Store.open(tmp_path / "other.sqlite")
-    await put(here, "a", None, n=1)
-    check = Verification(LocalPeer(here), Refusing(other))
-    with pytest.raises(verification.TransientError, match=r"a 1-.* was refused \(forbidden: no\)"):
-        await check.repair(await found(check))
+    await here.graft([reading(number) for number in range(50)])
+    await put(here, "bad", None, n=1)
+    await put(here, "large", None, text="x" * 2000)
+    conflict = [revision("both", "b", "a"), revision("both", "c", "a")]
+    await here.graft(conflict)
+    there = Refusing(other, random.Random(1), 0)
+    there.most_revisions, there.most_bytes = 1, 2000
+    check = Verification(LocalPeer(here), there)
+    told = await found(check)
+    assert len(told) == 53
+    assert await check.repair(told) == 52
+    assert [(item.id, item.by) for item in check.refused] == [
+        ("bad", there.label),
+        ("large", there.label),
+    ]
+    assert check.refused[0].reason == "forbidden: no"
+    assert check.refused[1].reason.startswith("too_large: ")
+    assert {item.id for item in await found(check)} == {"large"}
     await other.close()
 
 

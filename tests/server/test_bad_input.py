@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,60 @@ async def test_compressed_bodies(api: Api) -> None:
     assert (await api.get("/db/a")).json["v"] == 1
     answer = await api.request("POST", "/db", data=b"not gzip", headers=headers)
     assert answer.error == (400, "bad_request", "the request's body is damaged")
+
+
+LONG = b'{"v":', b'"' + b"x" * 300_000 + b'"}'
+SHORT = gzip.compress(b'{"v":"x"}')
+DEFLATED = zlib.compress(b'{"v":"x"}')
+DAMAGED = (400, "bad_request", "the request's body is damaged")
+TOO_LARGE = (413, "too_large", "the request entity is too large")
+TOO_MANY = (413, "too_large", "the request has more than 10,000 members of gzip")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "letters"),
+    [
+        ("gzip", b"".join(map(gzip.compress, LONG)), 300_000),
+        ("gzip", b"".join(gzip.compress(part, 0) for part in LONG), 300_000),
+        ("gzip", gzip.compress(b"") * 5000 + SHORT, 1),
+        ("deflate", DEFLATED, 1),
+    ],
+    ids=["two", "two that are not smaller", "empty ones", "deflate"],
+)
+async def test_all_members_of_a_compressed_body_count(
+    api: Api, encoding: str, body: bytes, letters: int
+) -> None:
+    headers = {**JSON, "Content-Encoding": encoding}
+    assert (await api.request("PUT", "/db/a", data=body, headers=headers)).status == 201
+    assert (await api.get("/db/a")).json["v"] == "x" * letters
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "error"),
+    [
+        ("gzip", b"", DAMAGED),
+        ("gzip", SHORT[:-1], DAMAGED),
+        ("gzip", SHORT + gzip.compress(b" ")[:-1], DAMAGED),
+        ("gzip", SHORT + b"something else", DAMAGED),
+        ("gzip", SHORT + DEFLATED, DAMAGED),
+        ("gzip", SHORT + gzip.compress(b"") * 10_000, TOO_MANY),
+        ("gzip", SHORT + gzip.compress(b" " * 500_000) * 2, TOO_LARGE),
+        ("deflate", DEFLATED + b"something else", DAMAGED),
+        ("deflate", DEFLATED + DEFLATED, DAMAGED),
+    ],
+    ids=[
+        *("nothing", "cut off", "a second one, cut off", "something else", "another format"),
+        *("too many", "too large together", "deflate and something else", "deflate twice"),
+    ],
+)
+async def test_nothing_else_may_be_in_a_compressed_body(
+    tmp_path: Path, encoding: str, body: bytes, error: tuple[int, str, str]
+) -> None:
+    async with running(tmp_path, max_body=1_000_000) as api:
+        await api.put("/db")
+        headers = {**JSON, "Content-Encoding": encoding}
+        answer = await api.request("PUT", "/db/a", data=body, headers=headers)
+        assert answer.error == error
 
 
 async def test_bodies_that_are_too_large(tmp_path: Path) -> None:

@@ -4,11 +4,14 @@ the process does not grow with them.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
+import pytest
 
 from agent.documents.revision import Revision
 from agent.store.store import Store
@@ -23,8 +26,10 @@ IDS = [f"large{number:02}" for number in range(COUNT)]
 BODY = msgspec.json.encode({"type": "large", "text": "x" * SIZE}).decode()
 NONE = {"selector": {"type": "other"}}
 
-REQUESTS: list[tuple[str, dict[str, Any] | None, int]] = [
-    # Path, body of a POST, and how many of the documents are in the answer.
+Request = tuple[str, dict[str, Any] | None, int]
+"""Path, body of a POST, and how many of the documents are in the answer."""
+
+FEEDS: list[Request] = [
     ("/db/_changes?include_docs=true", None, COUNT),
     ("/db/_changes?include_docs=true&descending=true", None, COUNT),
     ("/db/_changes?include_docs=true&feed=continuous&timeout=1", None, COUNT),
@@ -32,38 +37,46 @@ REQUESTS: list[tuple[str, dict[str, Any] | None, int]] = [
     # Each limit asks for a page of its own, which followers could share.
     *[(f"/db/_changes?include_docs=true&limit={limit}", None, limit) for limit in (30, 40, 50)],
     ("/db/_changes?include_docs=true&filter=_doc_ids", {"doc_ids": IDS}, COUNT),
-    ("/db/_changes?filter=_selector", NONE, 0),
-    ("/db/_changes?filter=_selector&style=all_docs", NONE, 0),
-    ("/db/_changes?filter=_selector&feed=continuous&timeout=1", NONE, 0),
+]
+LISTS: list[Request] = [
     ("/db/_all_docs?include_docs=true", None, COUNT),
     ("/db/_all_docs?include_docs=true&descending=true", None, COUNT),
     ("/db/_all_docs?include_docs=true", {"keys": IDS}, COUNT),
     ("/db/_all_docs?include_docs=true", {"keys": IDS[:1] * COUNT}, COUNT),
     ("/db/_local_docs?include_docs=true", None, COUNT),
     ("/db/_local_docs?include_docs=true", {"keys": [f"_local/{id}" for id in IDS]}, COUNT),
+]
+SELECTIONS: list[Request] = [
+    ("/db/_changes?filter=_selector", NONE, 0),
+    ("/db/_changes?filter=_selector&style=all_docs", NONE, 0),
+    ("/db/_changes?filter=_selector&feed=continuous&timeout=1", NONE, 0),
+    ("/conflicts/_changes?filter=_selector&style=all_docs", NONE, 0),
     *[
         ("/_replicate", {"source": name, "target": "other", "create_target": True} | NONE, 0)
         for name in ("db", "conflicts")
     ],
-    ("/conflicts/_changes?filter=_selector&style=all_docs", NONE, 0),
 ]
 
 
-async def fill(path: Path) -> None:
-    store = await Store.open(path)
-    for id in IDS:
-        await store.graft([Revision(id, 1, ("a",), False, BODY)])
-        await store.put_local(id, None, BODY)
-    await store.graft([Revision("small", 1, ("a",), False, "{}")])
-    await store.close()
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of databases: many documents, and one document with as many leaves."""
+    folder = tmp_path_factory.mktemp("filled")
+    asyncio.run(fill(folder))
+    return folder
 
 
-async def conflicts(path: Path) -> None:
-    """One document with as many leaves."""
-    store = await Store.open(path)
-    for id in IDS:
-        await store.graft([Revision("a", 1, (id,), False, BODY)])
-    await store.close()
+async def fill(folder: Path) -> None:
+    many = await Store.open(folder / "db.sqlite")
+    one = await Store.open(folder / "conflicts.sqlite")
+    for begin in range(0, COUNT, 10):
+        ids = IDS[begin : begin + 10]
+        await many.graft([Revision(id, 1, ("a",), False, BODY) for id in ids])
+        await one.graft([Revision("a", 1, (id,), False, BODY) for id in ids])
+        await asyncio.gather(*(many.put_local(id, None, BODY) for id in ids))
+    await many.graft([Revision("small", 1, ("a",), False, "{}")])
+    await many.close()
+    await one.close()
 
 
 async def grown(
@@ -82,11 +95,14 @@ async def grown(
     return process.resident() - before
 
 
-async def test_large_documents_in_all_that_reads_many(tmp_path: Path) -> None:
-    await fill(tmp_path / "db.sqlite")
-    await conflicts(tmp_path / "conflicts.sqlite")
-    async with hub(tmp_path) as process, aiohttp.ClientSession(process.url) as session:
+@pytest.mark.parametrize(
+    "requests", [FEEDS, LISTS, SELECTIONS], ids=["feeds", "lists", "selections"]
+)
+async def test_large_documents_in_all_that_reads_many(
+    filled: Path, requests: Sequence[Request]
+) -> None:
+    async with hub(filled) as process, aiohttp.ClientSession(process.url) as session:
         await grown(process, session, "/db/_all_docs?include_docs=true&key=%22small%22", None, 0)
-        for request in REQUESTS:
+        for request in requests:
             size = await grown(process, session, *request)
             assert size <= MOST, (size, request[0])

@@ -7,6 +7,9 @@ import io
 
 import pytest
 
+from agent.documents.revision import first_revision
+from agent.errors import RemoteBusyError
+from agent.peers.couchdb import CouchPeer
 from agent.server import bodies
 from tests.server.api import Answer, Api
 
@@ -88,6 +91,12 @@ async def test_all_bodies_together_have_a_limit(api: Api, monkeypatch: pytest.Mo
         body = body.replace(b"{", b"{ ")  # what was sent may not have arrived yet
     assert answer.status == 503
     assert answer.json["reason"] == "other requests take all the room; try again later"
+    assert 1 <= int(answer.headers["Retry-After"]) <= 5
+    peer = CouchPeer.from_url(f"{api.url}/db")
+    with pytest.raises(RemoteBusyError) as refused:
+        await peer.store([first_revision("d", {"text": "x" * (2 * MIB)})])
+    await peer.close()
+    assert refused.value.retry_after in range(1, 6)
     go_on.set()
     assert (await first).status == 201
     assert (await send(api, "PUT", "/db/c", b'{"text":""}')).status == 201

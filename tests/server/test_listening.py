@@ -68,3 +68,25 @@ async def test_writes_that_were_begun_are_finished(tmp_path: Path) -> None:
     async with running(tmp_path) as api:
         stored = {row["id"] for row in (await api.get("/db/_all_docs")).json["rows"]}
     assert stored.issuperset(done)
+
+
+async def test_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who opens ever more of them, and asks for nothing, takes no more memory then."""
+    monkeypatch.setattr("agent.server.http._MOST_CONNECTIONS", 10)
+    async with running(tmp_path) as api:
+        where = api.server.host, api.server.port
+        idle = [await asyncio.open_connection(*where) for _ in range(10)]
+        for _, writer in idle:
+            writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+            await writer.drain()
+        reader, writer = await asyncio.open_connection(*where)
+        assert await reader.read() == b""
+        writer.close()
+        for _, writer in idle[:5]:
+            writer.close()
+            await writer.wait_closed()
+        async with asyncio.timeout(20):
+            while not await api.raw(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n"):
+                await asyncio.sleep(0.05)
+        for _, writer in idle[5:]:
+            writer.close()

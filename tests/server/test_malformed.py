@@ -424,6 +424,26 @@ async def test_ids_that_are_odd_but_allowed(api: Api, id: str) -> None:
     assert id in [row["id"] for row in changed]
 
 
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"GET / HTTP/1.1\r\nCookie: AuthSession=CANARY" + b"x" * 10_000,
+        b"GET / HTTP/1.1\r\nAuthorization: CANARY\x01",
+        b"GET / HTTP/1.1\r\nAuthorization CANARY",
+        b"GET http://gw:CANARY@127.0.0.1:99999999/db HTTP/1.1\r\nHost: x",
+        b"GET http://gw:CANARY@127.0.0.1/db\x01 HTTP/1.1\r\nHost: x",
+    ],
+)
+async def test_the_log_has_nothing_of_what_is_no_request(
+    api: Api, request_head: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    answer = await api.raw(request_head + b"\r\n\r\n")
+    assert b" 400 " in answer.splitlines()[0]
+    assert "a request that is not HTTP: " in caplog.text
+    assert "CANARY" not in caplog.text
+
+
 async def test_urls_that_are_too_long(api: Api) -> None:
     before = await everything(api)
     for method in ("GET", "PUT"):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.attention import attention
 from agent.runtime import Agent
 from agent.server import metrics
 from agent.server.metrics import METRICS, exposition
@@ -39,6 +40,12 @@ STATUS: dict[str, Any] = {
         5,
     ),
 }
+
+HOOK: dict[str, Any] = {
+    **dict.fromkeys(("processed", "failed", "pending", "dead"), 0),
+    "last_error": None,
+}
+COUNTS = dict.fromkeys(("doc_count", "doc_del_count", "file_size", "update_seq", "conflicts"), 1)
 
 
 def sensor(name: str, value: Any = 20.5) -> dict[str, Any]:
@@ -164,6 +171,24 @@ def test_the_dashboard_uses_metrics_that_exist() -> None:
     used = set(re.findall(r"\b(?:edge_agent|process)_[a-z0-9_]+", " ".join(expressions)))
     assert len(used) > 15
     assert used <= set(METRICS)
+    legends = [
+        target["legendFormat"]
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", ())
+    ]
+    labels = set(re.findall(r"{{(\w+)}}", " ".join(legends)))
+    labels |= set(re.findall(r"(\w+)=~?\"", " ".join(expressions)))
+    assert labels == {
+        "instance",
+        "remote",
+        "direction",
+        "device",
+        "sensor",
+        "policy",
+        "hook",
+        "level",
+    }
+    assert all("{{instance}}" in legend for legend in legends if legend)  # there may be several
     for expression in expressions:
         for counter in re.findall(r"\b(?:edge_agent|process)_[a-z0-9_]+_total\b", expression):
             assert re.search(rf"(rate|increase)\({counter}", expression), expression
@@ -180,8 +205,6 @@ async def test_who_may_see_it(tmp_path: Path) -> None:
     async def status() -> dict[str, Any]:
         return {**STATUS, "database": {"name": "db", **COUNTS}}
 
-    counted = ("doc_count", "doc_del_count", "file_size", "update_seq", "conflicts")
-    COUNTS = dict.fromkeys(counted, 1)  # noqa: N806
     async with running(tmp_path, access=quick_access(), status=status) as api:
         assert (await api.put("/db", **auth("anna"))).status == 201
         await secure(api, "db", {"members": {"names": ["mia"]}})
@@ -195,15 +218,35 @@ async def test_who_may_see_it(tmp_path: Path) -> None:
         assert list(text_string_to_metric_families(answer.text))
 
 
-async def test_the_names_of_databases_are_for_administrators(tmp_path: Path) -> None:
+async def test_the_names_of_other_databases_are_for_administrators(tmp_path: Path) -> None:
+    damaged = [{"database": name, "file": f"{name}.x", "reason": None} for name in ("db", "secret")]
+    hooks = [{**HOOK, "name": f"of {name}", "database": name} for name in ("db", "secret")]
+
     async def status() -> dict[str, Any]:
         conflicts = {"present": 2, "databases": {"secret": 2}, "policies": {}}
-        return {**STATUS, "conflicts": conflicts}
+        told = {**STATUS, "conflicts": conflicts, "damaged": damaged, "hooks": hooks}
+        told["database"] = {"name": "db", **COUNTS}
+        return {**told, "attention": attention(told)}
 
     async with running(tmp_path, access=quick_access(), status=status) as api:
-        assert "secret" in (await api.get("/_status", **auth("anna"))).text
-        told = await api.get("/_status", **auth("otto"))
-        assert told.json["conflicts"] == {"present": 2, "policies": {}}
+        assert (await api.put("/db", **auth("anna"))).status == 201
+        await secure(api, "db", {"members": {"names": ["mia"]}})
+        assert (await api.get("/_status", **auth("anna"))).text.count('"secret"') == 4
+        answer = await api.get("/_status", **auth("mia"))
+        told = answer.json
+        assert told["conflicts"] == {"present": 2, "policies": {}}
+        assert told["damaged"] == damaged[:1]
+        assert [each["what"] for each in told["attention"] if "damaged" in each["what"]] == [
+            "The database db was damaged."
+        ]
+        assert [(each["name"], each["database"]) for each in told["hooks"]] == [
+            ("of db", "db"),
+            ("of secret", None),
+        ]
+        assert "secret.x" not in answer.text
+        # How much needs attention is no secret: who is to be told by Prometheus is told of all.
+        metrics = (await api.get("/_metrics", **auth("mia"))).text
+        assert 'edge_agent_attention{level="warning"} 4' in metrics
 
 
 async def test_a_hub(tmp_path: Path) -> None:

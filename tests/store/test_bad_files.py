@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import StoreError, StoreFilesError, StoreWriteError
+from agent.errors import StoreDamagedError, StoreError, StoreFilesError, StoreWriteError
+from agent.store.connection import look_at, marker, open_writer
 from agent.store.store import Store
 from tests.doctor.examined import tmpfs
 from tests.store.helpers import edit, opened, put, reading, revision, rows
@@ -339,6 +340,17 @@ async def test_reading_a_damaged_file_names_the_damage(store: Store, path: Path)
         with pytest.raises(StoreError, match="the file is damaged"):
             await store.graft([revision(f"doc{number}", "c", "b") for number in range(3000)])
     await store.close()
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_an_error_in_the_look_at_a_store_is_no_damage(path: Path, in_order: bool) -> None:
+    with contextlib.closing(open_writer(path, create=True)) as connection:
+        look_at(connection, path, in_order=in_order)
+        connection.set_progress_handler(lambda: 1, 1)
+        with pytest.raises(StoreError, match="interrupted") as caught:
+            look_at(connection, path, in_order=in_order)
+    assert not isinstance(caught.value, StoreDamagedError)
+    assert not marker(path).exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")

@@ -12,8 +12,8 @@ import pytest
 from agent.documents.revision import Rev
 from agent.errors import StoreWriteError
 from agent.store.conflicts import read_joins
+from agent.store.document_rows import DocumentRows
 from agent.store.store import Store
-from agent.store.transaction import Transaction
 from tests.store.helpers import get, put, reading, revision, rows
 
 
@@ -121,7 +121,7 @@ async def test_a_compaction_that_fails_says_so_and_may_be_repeated(
         raise StoreWriteError("the disk is full")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-        patch.setattr(Transaction, "drop_old_bodies", full)
+        patch.setattr(DocumentRows, "drop_old_bodies", full)
         await store.start_compaction()
     assert "the disk is full" in caplog.text
     assert len(rows(path, "SELECT 1 FROM revisions")) == 2

@@ -18,6 +18,7 @@ from agent.store.recovery import Recovered, recover
 from agent.store.store import Store
 from tests.store.helpers import put
 
+NESTED = '{"a":' * 100_000 + "1" + "}" * 100_000
 SOUND = (None, "a", 1, "x", 0, 0, "{}", None)
 
 
@@ -45,6 +46,10 @@ def test_each_bit_of_a_tree_may_be_wrong(copy: sqlite3.Connection) -> None:
         (Row(-1, (None, bytes(32), 5)), 0),
         (Row(None, ("resolution:x", "{}")), 0),
         (Row(None, ("seq_floor", 2**60)), 0),
+        (Row(2, (None, "b", 1, "x", 0, 0, NESTED, None)), 1),
+        (Row(2, (None, "b", 1, "x", 0, 0, "{}", None, NESTED)), 1),
+        (Row(None, ("setting:x", NESTED)), 0),
+        (Row(None, ("x", 1, NESTED)), 0),
     ],
 )
 def test_a_row_that_is_wrong_harms_no_other(
@@ -55,6 +60,19 @@ def test_a_row_that_is_wrong_harms_no_other(
         0,
     )
     assert copy.execute("SELECT value FROM meta WHERE key = 'seq_floor'").fetchone() == (1,)
+
+
+def test_of_two_documents_with_one_sequence_both_are_there(copy: sqlite3.Connection) -> None:
+    """One of them has a damaged one; nothing tells which."""
+    found = [
+        Row(seq, (None, id, 1, "x", 0, 0, "{}", None)) for seq, id in [(1, "a"), (2, "b"), (1, "c")]
+    ]
+    assert recover([*found, found[0]], copy) == Recovered(3, 0)
+    assert copy.execute("SELECT seq, id FROM docs ORDER BY seq").fetchall() == [
+        (1, "a"),
+        (2, "b"),
+        (3, "c"),
+    ]
 
 
 def test_a_sequence_is_not_used_twice(copy: sqlite3.Connection) -> None:

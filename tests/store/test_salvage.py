@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -290,36 +291,66 @@ async def test_what_was_deleted_does_not_come_back(databases: Databases, path: P
     await databases.close()
 
 
-@pytest.mark.parametrize("renames", range(3))
+@pytest.mark.parametrize("steps", range(5))
 async def test_an_exchange_that_was_cut_off_is_brought_to_its_end(
-    path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+    path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
 ) -> None:
-    """With each rename something may end the agent, and the copy is not lost."""
+    """With each name that changes something may end the agent; the copy is neither lost nor taken
+    for a damaged store."""
     before = await make(path, count=50)
     killed = path.with_name(path.name + "-wal")
     killed.write_bytes(b"no WAL")
     marker(path).write_text("malformed")
-    rename = Path.rename
     done = 0
 
-    def cut_off(file: Path, target: Path) -> Path:
-        nonlocal done
-        if done == renames:
-            raise KeyboardInterrupt
-        done += 1
-        return rename(file, target)
+    def cut_off(change: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(file: Path, *arguments: Any, **options: Any) -> Any:
+            nonlocal done
+            if arguments or file == marker(path):  # before that, there is nothing to remove
+                if done == steps:
+                    raise KeyboardInterrupt
+                done += 1
+            return change(file, *arguments, **options)
+
+        return counted
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", cut_off)
+        for change in ("rename", "unlink", "hardlink_to"):
+            patch.setattr(Path, change, cut_off(getattr(Path, change)))
         with pytest.raises(KeyboardInterrupt):
             await asyncio.to_thread(salvage.set_aside, path, "malformed")
+    with pytest.raises(StoreDamagedError):  # to nobody who would not bring it to its end
+        await Store.open(path)
     databases = Databases(path.parent)
     store = await databases.get("db")
     assert await contents(store) == before
     report = told(path)
     assert report.documents == len(before)
-    assert await asyncio.to_thread(Path(report.aside).exists)
-    assert await asyncio.to_thread(Path(report.aside + "-wal").read_bytes) == b"no WAL"
+    aside = Path(report.aside)
+    left = await asyncio.to_thread(salvage.files_aside, path.parent, path.name)
+    assert left == [aside]
+    assert await asyncio.to_thread(Path(f"{aside}-wal").read_bytes) == b"no WAL"
+    await databases.close()
+
+
+async def test_of_a_file_that_is_gone_its_wal_is_read(databases: Databases, path: Path) -> None:
+    """As a check of the file system may leave it."""
+    await make(path, count=300)
+    store = await databases.get("db")
+    await store.write(lambda transaction: transaction.retire(range(100, 200)))
+    await store.graft([reading(number) for number in range(1000, 1100)])
+    before = await contents(store)
+    wal = path.with_name(path.name + "-wal")
+    left = await asyncio.to_thread(wal.read_bytes)
+    await databases.close()
+    leave(path, None)
+    leave(wal, left)
+    databases = Databases(path.parent)
+    after = await contents(await databases.ensure("db"))
+    assert {reading(number).id for number in range(1000, 1100)} <= after.keys()
+    assert all(before.get(id) == found for id, found in after.items())
+    report = told(path)
+    assert (report.reason, report.documents) == ("it is gone", len(after))
     await databases.close()
 
 
@@ -342,6 +373,22 @@ async def test_a_power_cut_that_left_nonsense_is_found_when_the_store_is_opened(
     store = await databases.get("db")
     assert len(await contents(store)) > 100
     assert told(path).documents > 100
+    await databases.close()
+
+
+async def test_what_was_written_last_is_looked_at_also_after_a_stop_in_order(
+    databases: Databases, path: Path
+) -> None:
+    before = await make(path)
+    [(last,)] = rows_of(path, "SELECT body FROM docs ORDER BY seq DESC LIMIT 1")
+    with path.open("r+b") as file:
+        content = await asyncio.to_thread(file.read)
+        file.seek(content.rindex(str(last).encode()))
+        file.write(b"[")
+    store = await databases.get("db")
+    assert len(await contents(store)) == len(before) - 1
+    assert told(path).reason == "1 of the last documents are damaged"
+    assert told(path).refused == 1
     await databases.close()
 
 
@@ -378,7 +425,7 @@ async def test_a_head_that_makes_no_sense_is_damage(
 
 
 async def test_texts_that_are_none_are_damage(databases: Databases, path: Path) -> None:
-    await make(path, count=100)
+    await make(path, count=1500)  # what was written last is looked at before
     whole = await asyncio.to_thread(path.read_bytes)
     damaged = whole.replace(b"dev:temp:000000", b"dev:temp:0\xff000\xff", 1)
     await asyncio.to_thread(path.write_bytes, damaged)
@@ -555,7 +602,8 @@ async def test_a_card_that_fails_again_and_again_does_not_fill_up_with_damaged_f
 
     for day in range(1, 7):
         for suffix in ("", "-wal"):
-            path.with_name(f"{path.name}.damaged-2026010{day}T000000Z{suffix}").write_bytes(b"")
+            file = path.with_name(f"{path.name}.damaged-2026010{day}T000000Z{suffix}")
+            file.write_bytes(bytes(PAGE))
     marker(path).write_text("malformed")
     await (await Store.open(path, salvage=True)).close()
     kept = aside()
@@ -575,3 +623,22 @@ async def test_a_card_that_fails_again_and_again_does_not_fill_up_with_damaged_f
     marker(path).write_text("malformed")
     await (await Store.open(path, salvage=True)).close()  # the room of the older ones is needed
     assert aside()[0] == kept[-1]
+
+
+async def test_a_few_notes_are_kept_beside_the_damaged_files(path: Path) -> None:
+    """They take no room, so none has to give way to another kind."""
+    names = [f"{path.name}.damaged-2026010{day}T000000Z" for day in range(1, 7)]
+    for name, content in zip(names, [bytes(PAGE)] * 2 + [b"note"] * 4, strict=True):
+        path.with_name(name).write_bytes(content)
+    await make(path, count=10)
+    marker(path).write_text("malformed")
+    await (await Store.open(path, salvage=True)).close()
+
+    def aside() -> list[str]:
+        return [file.name for file in salvage.files_aside(path.parent, path.name)]
+
+    kept = await asyncio.to_thread(aside)
+    assert kept[:-1] == names
+    await asyncio.to_thread(salvage.note_damage, path, "its WAL is gone")
+    now = await asyncio.to_thread(aside)
+    assert now[:-1] == [*names[:2], *names[4:], kept[-1]]

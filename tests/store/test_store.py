@@ -226,6 +226,20 @@ async def test_closing_finishes_accepted_writes(path: Path) -> None:
     await store.close()
 
 
+async def test_closing_goes_on_though_who_waits_is_cancelled(path: Path) -> None:
+    store = await Store.open(path)
+    await store.graft([reading(1)])
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await store.close()
+    store = await Store.open(path)
+    assert await store.get(reading(1).id) is not None
+    await store.close()
+
+
 async def test_the_file_alone_is_the_whole_store(path: Path, tmp_path: Path) -> None:
     copies: list[Path] = []
     for others_have_it_open in (False, True):

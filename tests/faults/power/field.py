@@ -10,9 +10,9 @@ import random
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from agent.config_file import load
 from agent.errors import EdgeAgentError
 from agent.replication.checkpoint import common_entry
 from agent.runtime import Agent
+from agent.sensors.device_document import document_id
 from agent.store.store import Store
 from tests import agents
 from tests.faults.power.disk import Disk, Tree, cuts, lay_out
@@ -45,30 +46,45 @@ from tests.faults.site import (
 from tests.sensors.uart import Uart
 from tests.server.accounts import quick_hash
 
+_DEVICE = "node"
 _SENSORS = ("level", "fast")
 """One with a document for each reading, one whose readings are packed."""
 _READINGS = 40
 _WRITES = 40
+_SETTINGS = 3
+"""So many of everything until an agent is killed, and until the end."""
+
+_SET_EVERY = 0.2
+"""Seconds."""
+
 _VICTIMS = (("gateway",), ("gateway",), ("hub",), ("gateway", "hub"))
 
 
 class _Device:
     """Holds its readings until they are acknowledged, as docs/firmware.md says, and marks which
-    were."""
+    were, and how it was set."""
 
     def __init__(self, marks: Marks) -> None:
         self.uart = Uart(self._say)
         self.stored = 0
         """The last number that was acknowledged."""
+        self.settings: dict[str, int] = {}
+        self.times_set = 0
         self._marks = marks
         self._read = 0
 
     def _say(self, number: int) -> bytes:
         again: list[int] = []
+        answers: list[dict[str, Any]] = []
         *lines, rest = bytes(self.uart.heard[self._read :]).split(b"\n")
         self._read = len(self.uart.heard) - len(rest)
         for line in lines:
             command = msgspec.json.decode(line)
+            if "set" in command:
+                self.settings |= command["set"]
+                self.times_set += "turn" in command["set"]
+                self._marks.add("set", self.settings)
+                answers.append({"answers": command["n"], "settings": self.settings})
             if "ack" not in command:
                 continue
             _, last, *missing = command["ack"]
@@ -77,12 +93,9 @@ class _Device:
                 self._marks.add("stored", last)
             if missing:
                 again += range(max(missing[0], self.stored + 1), missing[1] + 1)
-        return b"".join(self._frame(each) for each in (number, *again))
-
-    def _frame(self, number: int) -> bytes:
+        readings = [{"seq": each, **dict.fromkeys(_SENSORS, each)} for each in (number, *again)]
         held = {"boot": "b1", "ack_from": self.stored + 1}
-        frame = {"seq": number, **held, **dict.fromkeys(_SENSORS, number)}
-        return msgspec.json.encode(frame) + b"\n"
+        return b"".join(msgspec.json.encode(held | each) + b"\n" for each in readings + answers)
 
 
 class _Client(Writer):
@@ -96,6 +109,23 @@ class _Client(Writer):
     def _take_note(self, id: str, rev: str, body: Mapping[str, Any]) -> None:
         super()._take_note(id, rev, body)
         self._marks.add("written", self._at, id, rev)
+
+
+class _Owner:
+    """Desires another setting of the device over and over, at the hub."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    async def write(self, session: aiohttp.ClientSession) -> None:
+        url = f"{self._place.url}/edge/{document_id(_DEVICE)}"
+        for turn in count(1):
+            with suppress(aiohttp.ClientError, OSError):
+                present = await get(session, url) or {}
+                kept = present if "_rev" in present else {}
+                async with session.put(url, json=kept | {"desired": {"turn": turn}}):
+                    pass
+            await asyncio.sleep(_SET_EVERY)
 
 
 class RecordedField:
@@ -114,12 +144,12 @@ class RecordedField:
         disk = Disk(place)
         marks = Marks(log)
         device = _Device(marks)
-        table = agents.table("device", name="node", port=device.uart.path, adapter="json-lines")
+        table = agents.table("device", name=_DEVICE, port=device.uart.path, adapter="json-lines")
         packed = agents.table("device.sensor", name="fast", pack=1)
         site = Site(place, table, packed, environment=environment(library, place, log))
         writers = [_Client(each, marks) for each in site.places]
         with device.uart:
-            async with site.running(*writers):
+            async with site.running(*writers, _Owner(site.hub)):
                 for number in (1, 2):
                     await until("enough was done", partial(_enough, number, device, site, writers))
                     if number == 1:
@@ -168,6 +198,9 @@ class RecordedField:
         if told.of("stored"):
             file = folder / "gateway" / "edge.sqlite"
             await asyncio.to_thread(_check_readings, file, told.last("stored"))
+        if told.of("set"):
+            file = folder / "gateway" / "edge.sqlite"
+            await asyncio.to_thread(_check_desired, file, told.last("set"))
         if len(before) == len(self._site.places):
             await asyncio.to_thread(_check_checkpoints, folder, before)
         if start:
@@ -235,6 +268,19 @@ def _check_readings(file: Path, stored: int) -> None:
             assert not lost, f"acknowledged readings of {sensor} are lost: {sorted(lost)[:5]}"
 
 
+def _check_desired(file: Path, settings: Mapping[str, int]) -> None:
+    """What the device was told to be set to is still desired, or what came after it."""
+    with closing(sqlite3.connect(file)) as db:
+        rows = db.execute(
+            "SELECT body FROM docs WHERE id = ?1 UNION ALL "
+            "SELECT body FROM revisions WHERE id = ?1 AND leaf",
+            (document_id(_DEVICE),),
+        )
+        desired = [msgspec.json.decode(body).get("desired") or {} for (body,) in rows]
+    turn = max((each.get("turn", 0) for each in desired), default=0)
+    assert turn >= settings.get("turn", 0), "the device is set as nobody desires any more"
+
+
 def _check_checkpoints(folder: Path, found: Mapping[str, Contents]) -> None:
     """Neither side believes that the other one has what it has not."""
     logs: dict[str, dict[str, Any]] = {}
@@ -259,7 +305,8 @@ def _check_checkpoints(folder: Path, found: Mapping[str, Contents]) -> None:
 
 def _enough(number: int, device: _Device, site: Site, writers: Sequence[Writer]) -> bool:
     """So many turns: readings and writes were acknowledged, and replicated."""
-    return device.stored >= number * _READINGS and all(
+    enough = device.stored >= number * _READINGS and device.times_set >= number * _SETTINGS
+    return enough and all(
         len(writer.acknowledged) >= number * _WRITES
         and {id for id, _ in islice(writer.acknowledged, number * _WRITES)}
         <= {id for id, _ in place.seen}

@@ -24,7 +24,7 @@ from agent.errors import EdgeAgentError
 from agent.store import opening
 from agent.store.connection import open_writer
 from tests.agents import CHECKOUT
-from tests.faults.power import small_files, stores
+from tests.faults.power import remembered, small_files, stores
 from tests.faults.power.disk import Disk, cuts, lay_out
 from tests.faults.power.record import Event, Marks, environment, read
 
@@ -54,10 +54,9 @@ SCENARIOS: dict[str, Scenario] = {
         partial(stores.check, damage=(stores.MALFORMED, stores.MARKED)),
         stores.damaged,
     ),
-    "a store that is gone": Scenario(
-        stores.write, partial(stores.check, damage=(stores.GONE, stores.MARKED)), stores.gone
-    ),
+    "a store that is gone": Scenario(stores.write, stores.check_gone, stores.gone),
     "deletion": Scenario(stores.delete, stores.check_deleted),
+    "what is remembered": Scenario(remembered.remember, remembered.check_remembered),
     "configuration": Scenario(small_files.configure, small_files.check_configured),
     "update": Scenario(small_files.update, small_files.check_updated, small_files.installed),
 }

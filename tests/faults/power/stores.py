@@ -27,7 +27,7 @@ from agent.store import blobs, writer
 from agent.store.connection import mark_damaged
 from agent.store.databases import Databases
 from agent.store.retention import Record, Retained, by_seq
-from agent.store.salvage import salvaged
+from agent.store.salvage import files_aside, salvaged
 from agent.store.store import Store
 from agent.store.transaction import Edit
 from tests.faults.power.record import Marks
@@ -42,6 +42,7 @@ GONE = "it is gone"
 _PADDING = "x" * 200
 _NOW = "2026-01-02T00:00:00.000000Z"
 _PAGE = 4096
+_IN_WAL = range(300, 320)
 _FIXTURES = Path(__file__).parents[2] / "store" / "fixtures"
 
 
@@ -172,7 +173,7 @@ async def gone(folder: Path) -> None:
     store = await Store.open(path)
     await store.graft([_reading("dev", number) for number in range(300)])
     await store.give_back()  # so that the WAL has only some pages
-    await store.graft([_reading("dev", number) for number in range(300, 320)])
+    await store.graft([_reading("dev", number) for number in _IN_WAL])
     left = await asyncio.to_thread(wal.read_bytes)
     await store.close()
     path.unlink()
@@ -264,6 +265,7 @@ async def salvage(folder: Path, marks: Marks) -> None:
         store = await databases.get(DATABASE)
         await Client(store, marks, f"new{turn}").mixed(6)
         # Found while it runs, as by a reader; nothing is damaged, so nothing may go.
+        marks.add("damaged")
         await asyncio.to_thread(mark_damaged, file(folder), MALFORMED)
         await databases.close()
 
@@ -330,6 +332,8 @@ async def check(folder: Path, marks: list[Any], *, damage: tuple[str, ...] = ())
         store = await databases.ensure(DATABASE)
     done = await salvaged(store)
     assert done is None or done.reason in damage, done
+    aside = await asyncio.to_thread(files_aside, data(folder), "*")
+    assert len(aside) <= bool(damage) + len(told.of("damaged")), "a sound store was set aside"
     newest = store.update_seq
     assert damage or newest >= (told.last("seq") or 0), "sequences would be used twice"
     for id, rev, digest in told.of("attached"):
@@ -342,6 +346,13 @@ async def check(folder: Path, marks: list[Any], *, damage: tuple[str, ...] = ())
     assert store.update_seq == newest + 1
     await databases.close()
     await asyncio.to_thread(_check_contents, file(folder), told)
+
+
+async def check_gone(folder: Path, marks: list[Any]) -> None:
+    """As `check`; what the WAL had is there, too."""
+    await check(folder, marks, damage=(GONE, MARKED))
+    found = await asyncio.to_thread(contents, file(folder))
+    assert {_reading("dev", number).id for number in _IN_WAL} <= found.leaves.keys()
 
 
 async def _check_attached(store: Store, id: str, rev: str, digest: str) -> None:

@@ -2,7 +2,7 @@
 
 import { useCallback, useEffect, useState } from "preact/hooks";
 import { ApiError, explained, get, request, whenUnauthorized } from "./api";
-import { type Session, SharedContext, go, link, useLoaded, useRoute } from "./hooks";
+import { type Session, SharedContext, go, link, setClock, useLoaded, useRoute } from "./hooks";
 import { Conflicts } from "./pages/conflicts";
 import { Documents } from "./pages/documents";
 import { Gateways } from "./pages/gateways";
@@ -74,11 +74,17 @@ async function currentSession(): Promise<Session> {
   }
 }
 
+async function currentStatus(signal: AbortSignal): Promise<Status> {
+  const status = await get<Status>("/_status", signal);
+  setClock(status);
+  return status;
+}
+
 function Frame({ session, onSession }: { session: Session; onSession: () => Promise<void> }) {
   const route = useRoute();
   const [help, setHelp] = useState(false);
-  const status = useLoaded("status", (signal) => get<Status>("/_status", signal), STATUS_EVERY);
-  const { dbs, db } = useDatabases(session, status.value, route.query["db"]);
+  const status = useLoaded("status", currentStatus, STATUS_EVERY);
+  const { dbs, db, loading } = useDatabases(session, status.value, route.query["db"]);
   const pages = PAGES.filter(({ name }) => session.databases || WITHOUT_DATABASES.includes(name));
   const page = pages.find(({ name }) => name === route.page) ?? PAGES[0];
   const writes = !session.roles.includes("_reader") || session.roles.includes("_admin");
@@ -130,7 +136,7 @@ function Frame({ session, onSession }: { session: Session; onSession: () => Prom
             {explained(status.error)} What is shown here may be old.
           </div>
         )}
-        <Page route={route} />
+        {status.loading || loading ? <Loading /> : <Page route={route} />}
       </main>
       <footer>
         {status.value && <span>edge-sync-agent {status.value.version}</span>}
@@ -158,7 +164,7 @@ function useDatabases(session: Session, status: Status | undefined, wanted: stri
   const own = status?.database?.name;
   const dbs =
     names.value?.filter((name) => !name.startsWith("_")) ?? (own === undefined ? null : [own]);
-  return { dbs, db: wanted ?? own ?? dbs?.[0] ?? null };
+  return { dbs, db: wanted ?? own ?? dbs?.[0] ?? null, loading: names.loading };
 }
 
 function DatabaseChoice({
@@ -238,7 +244,10 @@ function LogOut({ name, onDone }: { name: string; onDone: () => Promise<void> })
   };
   return (
     <button type="button" class="quiet" onClick={click} title={`Logged in as ${name}`}>
-      <Name>{name}</Name> · Log out
+      <span class="user">
+        <Name>{name}</Name> ·{" "}
+      </span>
+      Log out
     </button>
   );
 }

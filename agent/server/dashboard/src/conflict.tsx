@@ -119,7 +119,7 @@ function Sides({
   return (
     <>
       <p class="hint">
-        <StatePill conflict={conflict} /> {shown(conflict.reason)}
+        <StatePill conflict={conflict} /> {conflict.reason && sentence(shown(conflict.reason))}
         {!conflict.base && " The version that both sides began with is not kept here."}
         {unseen > 0 && ` ${unseen} more are not shown, too many or too large: keep one as it is.`}
       </p>

@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get, inDb } from "./api";
-import { useLoaded, useNow, useShared } from "./hooks";
+import { now, useLoaded, useNow, useShared } from "./hooks";
 import type { Last, Live } from "./live";
 import type { Sensor } from "./pages/sensors";
 import { Ago, Empty, Failure, Loading, Name, Pill } from "./parts";
@@ -29,14 +29,14 @@ export function Course({ db, sensor, live }: { db: string; sensor: Sensor; live:
   // A stretch of time that stands, or the last so many milliseconds until now.
   const [view, setView] = useState<Range | number>(5 * MINUTE);
   const [point, setPoint] = useState<number | null>(null);
-  const now = useNow();
-  const range = typeof view === "number" ? { from: now - view, to: now } : view;
+  const moment = useNow();
+  const range = typeof view === "number" ? { from: moment - view, to: moment } : view;
   const span = range.to - range.from;
   const key = typeof view === "number" ? `last ${view}` : `${range.from} ${range.to}`;
   const series = useLoaded(
     key,
     async (signal) => {
-      const end = typeof view === "number" ? Date.now() : range.to;
+      const end = typeof view === "number" ? now() : range.to;
       return get<Series>(seriesPath(db, sensor, { from: end - span, to: end }), signal);
     },
     typeof view === "number" ? Math.max(5000, view / MOST_POINTS) : undefined,

@@ -4,6 +4,7 @@ import { createContext } from "preact";
 import { useContext, useEffect, useRef, useState } from "preact/hooks";
 import { seen } from "./api";
 import type { Status } from "./status";
+import { parseTime } from "./text";
 
 // --- where we are --------------------------------------------------------------------
 
@@ -39,14 +40,27 @@ export function useRoute(): Route {
 
 // --- what time it is -----------------------------------------------------------------
 
-/** Milliseconds since the epoch, anew each second. */
+/** By so many milliseconds the server's clock is ahead of this machine's, which may be wrong. */
+let ahead = 0;
+
+/** Milliseconds since the epoch by the server's clock, as all times are that it tells. */
+export function now(): number {
+  return Date.now() + ahead;
+}
+
+export function setClock({ started, uptime }: Status): void {
+  const start = parseTime(started);
+  if (start !== null) ahead = start + uptime * 1000 - Date.now();
+}
+
+/** `now`, anew each second. */
 export function useNow(): number {
-  const [now, setNow] = useState(Date.now);
+  const [time, setTime] = useState(now);
   useEffect(() => {
-    const timer = setInterval(() => setNow(Date.now()), 1000);
+    const timer = setInterval(() => setTime(now()), 1000);
     return () => clearInterval(timer);
   }, []);
-  return now;
+  return time;
 }
 
 // --- what the server says ------------------------------------------------------------

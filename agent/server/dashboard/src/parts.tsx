@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, explained } from "./api";
-import { useNow } from "./hooks";
+import { useNow, useShared } from "./hooks";
 import { shown } from "./json";
 import { ago, at } from "./text";
 
@@ -33,6 +33,18 @@ export function Empty({ title, children }: { title: string; children?: Component
       <p class="empty-title">{title}</p>
       {children && <div class="empty-more">{children}</div>}
     </div>
+  );
+}
+
+export function NoDatabase() {
+  return useShared().dbs === null ? (
+    <Empty title="Which database?">
+      Write its name at the top. Only administrators are told which ones there are.
+    </Empty>
+  ) : (
+    <Empty title="There is no database yet">
+      One is made when a gateway replicates to this server for the first time.
+    </Empty>
   );
 }
 

@@ -2,7 +2,7 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { Sparkline, type Tone } from "./parts";
-import { type Direction, STAGES, type Stages, type Status, directions } from "./status";
+import { type Direction, type Hook, STAGES, type Stages, type Status, directions } from "./status";
 import { count, duration, many, rate, sum } from "./text";
 
 interface View {
@@ -108,9 +108,9 @@ function viewsOf(status: Status): Record<(typeof STAGES)[number], View> {
   };
 }
 
-/** How good the state of a replication is. */
-export function toneOf(direction: Direction): Tone {
-  if (direction.state === "failed") return "error";
-  if (direction.state === "waiting") return direction.last_error ? "error" : "warning";
-  return direction.state === "live" ? "good" : "warning";
+/** How good the state of a replication, or of a hook, is. */
+export function toneOf({ state, last_error }: Direction | Hook): Tone {
+  if (state === "failed") return "error";
+  if (state === "waiting") return last_error ? "error" : "warning";
+  return state === "live" ? "good" : "warning";
 }

@@ -26,7 +26,7 @@ const TIMES: (number | string | null)[][] = [
   [1, "{mm}:{ss}.{fff}", DATE, null, DATE, null, null, null, 1],
 ];
 const STRIP = 5; // pixels of the marks at the bottom
-const PHONE = 760;
+const PHONE = 860;
 
 interface Props {
   readonly points: Drawn;
@@ -138,7 +138,7 @@ function options(place: HTMLElement, latest: { readonly current: Props }): uPlot
       y: { range: (_, min, max) => roomy(min, max) },
     },
     axes: [
-      { ...axis, values: TIMES as uPlot.Axis.Values, space: () => (innerWidth < PHONE ? 46 : 72) },
+      { ...axis, values: TIMES as uPlot.Axis.Values, space: () => (innerWidth < PHONE ? 40 : 72) },
       { ...axis, size: 58, values: (_, values) => values.map(measure) },
     ],
     series: [

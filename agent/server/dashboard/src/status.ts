@@ -61,6 +61,19 @@ export interface Device {
   readonly sensors: readonly DeviceSensor[];
 }
 
+export interface Hook {
+  readonly name: string;
+  readonly target: string;
+  readonly state: string;
+  readonly pending: number | null;
+  readonly processed: number;
+  readonly failed: number;
+  /** Documents that were given up. */
+  readonly dead: number;
+  readonly last_error: string | null;
+  readonly retry_at: string | null;
+}
+
 export interface Gateway {
   readonly name: string;
   readonly status: string;
@@ -75,6 +88,8 @@ export interface Attention {
   readonly level: "warning" | "error";
   readonly what: string;
   readonly do: string;
+  /** Where one can act: a page of this dashboard, as a path. */
+  readonly page?: string;
 }
 
 export interface System {
@@ -118,7 +133,7 @@ export interface Status {
     /** Documents in conflict by database; for administrators. */
     readonly databases?: Readonly<Record<string, number>>;
   };
-  readonly hooks?: readonly { readonly dead: number }[];
+  readonly hooks?: readonly Hook[];
   readonly mqtt?: { readonly broker: string; readonly state: string };
 }
 

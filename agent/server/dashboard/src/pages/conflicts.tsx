@@ -5,7 +5,7 @@ import { getText, inDb, request } from "../api";
 import { OneConflict } from "../conflict";
 import { type Route, link, useLoaded, useShared } from "../hooks";
 import { type Json, body, differences, line, parse, shown, text } from "../json";
-import { Ago, Empty, Failure, Loading, Name, Pill } from "../parts";
+import { Ago, Empty, Failure, Loading, Name, NoDatabase, Pill } from "../parts";
 import { many, parseTime } from "../text";
 
 const PAGE = 50;
@@ -23,7 +23,7 @@ export interface Conflict {
 
 export function Conflicts({ route }: { route: Route }) {
   const { db } = useShared();
-  if (db === null) return <Empty title="There is no database yet" />;
+  if (db === null) return <NoDatabase />;
   const id = route.query["id"];
   return id === undefined ? (
     <ConflictList key={db} db={db} />
@@ -67,6 +67,7 @@ function conflictOf(row: Json): Conflict {
 // --- all of them ---------------------------------------------------------------------
 
 function ConflictList({ db }: { db: string }) {
+  const { dbs } = useShared();
   const [starts, setStarts] = useState<readonly string[]>([]);
   const start = starts.at(-1);
   const { value, error } = useLoaded(
@@ -78,11 +79,12 @@ function ConflictList({ db }: { db: string }) {
     return error === undefined ? <Loading /> : <Failure error={error} />;
   }
   const next = value.rows[PAGE]?.id;
+  const here = dbs && dbs.length > 1 ? " of this database" : "";
   return (
     <>
       {error !== undefined && <Failure error={error} />}
       {value.total === 0 ? (
-        <Empty title="No document has a conflict">
+        <Empty title={`No document${here} has a conflict`}>
           When two sides change the same document, both versions are kept and shown here.
         </Empty>
       ) : (

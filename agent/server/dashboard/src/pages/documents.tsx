@@ -6,7 +6,7 @@ import { Document } from "../document";
 import { NewDocument } from "../editor";
 import { type Route, go, link, useLoaded, useShared } from "../hooks";
 import { type Json, format, line, parse, text } from "../json";
-import { Empty, Failure, Loading, Name } from "../parts";
+import { Empty, Failure, Loading, Name, NoDatabase } from "../parts";
 
 const PAGE = 50;
 const LAST = "\u{10ffff}"; // after whatever an id goes on with
@@ -22,7 +22,7 @@ export function Documents({ route }: { route: Route }) {
   const { db, writes } = useShared();
   const [mode, setMode] = useState<"id" | "query">("id");
   const id = route.query["id"];
-  if (db === null) return <Empty title="There is no database yet" />;
+  if (db === null) return <NoDatabase />;
   const isNew = route.query["new"] === "1";
   return (
     <div class={`split ${id !== undefined || isNew ? "chosen" : ""}`}>

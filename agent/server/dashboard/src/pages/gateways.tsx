@@ -1,6 +1,7 @@
 /** Which gateways a hub or a bridge has heard of, and how they are. */
 
 import { type Route, useShared } from "../hooks";
+import { shown } from "../json";
 import { Ago, Empty, Failure, Loading, Name, Pill } from "../parts";
 import type { Gateway } from "../status";
 import { count, duration, parseTime } from "../text";
@@ -24,15 +25,16 @@ export function Gateways(_: { route: Route }) {
       </Empty>
     );
   }
-  const online = value.gateways.filter(({ status: each }) => each === "online").length;
+  const online = value.gateways.filter(isOnline);
+  const offline = value.gateways.filter((each) => !isOnline(each));
   return (
     <section>
       <p class="hint">
-        {online} of {value.gateways.length} online
+        {online.length} of {value.gateways.length} online
         {value.mqtt && `, through ${value.mqtt.broker} (${value.mqtt.state})`}
       </p>
       <div class="card scrolls" tabIndex={0} role="region" aria-label="Gateways">
-        <table>
+        <table class="stacks">
           <thead>
             <tr>
               <th>Gateway</th>
@@ -45,7 +47,7 @@ export function Gateways(_: { route: Route }) {
             </tr>
           </thead>
           <tbody>
-            {value.gateways.map((gateway) => (
+            {[...offline, ...online].map((gateway) => (
               <GatewayRow key={gateway.name} gateway={gateway} />
             ))}
           </tbody>
@@ -55,23 +57,34 @@ export function Gateways(_: { route: Route }) {
   );
 }
 
+function isOnline({ status }: Gateway): boolean {
+  return status === "online";
+}
+
 function GatewayRow({ gateway }: { gateway: Gateway }) {
-  const online = gateway.status === "online";
   return (
     <tr>
       <th scope="row">
         <Name>{gateway.name}</Name>
       </th>
       <td>
-        <Pill tone={online ? "good" : "error"}>{gateway.status}</Pill>
+        <Pill tone={isOnline(gateway) ? "good" : "error"}>{gateway.status}</Pill>
       </td>
-      <td>
+      <td data-label="Since">
         <Ago time={parseTime(gateway.since)} />
       </td>
-      <td class="number">{count(gateway.backlog)}</td>
-      <td class="number">{duration(gateway.lag)}</td>
-      <td class="number">{count(gateway.conflicts)}</td>
-      <td>{gateway.version ?? "–"}</td>
+      <td class="number" data-label="Backlog">
+        {count(gateway.backlog)}
+      </td>
+      <td class="number" data-label="Lag">
+        {duration(gateway.lag)}
+      </td>
+      <td class="number" data-label="Conflicts">
+        {count(gateway.conflicts)}
+      </td>
+      <td class="whole" data-label="Version">
+        {gateway.version === null ? "–" : shown(gateway.version)}
+      </td>
     </tr>
   );
 }

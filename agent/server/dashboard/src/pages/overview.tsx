@@ -1,12 +1,14 @@
 /** What the agent is doing now: the four stages, each remote, the machine, and what needs somebody. */
 
 import { type Route, link, useNow, useShared } from "../hooks";
+import { shown } from "../json";
 import { Ago, Bar, Empty, Failure, Loading, Name, Pill, Stat } from "../parts";
 import { Pipeline, toneOf } from "../pipeline";
 import {
   type Attention,
   type Device,
   type Direction,
+  type Hook,
   type Status,
   type Verified,
   directions,
@@ -25,6 +27,7 @@ export function Overview(_: { route: Route }) {
       {value.pipeline && <Pipeline stages={value.pipeline} status={value} />}
       <Remotes status={value} />
       {value.devices && value.devices.length > 0 && <Devices devices={value.devices} />}
+      {value.hooks && value.hooks.length > 0 && <Hooks hooks={value.hooks} />}
       {value.upstreams && <Upstreams status={value} />}
       <Machine status={value} />
     </>
@@ -48,7 +51,10 @@ function NeedsAttention({ items }: { items: readonly Attention[] | undefined }) 
             <Pill tone={item.level}>{item.level}</Pill>
             <div>
               <strong>{item.what}</strong>
-              <p>{item.do}</p>
+              <p>
+                {item.do}{" "}
+                {item.page && <a href={item.page}>Open {/#\/(\w+)/.exec(item.page)?.[1]}</a>}
+              </p>
             </div>
           </li>
         ))}
@@ -179,26 +185,90 @@ function RemoteRow({
           <Ago time={parseTime(direction.last_confirmed)} />
         </td>
       </tr>
-      {direction.last_error && (
-        <tr class="trouble">
-          <td colSpan={9}>
-            {direction.last_error}.
-            {direction.retry_at && (
-              <>
-                {" "}
-                <NextTry time={parseTime(direction.retry_at)} />
-              </>
-            )}
-          </td>
-        </tr>
-      )}
+      <Trouble of={direction} columns={9} />
     </>
+  );
+}
+
+/** Why something waits, and until when. */
+function Trouble({ of, columns }: { of: Direction | Hook; columns: number }) {
+  if (!of.last_error) return null;
+  return (
+    <tr class="trouble">
+      <td colSpan={columns}>
+        {shown(of.last_error)}.
+        {of.retry_at && (
+          <>
+            {" "}
+            <NextTry time={parseTime(of.retry_at)} />
+          </>
+        )}
+      </td>
+    </tr>
   );
 }
 
 function NextTry({ time }: { time: number | null }) {
   const seconds = time === null ? 0 : (time - useNow()) / 1000;
   return <>{seconds >= 1 ? `Next try in ${duration(seconds)}.` : "It is tried again now."}</>;
+}
+
+function Hooks({ hooks }: { hooks: readonly Hook[] }) {
+  return (
+    <section aria-labelledby="hooks">
+      <h2 id="hooks">Hooks</h2>
+      <div class="card scrolls" tabIndex={0} role="region" aria-label="Hooks">
+        <table class="stacks">
+          <thead>
+            <tr>
+              <th>Hook</th>
+              <th>State</th>
+              <th class="number">Waiting</th>
+              <th class="number">Processed</th>
+              <th class="number">Failed calls</th>
+              <th class="number">Given up</th>
+            </tr>
+          </thead>
+          <tbody>
+            {hooks.map((hook) => (
+              <HookRow key={hook.name} hook={hook} />
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  );
+}
+
+function HookRow({ hook }: { hook: Hook }) {
+  return (
+    <>
+      <tr>
+        <th scope="row">
+          <Name>{hook.name}</Name>{" "}
+          <span class="quiet-text">
+            <Name>{hook.target}</Name>
+          </span>
+        </th>
+        <td>
+          <Pill tone={toneOf(hook)}>{hook.state}</Pill>
+        </td>
+        <td class="number" data-label="Waiting">
+          {count(hook.pending)}
+        </td>
+        <td class="number" data-label="Processed">
+          {count(hook.processed)}
+        </td>
+        <td class="number" data-label="Failed calls">
+          {count(hook.failed)}
+        </td>
+        <td class="number" data-label="Given up">
+          {hook.dead ? <Pill tone="error">{count(hook.dead)}</Pill> : "0"}
+        </td>
+      </tr>
+      <Trouble of={hook} columns={6} />
+    </>
+  );
 }
 
 function Upstreams({ status }: { status: Status }) {

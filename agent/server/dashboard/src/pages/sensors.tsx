@@ -5,7 +5,7 @@ import { get, inDb } from "../api";
 import { Course } from "../course";
 import { type Route, link, useLoaded, useShared } from "../hooks";
 import { useLive } from "../live";
-import { Ago, Empty, Failure, Loading, Name, Pill } from "../parts";
+import { Ago, Empty, Failure, Loading, Name, NoDatabase, Pill } from "../parts";
 import { Shadow } from "../shadow";
 import { measure, parseTime, symbol } from "../text";
 
@@ -33,7 +33,7 @@ export function Sensors({ route }: { route: Route }) {
   const sensor =
     route.query["sensor"] ?? value?.find((each) => each.device === device)?.sensor ?? "";
   const live = useLive(db, device, sensor);
-  if (db === null) return <Empty title="There is no database yet" />;
+  if (db === null) return <NoDatabase />;
   if (!value) return error === undefined ? <Loading /> : <Failure error={error} />;
   if (!value.length) {
     return (

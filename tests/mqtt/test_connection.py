@@ -1,0 +1,136 @@
+"""A connection to a broker that stalls, hangs up or neither lets in nor refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+
+from agent.errors import ConnectError, EdgeAgentError, RemoteError
+from agent.peers import mqtt_client
+from agent.peers.mqtt_client import Publication, Received
+from agent.peers.mqtt_connection import Connection
+from agent.peers.mqtt_topics import parse_broker_url
+from tests.mqtt.mosquitto import Mosquitto
+from tests.mqtt.site import until
+
+
+def _ignore(_: Received) -> None:
+    pass
+
+
+async def test_a_broker_that_acknowledges_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left, and what the library keeps for it is gone; the next call connects again."""
+    monkeypatch.setattr(mqtt_client, "_ACKNOWLEDGE_LIMIT", 0.3)
+    lost: list[EdgeAgentError] = []
+    async with Mosquitto(tmp_path / "broker") as broker:
+        url, _ = parse_broker_url(broker.url)
+        connection = Connection(url, None, client_id="c", received=_ignore, lost=lost.append)
+        await connection.publish(Publication("a", b"1"))
+        sent = connection.traffic.sent
+        broker.send(signal.SIGSTOP)
+        both = [
+            connection.publish(Publication("a", b"2" * 1000)),
+            connection.publish(Publication("a", b"3" * 1000)),
+        ]
+        for error in await asyncio.gather(*both, return_exceptions=True):
+            assert isinstance(error, ConnectError)
+        await until(lambda: lost)
+        assert not connection.connected
+        assert connection.traffic.sent > sent + 2000  # they count against a budget
+        broker.send(signal.SIGCONT)
+        await connection.publish(Publication("a", b"4"))
+        await connection.close()
+
+
+async def test_a_broker_that_says_why_it_hangs_up() -> None:
+    """As EMQX does where two gateways have one name; Mosquitto 2.0 says nothing.
+
+    The bytes are those of MQTT 5, sections 3.2 and 3.14.
+    """
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"\x20\x03\x00\x00\x00")  # CONNACK
+        await said.wait()
+        writer.write(b"\xe0\x02\x8e\x00")  # DISCONNECT, session taken over
+        await writer.drain()
+        writer.close()
+
+    said, lost = asyncio.Event(), []
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        connection = Connection(url, None, client_id="a/b", received=_ignore, lost=lost.append)
+        await connection.open()
+        said.set()
+        await until(lambda: lost)
+        assert "another client has connected as 'a/b'" in str(lost[0])
+        assert "a name of its own" in str(connection.broken())
+        await connection.close()
+
+
+async def test_a_broker_without_shared_subscriptions() -> None:
+    """The bytes are those of MQTT 5, sections 3.2 and 3.9."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"\x20\x03\x00\x00\x00")  # CONNACK
+        subscribe = await reader.read(1000)
+        writer.write(b"\x90\x04" + subscribe[2:4] + b"\x00\x9e")  # SUBACK, refused
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        topics = ["$share/edge-sync/edge-sync/+/+/req"]
+        connection = Connection(url, None, client_id="a", subscriptions=topics, received=_ignore)
+        with pytest.raises(RemoteError, match="use a broker that has them"):
+            await connection.open()
+        await connection.close()
+
+
+async def test_closing_takes_its_time_where_a_broker_neither_lets_in_nor_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More than a second, so that it is asked to end more than once."""
+    monkeypatch.setattr(mqtt_client, "CONNECT_LIMIT", 1.5)
+    connected, left = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+        left.set()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        connection = Connection(url, None, client_id="a/b", received=_ignore)
+        opening = asyncio.create_task(connection.open())
+        await connected.wait()
+        await connection.close()
+        await connection.until_lost()  # raises what ended it, if that was a mistake of its own
+        with pytest.raises(ConnectError):
+            await opening
+        await left.wait()
+
+
+async def test_to_give_up_while_a_broker_stalls_leaves_no_task(tmp_path: Path) -> None:
+    async with Mosquitto(tmp_path / "broker") as broker:
+        url, _ = parse_broker_url(broker.url)
+        connection = Connection(url, None, client_id="a", received=_ignore)
+        await connection.open()
+        broker.send(signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await connection.subscribe("a/b")
+            async with asyncio.timeout(3):  # the library would wait for longer
+                while any("Client.subscribe" in repr(task) for task in asyncio.all_tasks()):
+                    await asyncio.sleep(0)
+        finally:
+            broker.send(signal.SIGCONT)
+        await connection.close()
