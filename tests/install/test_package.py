@@ -107,36 +107,13 @@ def test_installed_updated_rolled_back_and_removed(
     assert machine.run("stat", "-c", "%a %G", CONFIG).text == "640 edge-agent\n"
     with (machine.root / CONFIG.lstrip("/")).open("a") as config:
         config.write("# mine\n")
-    # The same version again is put in place again.
-    done = machine.install(bring(machine, package))
-    assert done.status == 0, done.text
-    assert machine.status()["database"]["doc_count"] == 1
-    # Who has disabled the service finds it so after an update that did not ask for it.
-    assert machine.run("systemctl", "disable", "edge-agent.service").status == 0
-    done = machine.install(bring(machine, package))
-    assert "the service is disabled" in done.text
-    assert machine.run("dpkg", "--install", bring(machine, package)).status == 0
-    assert machine.run("systemctl", "is-enabled", "edge-agent.service").text == "disabled\n"
-    assert machine.run("systemctl", "is-active", "edge-agent.service").text == "inactive\n"
-    assert machine.run("systemctl", "preset", "edge-agent.service").status == 0
-    assert machine.run("systemctl", "start", "edge-agent.service").status == 0
     newer = rebuild(package, tmp_path, version="7.1.0")
-    # A disk without room for the copy, and a package that is not for here, change nothing.
-    assert machine.run("mount", "-t", "tmpfs", "-o", "size=50m", "x", "/var/backups").status == 0
-    done = machine.install(bring(machine, newer))
-    assert done.status == 1
-    assert "nothing was changed" in done.text, done.text
-    assert machine.run("umount", "/var/backups").status == 0
-    done = machine.install(bring(machine, rebuild(package, tmp_path, version="9", needs="3.99")))
-    assert done.status == 1
-    assert "python3 (>= 3.99)" in done.text, done.text
-    assert machine.status()["version"] == version
     done = machine.install(bring(machine, newer))
     assert done.status == 0, done.text
     assert machine.status()["version"] == "7.1.0"
     assert machine.status()["database"]["doc_count"] == 1
     assert "# mine" in (machine.root / CONFIG.lstrip("/")).read_text()
-    assert len(list((machine.root / "var/backups/edge-agent").glob(f"{version}-*"))) == 2
+    assert len(list((machine.root / "var/backups/edge-agent").glob(f"{version}-*"))) == 1
 
     broken = rebuild(package, tmp_path, version="7.2.0", broken=True)
     done = machine.install(bring(machine, broken), healthy_within=12)
@@ -167,6 +144,39 @@ def test_installed_updated_rolled_back_and_removed(
     assert done.status == 0, done.text
     assert not data.exists()
     assert not (machine.root / "etc/edge-agent").exists()
+
+
+@needs_machine
+@pytest.mark.timeout(600)
+def test_the_same_version_again_and_updates_that_cannot_be(
+    machine: Machine, package: Path, tmp_path: Path
+) -> None:
+    assert machine.install(bring(machine, package)).status == 0
+    written = machine.run("python3", "-c", _PUT)
+    assert written.status == 0, written.text
+    done = machine.install(bring(machine, package))
+    assert done.status == 0, done.text
+    assert machine.status()["database"]["doc_count"] == 1
+    # Who has disabled the service finds it so after an update that did not ask for it.
+    assert machine.run("systemctl", "disable", "edge-agent.service").status == 0
+    done = machine.install(bring(machine, package))
+    assert "the service is disabled" in done.text
+    assert machine.run("dpkg", "--install", bring(machine, package)).status == 0
+    assert machine.run("systemctl", "is-enabled", "edge-agent.service").text == "disabled\n"
+    assert machine.run("systemctl", "is-active", "edge-agent.service").text == "inactive\n"
+    assert machine.run("systemctl", "preset", "edge-agent.service").status == 0
+    assert machine.run("systemctl", "start", "edge-agent.service").status == 0
+    # A disk without room for the copy, and a package that is not for here, change nothing.
+    assert machine.run("mount", "-t", "tmpfs", "-o", "size=50m", "x", "/var/backups").status == 0
+    done = machine.install(bring(machine, package))
+    assert done.status == 1
+    assert "nothing was changed" in done.text, done.text
+    assert machine.run("umount", "/var/backups").status == 0
+    done = machine.install(bring(machine, rebuild(package, tmp_path, version="9", needs="3.99")))
+    assert done.status == 1
+    assert "python3 (>= 3.99)" in done.text, done.text
+    assert machine.status()["database"]["doc_count"] == 1
+    assert machine.install("--uninstall", "--purge").status == 0
 
 
 # Ends a script at once, between taking the data away and putting others in their place.
