@@ -82,7 +82,10 @@ def _store(status: Status) -> Iterator[Finding]:
         file = damaged["file"]
         what = f"The database {damaged['database']} was damaged"
         if file == salvaged.get("aside"):
-            copied = counted(salvaged["documents"], "document")
+            number, before = salvaged["documents"], salvaged["before"]
+            copied = (
+                f"{number:,} of {before:,} documents" if before else counted(number, "document")
+            )
             what += f" on {salvaged['time']} ({salvaged['reason']}); {copied} could be copied"
         elif damaged["reason"]:
             what += f": {damaged['reason']}"

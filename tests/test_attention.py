@@ -55,6 +55,21 @@ def device(**members: Any) -> dict[str, Any]:
     return {"devices": [{**DEVICE, **members}]}
 
 
+def salvaged(*, before: int) -> dict[str, Any]:
+    return {
+        "damaged": [{"database": "edge", "file": "edge.damaged", "reason": None}],
+        "database": {
+            "salvaged": {
+                "time": "2026",
+                "reason": "malformed",
+                "documents": 5,
+                "before": before,
+                "aside": "edge.damaged",
+            }
+        },
+    }
+
+
 def disk(free: int, total: int) -> dict[str, Any]:
     return {"system": {"disk_free": free * MIB, "disk_total": total * MIB}}
 
@@ -111,21 +126,8 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         ({"hooks": [{"name": "m", "dead": 0, "last_error": "no"}]}, "warning", "Hook m"),
         ({"telemetry": [{"name": "ha", "last_error": "no"}]}, "warning", "Telemetry ha"),
         ({"mqtt": {"broker": "mqtt://b", "last_error": "no"}}, "error", "mqtt://b"),
-        (
-            {
-                "damaged": [{"database": "edge", "file": "edge.damaged", "reason": None}],
-                "database": {
-                    "salvaged": {
-                        "time": "2026",
-                        "reason": "malformed",
-                        "documents": 5,
-                        "aside": "edge.damaged",
-                    }
-                },
-            },
-            "warning",
-            "The database edge was damaged on 2026 (malformed); 5 documents could",
-        ),
+        (salvaged(before=0), "warning", "damaged on 2026 (malformed); 5 documents could"),
+        (salvaged(before=6000), "warning", "(malformed); 5 of 6,000 documents could"),
         (
             {"damaged": [{"database": "a", "file": "a.damaged", "reason": "it is gone"}]},
             "warning",

@@ -24,8 +24,8 @@ from aiohttp import web
 from agent.errors import RequestError
 from agent.server.cors import Cors
 from agent.server.logins import Logins
+from agent.server.members import is_database_admin, is_member
 from agent.server.passwords import PasswordHash
-from agent.server.security import is_database_admin, is_member
 from agent.server.sessions import COOKIE, DEFAULT_TIMEOUT, Sessions, server_secret
 from agent.server.users import EVERYBODY, NOBODY, READER_ROLE, USER, User, user_of
 from agent.store.store import Store

@@ -49,10 +49,9 @@ from agent.server.access import Access, needed
 from agent.server.access import changes as changes_something
 from agent.server.answers import error_answer
 from agent.server.attachments import AttachmentCall
-from agent.server.call import Call, DatabaseCall, DocumentCall, Service, Status
-from agent.server.conflicts import Outlooks
-from agent.server.hooks import Hook, hook_methods
-from agent.server.replication import Replications
+from agent.server.call import Call, DatabaseCall, DocumentCall
+from agent.server.hooks import hook_methods
+from agent.server.service import Hook, Outlooks, Replications, Service, Status
 from agent.store.databases import Databases
 from agent.store.store import Store
 

@@ -20,8 +20,8 @@ from agent.errors import EdgeAgentError, RequestError
 from agent.server.answers import Stream, json_text
 from agent.server.call import DatabaseCall, decode, parse_rev
 from agent.server.render import rendered
-from agent.store.blobs import decoded
 from agent.store.store import Store
+from agent.store.upload import decoded
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -13,41 +11,14 @@ from aiohttp import web
 
 from agent.documents.revision import Rev
 from agent.errors import NotFoundError, RequestError
-from agent.server.bodies import MAX_QUERY, Bodies
-from agent.store.databases import Databases
+from agent.server.bodies import MAX_QUERY
+from agent.server.service import Service
 from agent.store.store import Store
 from agent.store.stored import StoredDocument
-
-if TYPE_CHECKING:
-    from agent.server.access import Access
-    from agent.server.conflicts import Outlooks
-    from agent.server.hooks import Hook
-    from agent.server.replication import Replications
-
-Status = Callable[[], Awaitable[dict[str, Any]]]
 
 _T = TypeVar("_T")
 
 _BAD_JSON = "invalid UTF-8 JSON"
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """What all requests share. `closing` is set once the server stops: feeds end then.
-
-    `max_attachment` is in bytes.
-    """
-
-    databases: Databases
-    status: Status | None
-    uuid: str | None
-    closing: asyncio.Event
-    access: Access
-    max_attachment: int
-    replications: Replications | None = None
-    outlooks: Outlooks | None = None
-    hooks: Mapping[str, Hook] = field(default_factory=dict)
-    bodies: Bodies = field(default_factory=Bodies)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -30,13 +30,6 @@ from agent.store.resolutions import resolve as written
 
 _DEFAULT, _MOST = 100, 1000
 _PAGE = 50
-
-
-class Outlooks(Protocol):
-    """Whoever resolves conflicts by policies."""
-
-    def outlook(self, database: str, conflict: Conflict) -> tuple[str | None, str, str | None]:
-        """The policy of a conflict, its state ("waiting", "undecided", "failed"), the reason."""
 
 
 async def listed(call: DatabaseCall) -> web.StreamResponse:

@@ -5,9 +5,9 @@ What hooks do is part of `_status`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
@@ -15,25 +15,10 @@ from aiohttp import web
 from agent.errors import NotFoundError, RequestError
 from agent.server.answers import answer
 from agent.server.call import Call
+from agent.server.service import Hook
 
 _ROWS = 100
 """Documents that are listed unless `limit` says otherwise."""
-
-
-class Hook(Protocol):
-    """Whoever calls a hook."""
-
-    def dead(self) -> list[dict[str, Any]]:
-        """The documents that were given up, as JSON; the oldest first."""
-
-    def retry(self, ids: Collection[str] | None) -> int:
-        """Try some of them once more, None: all. Returns how many there are."""
-
-    async def drop(self, ids: Collection[str] | None) -> int:
-        """Forget some of them, None: all. Returns how many there were. Raises StoreError."""
-
-    def skip(self) -> bool:
-        """Give up the document that is tried over and over. False: there is none."""
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True):

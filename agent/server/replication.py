@@ -7,7 +7,7 @@ other here; who runs the agent follows it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 
@@ -15,6 +15,7 @@ from agent.errors import NotFoundError, RequestError
 from agent.server.answers import answer
 from agent.server.call import Call
 from agent.server.edits import JsonObject
+from agent.server.service import Replications
 from agent.server.users import user_of
 
 DATABASE = "_replicator"
@@ -25,22 +26,6 @@ _ROWS = 100
 _STATES = frozenset(
     ("initializing", "error", "pending", "running", "crashing", "completed", "failed")
 )
-
-
-class Replications(Protocol):
-    """Whoever replicates; the entries are CouchDB's, as JSON, without credentials."""
-
-    async def replicate(self, body: JsonObject, *, user: str | None) -> dict[str, Any]:
-        """Do what a request to `_replicate` says; returns the answer. Raises RequestError."""
-
-    def jobs(self) -> list[dict[str, Any]]:
-        """The replications that are not over, by id."""
-
-    async def docs(self) -> list[dict[str, Any]]:
-        """The documents of `_replicator` and their states, by id."""
-
-    def tasks(self) -> list[dict[str, Any]]:
-        """The replications that run at the moment."""
 
 
 async def replicate(call: Call) -> web.Response:

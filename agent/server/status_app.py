@@ -7,8 +7,8 @@ from aiohttp import web
 from agent.errors import EdgeAgentError
 from agent.server import pages
 from agent.server.answers import answer, error_answer
-from agent.server.call import Status
 from agent.server.metrics import metrics_answer
+from agent.server.service import Status
 
 
 def make_status_app(status: Status) -> web.Application:

@@ -19,8 +19,8 @@ from agent.errors import DocumentError, RequestError
 from agent.server.call import DatabaseCall
 from agent.server.edits import JsonObject, doc_of, parsed
 from agent.server.multipart import End, Head, MalformedError, Parser
-from agent.store.blobs import Upload
 from agent.store.store import Store
+from agent.store.upload import Upload
 
 _PASSED_OVER = 64 * 1024 * 1024
 _PATIENCE = 10.0

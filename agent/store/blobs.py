@@ -1,22 +1,16 @@
 """Content of attachments: stored once, under its SHA-256, in chunks.
 
-The tables' side runs in the writer's thread, blocking; `Upload` is for the event loop. What is
-uploaded goes to the file in small writes, between which others have theirs; it belongs to nothing
-until the transaction that stores its document keeps it. What a crash leaves is removed when the
-store is opened, what no revision refers to any more by compaction.
+What is uploaded (`upload.py`) belongs to nothing until the transaction that stores its document
+keeps it. What a crash leaves is removed when the store is opened, what no revision refers to any
+more by compaction.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 import sqlite3
-import zlib
-from collections.abc import AsyncGenerator
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
 
 from agent.documents.attachment import (
     Attachment,
@@ -24,12 +18,8 @@ from agent.documents.attachment import (
     Inline,
     Stored,
     Uploaded,
-    md5_digest,
 )
-from agent.errors import DocumentError, NotFoundError
-
-if TYPE_CHECKING:
-    from agent.store.store import Store
+from agent.errors import NotFoundError
 
 CHUNK = 256 * 1024
 """Bytes of every chunk but the last one of a blob. It is part of the format of the file."""
@@ -38,8 +28,6 @@ NUMBERS = 2**24
 """Chunks of one blob at most: 4 TiB. Chunk n of blob b is in the place b * NUMBERS + n."""
 
 _KEYS = 2**39  # a place, of a key and a number, is an SQLite integer
-_PIECE = 4 * CHUNK
-"""Bytes in one write, and in memory, of an upload; content up to that comes with its document."""
 
 
 class Blobs:
@@ -161,124 +149,3 @@ def has_content(db: sqlite3.Connection, blob: str) -> bool:
     """Whether there is content with this SHA-256 (in hex)."""
     sql = "SELECT 1 FROM blobs WHERE sha256 = ?"
     return db.execute(sql, (bytes.fromhex(blob),)).fetchone() is not None
-
-
-class _Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-    def digest(self) -> bytes: ...
-    def hexdigest(self) -> str: ...
-
-
-class Upload:
-    """Content on its way into a store, of any size. Ends with `finish` or `abort`."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._parts: list[bytes] = []
-        self._waiting = 0
-        self._upload: int | None = None
-        self._chunks = 0
-        self._md5: _Hash = hashlib.md5(usedforsecurity=False)
-        self._sha: _Hash = hashlib.sha256()
-        self.length = 0
-        """Bytes so far."""
-
-    async def write(self, data: bytes) -> None:
-        """Raises StoreWriteError."""
-        self._parts.append(data)
-        self._waiting += len(data)
-        self.length += len(data)
-        if self._waiting >= 2 * _PIECE:
-            joined = b"".join(self._parts)
-            self._parts = [joined[_PIECE:]]
-            self._waiting -= _PIECE
-            await self._flush(joined[:_PIECE])
-
-    async def finish(
-        self,
-        name: str,
-        content_type: str,
-        *,
-        encoding: str | None = None,
-        length: int | None = None,
-    ) -> Attachment:
-        """The attachment, to be stored with its document.
-
-        `length` is that of the plain content, for those who know it; else what is encoded is
-        decoded once more to find out. Raises DocumentError when it cannot be decoded.
-        """
-        rest = b"".join(self._parts)
-        self._parts = []
-        content: Content
-        if self._upload is None and len(rest) <= _PIECE:
-            await asyncio.to_thread(self._hash, rest)
-            content = Inline(rest)
-        else:
-            for start in range(0, len(rest), _PIECE):
-                await self._flush(rest[start : start + _PIECE])
-            assert self._upload is not None  # noqa: S101
-            content = Uploaded(self._upload, self._sha.hexdigest())
-        plain = self.length
-        if encoding is not None:
-            plain = await self._plain_length(content) if length is None else length
-        return Attachment(
-            name,
-            content_type,
-            0,
-            md5_digest(self._md5.digest()),
-            plain,
-            content,
-            encoding,
-            None if encoding is None else self.length,
-        )
-
-    async def abort(self) -> None:
-        """Drop what was written."""
-        self._parts = []
-        if self._upload is not None:
-            upload, self._upload = self._upload, None
-            await self._store.discard([Uploaded(upload, "")])
-
-    async def _flush(self, data: bytes) -> None:
-        await asyncio.to_thread(self._hash, data)
-        self._upload = await self._store.write(
-            partial(_append, upload=self._upload, first=self._chunks, data=data)
-        )
-        self._chunks += -(-len(data) // CHUNK)
-
-    def _hash(self, data: bytes) -> None:
-        self._md5.update(data)
-        self._sha.update(data)
-
-    async def _plain_length(self, content: Content) -> int:
-        length = 0
-        async for piece in decoded(self._store.content(content)):
-            length += len(piece)
-        return length
-
-
-def _append(transaction: Any, *, upload: int | None, first: int, data: bytes) -> int:
-    key: int = transaction.blobs.append(upload, first, data)
-    return key
-
-
-async def decoded(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """What gzip made small, in pieces of bounded size. Raises DocumentError if it is not gzip's."""
-    inflate = zlib.decompressobj(wbits=31)
-    async for piece in pieces:
-        rest = piece
-        while rest:
-            try:
-                data = await asyncio.to_thread(inflate.decompress, rest, CHUNK)
-            except zlib.error:
-                raise DocumentError("the attachment is not encoded as it says") from None
-            if data:
-                yield data
-            rest = inflate.unconsumed_tail
-            if inflate.eof:
-                # There may be several members, one after the other (RFC 1952).
-                rest = inflate.unused_data
-                if rest:
-                    inflate = zlib.decompressobj(wbits=31)
-    if not inflate.eof:
-        raise DocumentError("the attachment is not encoded as it says")

@@ -45,6 +45,18 @@ def damage_found(path: Path) -> str | None:
         return None
 
 
+def damage_met(path: Path) -> str | None:
+    """The same, or that its file has no name any more: what is written into it lasts until it is
+    closed."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return _GONE
+    except OSError:  # an error of the disk is no damage
+        pass
+    return damage_found(path)
+
+
 def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connection:
     """The writing connection of a store that was found to be sound. Blocking.
 

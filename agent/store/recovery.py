@@ -42,6 +42,7 @@ _NONSENSE = (
 )
 """What it raises when sense is made of bytes that are readable and wrong."""
 
+_NUMBERS_KEPT = (SEQ_FLOOR, "doc_count", "doc_del_count")
 _LAST_BLOB = 2**63 // NUMBERS - 2
 _RESOLUTION_KEY = re.compile(rf"{re.escape(RESOLUTION)}\d{{16}}", re.ASCII)
 
@@ -50,15 +51,20 @@ _object = msgspec.json.Decoder(dict[str, Any])
 
 
 class Recovered(NamedTuple):
-    """`documents` are in the copy; `refused` could be read but are wrong or incomplete."""
+    """`documents` are in the copy; `refused` could be read but are wrong or incomplete. `before` is
+    how many there were, 0 if that cannot be read either."""
 
     documents: int
     refused: int
+    before: int = 0
 
 
 def recover(found: Iterable[Row], copy: sqlite3.Connection) -> Recovered:
     """`copy` is a new store. What SQLite raises, such as for a full disk, comes out."""
     refused = _insert(found, copy)
+    (before,) = copy.execute(
+        "SELECT sum(value) FROM meta WHERE key IN ('doc_count', 'doc_del_count')"
+    ).fetchone()
     copy.execute("BEGIN IMMEDIATE")
     _drop_damaged_contents(copy)
     copy.execute("COMMIT")
@@ -79,7 +85,7 @@ def recover(found: Iterable[Row], copy: sqlite3.Connection) -> Recovered:
         [(SEQ_FLOOR, newest), ("doc_count", live), ("doc_del_count", dead)],
     )
     copy.execute("COMMIT")
-    return Recovered(live + dead, refused)
+    return Recovered(live + dead, refused, before)
 
 
 # --- rows ----------------------------------------------------------------------------------
@@ -107,7 +113,7 @@ def _insert_keyed(values: tuple[Value, ...], copy: sqlite3.Connection) -> None:
             key.startswith(SETTING) or _RESOLUTION_KEY.fullmatch(key)
         ) and _is_json(value):
             copy.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
-        case (str(key), int(value)) if key == SEQ_FLOOR and 0 < value < _MOST_SEQ:
+        case (str(key), int(value)) if key in _NUMBERS_KEPT and 0 <= value < _MOST_SEQ:
             copy.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
         case (str(id), int(), str(body)) if id and _is_object(body):
             copy.execute(
@@ -265,8 +271,7 @@ def _tree(tree: bytes | None, alone: Revision) -> RevTree | None:
         return RevTree.of(alone)
     try:
         known = RevTree.decode(tree)
-        for rev in known.leaves():
-            known.path(rev)
+        known.leaves()  # compares what has to be comparable
     except (cbor2.CBORDecodeError, *_NONSENSE):
         return None
     return known

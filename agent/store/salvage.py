@@ -25,7 +25,7 @@ from agent.store.raw_file import RawFile
 from agent.store.recovery import recover
 
 if TYPE_CHECKING:
-    from agent.store.store import Store
+    from agent.store.view import StoreView
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ _LONGEST_NOTE = 500  # bytes: no SQLite file is as small
 class Salvage(msgspec.Struct, frozen=True):
     """What became of a damaged store. `time` is RFC 3339, `aside` the path of the old file.
 
-    `documents` were copied, `refused` could be read but were wrong or incomplete. How many could
-    not be read nobody knows.
+    `documents` were copied, `refused` could be read but were wrong or incomplete. `before` is how
+    many the old file says that it had; 0 if nobody knows.
     """
 
     time: str
@@ -55,6 +55,7 @@ class Salvage(msgspec.Struct, frozen=True):
     aside: str
     documents: int
     refused: int
+    before: int = 0
 
 
 def set_aside(path: Path, reason: str) -> Salvage:
@@ -83,8 +84,7 @@ def set_aside(path: Path, reason: str) -> Salvage:
             time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             reason,
             str(aside),
-            found.documents,
-            found.refused,
+            *found,
         )
         copy.execute(
             "INSERT OR REPLACE INTO local (id, rev, body) VALUES (?, 1, ?)",
@@ -94,11 +94,12 @@ def set_aside(path: Path, reason: str) -> Salvage:
     fresh.rename(_beside(path, COPY + stamp))
     put_in_place(path)
     log.error(
-        "%s was damaged (%s): %d documents were copied, %d were wrong; the damaged file is %s, and "
-        "what remotes have comes back by replication",
+        "%s was damaged (%s): %d of %s documents were copied, %d were wrong; the damaged file is "
+        "%s, and what remotes have comes back by replication",
         path,
         reason,
         found.documents,
+        found.before or "an unknown number of",
         found.refused,
         aside,
     )
@@ -160,7 +161,7 @@ def put_in_place(path: Path) -> bool:
     return done
 
 
-async def salvaged(store: Store) -> Salvage | None:
+async def salvaged(store: StoreView) -> Salvage | None:
     """What was done when the store was made of a damaged one, or None."""
     found = await store.get_local(SALVAGED)
     return None if found is None else msgspec.json.decode(found[1], type=Salvage)

@@ -14,12 +14,12 @@ from agent.documents.attachment import Content, Uploaded
 from agent.documents.revision import Rev, Revision
 from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.errors import EdgeAgentError, StoreDamagedError, StoreError, StoreWriteError
-from agent.store.blobs import Upload
 from agent.store.compaction import compact, give_back
 from agent.store.connection import StoreLock, open_writer
-from agent.store.opening import damage_found, exists, open_checked, open_or_salvage
+from agent.store.opening import damage_met, exists, open_checked, open_or_salvage
 from agent.store.reader import Reader
 from agent.store.transaction import Edit, Transaction
+from agent.store.upload import Upload
 from agent.store.view import StoreView
 from agent.store.writer import Writer
 
@@ -195,10 +195,10 @@ class Store(StoreView):
     async def check(self) -> None:
         """Returns while the writer gets on; nothing is written to the disk.
 
-        Raises StoreDamagedError once the file was found to be damaged.
+        Raises StoreDamagedError once the file was found to be damaged, or is gone.
         """
-        reason = await asyncio.to_thread(damage_found, self.path)
-        if reason is not None:
+        reason = await asyncio.to_thread(damage_met, self.path)
+        if reason is not None and not self._closed:  # it may just have been deleted
             raise StoreDamagedError(str(self.path), reason)
         await self._writer.check()
 

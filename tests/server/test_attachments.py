@@ -284,6 +284,20 @@ async def test_gzip_is_stored_and_sent_as_it_came(api: Api, tmp_path: Path) -> N
     assert base64.b64decode(doc["_attachments"]["f"]["data"]) == plain
 
 
+async def test_gzip_may_have_some_members(api: Api) -> None:
+    member = gzip.compress(b"a", mtime=0)
+    await attach(api, "/db/a/f", 10_000 * member, **{"Content-Encoding": "gzip"})
+    stub = (await api.get("/db/a")).json["_attachments"]["f"]
+    assert stub["length"] == 10_000
+    headers = {"Content-Encoding": "gzip"}
+    answer = await api.request("PUT", "/db/b/f", data=10_001 * member, headers=headers)
+    assert answer.error == (
+        400,
+        "bad_request",
+        "the attachment has more than 10,000 members of gzip",
+    )
+
+
 async def test_encodings_that_are_none(api: Api) -> None:
     for size in (100, len(LARGE)):
         answer = await api.request(

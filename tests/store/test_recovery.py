@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import cbor2
 import pytest
 
 from agent.documents.revision import Revision
@@ -36,6 +37,13 @@ def test_each_bit_of_a_tree_may_be_wrong(copy: sqlite3.Connection) -> None:
         damaged[bit // 8] ^= 1 << bit % 8
         row = Row(bit + 2, (None, f"d{bit}", 3, "z", 0, 0, "{}", bytes(damaged)))
         recover([row], copy)
+
+
+@pytest.mark.timeout(10)
+def test_a_tree_that_goes_in_a_circle_comes_to_an_end(copy: sqlite3.Connection) -> None:
+    nodes = [(1, "x", 0, False), (2, "y", 1, False), (1, "x", 1, False), (3, "z", 2, False)]
+    row = Row(1, (None, "a", 3, "z", 0, 0, "{}", cbor2.dumps(nodes)))
+    assert recover([row], copy) == Recovered(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +86,15 @@ def test_of_two_documents_with_one_sequence_both_are_there(copy: sqlite3.Connect
 def test_a_sequence_is_not_used_twice(copy: sqlite3.Connection) -> None:
     recover([Row(1, SOUND), Row(None, ("seq_floor", 500))], copy)
     assert copy.execute("SELECT value FROM meta WHERE key = 'seq_floor'").fetchone() == (500,)
+
+
+def test_how_many_documents_there_were_is_known_if_it_can_be_read(
+    copy: sqlite3.Connection,
+) -> None:
+    counts = [Row(None, ("doc_count", 7)), Row(None, ("doc_del_count", 2))]
+    assert recover([Row(1, SOUND), *counts], copy) == Recovered(1, 0, 9)
+    found = copy.execute("SELECT key, value FROM meta WHERE key LIKE 'doc_%' ORDER BY key")
+    assert found.fetchall() == [("doc_count", 1), ("doc_del_count", 0)]
 
 
 def test_a_side_whose_document_is_lost_is_a_document(copy: sqlite3.Connection) -> None:
