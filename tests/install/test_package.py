@@ -74,7 +74,7 @@ def test_a_package_for_a_machine_that_nobody_can_build_for_here_is_refused(tmp_p
 
 
 @needs_machine
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_installed_updated_rolled_back_and_removed(
     machine: Machine, package: Path, tmp_path: Path
 ) -> None:
@@ -147,7 +147,7 @@ def test_installed_updated_rolled_back_and_removed(
 
 
 @needs_machine
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_same_version_again_and_updates_that_cannot_be(
     machine: Machine, package: Path, tmp_path: Path
 ) -> None:
@@ -188,7 +188,7 @@ trap '[[ ${FUNCNAME[0]-} != exchange_data || ! $BASH_COMMAND =~ ^(mv|find)\ .\$r
 
 
 @needs_machine
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("partition", [False, True])
 def test_a_power_cut_while_going_back_is_made_good_by_the_next_run(
     machine: Machine, package: Path, tmp_path: Path, partition: bool
@@ -235,7 +235,7 @@ assert urllib.request.urlopen(request).status == 201
 
 
 @needs_machine
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_package_brings_the_list_of_what_is_in_it(package: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     subprocess.run(["dpkg-deb", "--extract", package, root], check=True)
