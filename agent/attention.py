@@ -245,7 +245,7 @@ def _conflicts(status: Status) -> Iterator[Finding]:
         do = f"edge-agent conflicts list{of_hub} shows them, and resolve decides."
         yield Finding("warning", what, do, _page("conflicts"))
     for name, policy in conflicts.get("policies", {}).items():
-        if policy.get("failed"):
+        if present and policy.get("failed"):
             what = f"The conflict policy {name} has failed {counted(policy['failed'], 'time')}."
             do = "edge-agent conflicts list says why; mend the policy."
             yield Finding("error", what, do, _page("conflicts"))

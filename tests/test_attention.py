@@ -135,11 +135,7 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         ),
         ({"conflicts": {"present": 1, "policies": {}}}, "warning", "1 document;"),
         ({"conflicts": {}, "database": {"conflicts": 2}}, "warning", "2 documents;"),
-        (
-            {"conflicts": {"present": 0, "policies": {"p": {"failed": 1}}}},
-            "error",
-            "policy p has failed 1 time",
-        ),
+        ({"conflicts": {"present": 0, "policies": {"p": {"failed": 1}}}}, None, ""),
         (
             {"gateways": [{"name": "g2", "status": "offline", "since": "2026"}]},
             "warning",
@@ -159,6 +155,12 @@ def test_one_thing(status: dict[str, Any], level: str | None, words: str) -> Non
         assert words in what
 
 
+def test_a_policy_that_has_failed_is_told_while_there_are_conflicts() -> None:
+    [error, warning] = told(conflicts={"present": 1, "policies": {"p": {"failed": 1}}})
+    assert error == ("error", "The conflict policy p has failed 1 time.")
+    assert warning[0] == "warning"
+
+
 def test_both_directions_of_a_remote_are_one_thing() -> None:
     failed = {**JOB, "state": "failed", "last_error": "is the password right?"}
     [(_, what)] = told(remotes=[{"name": "cloud", "push": failed, "pull": failed}])
@@ -175,7 +177,6 @@ def test_both_directions_of_a_remote_are_one_thing() -> None:
         (device(settings={"refused": {}, "last_error": "no"}), "sensors?device=greenhouse"),
         (device(sensors=ALARM), "sensors?device=greenhouse&sensor=t"),
         ({"conflicts": {"present": 1}}, "conflicts"),
-        ({"conflicts": {"policies": {"p": {"failed": 1}}}}, "conflicts"),
         ({"gateways": [{"name": "g", "status": "offline", "since": "2026"}]}, "gateways"),
     ],
 )

@@ -12,8 +12,10 @@ from agent.cli.showing import folding_table, plain_console
 from agent.documents.differences import changed_fields, dotted, fields_of, value_at
 from agent.documents.fields import Absent
 from agent.documents.merge import Path, same
-from agent.documents.policies import Decided, Decision, Failed
+from agent.documents.policies import Failed
 from agent.peers.http_errors import one_line
+from agent.replication.conflicts import Outcome
+from agent.store.resolutions import Resolution
 from agent.words import counted
 
 if TYPE_CHECKING:
@@ -82,27 +84,34 @@ def show_conflict(shown: Shown) -> None:
         out.print(f"{len(conflict.revs) - len(conflict.leaves)} more revisions are not shown")
 
 
-def show_decision(out: Console, shown: Shown, policy: str | None, decision: Decision) -> None:
+def show_decision(out: Console, shown: Shown, policy: str | None, decision: Outcome) -> None:
     """What a policy would do to one conflict: what differs from the winner."""
     state = state_of(decision)
     out.print(one_line(shown.conflict.id), style="bold", end="  ")
     out.print("" if policy is None else f"{policy} ", end="")
     out.print(state, style=_STYLES[state], end="")
-    if not isinstance(decision, Decided):
+    if not isinstance(decision, Resolution):
         out.print(f": {one_line(decision.reason)}")
         return
-    winner = shown.conflict.leaves[0].body
-    changes = changed_fields(winner, decision.body)
+    winner, body = shown.conflict.leaves[0].body, body_after(shown, decision)
+    changes = changed_fields(winner, body)
     out.print(": as the winner is" if not changes else "")
     for path in changes:
-        old, new = value_at(winner, path), value_at(decision.body, path)
+        old, new = value_at(winner, path), value_at(body, path)
         out.print(f"  {field_name(path)}: {_text(old)}", style="red", end=" ")
         out.print(f"→ {_text(new)}", style="green")
 
 
-def state_of(decision: Decision) -> str:
+def body_after(shown: Shown, resolution: Resolution) -> dict[str, Any]:
+    """What a document in conflict would become."""
+    if resolution.body is None:
+        return dict(shown.conflict.leaves[0].body)
+    return msgspec.json.decode(resolution.body, type=dict[str, Any])
+
+
+def state_of(decision: Outcome) -> str:
     """ "resolved", "undecided" or "failed"."""
-    if isinstance(decision, Decided):
+    if isinstance(decision, Resolution):
         return "resolved"
     return "failed" if isinstance(decision, Failed) else "undecided"
 

@@ -13,6 +13,7 @@ import msgspec
 
 from agent.cli.conflict_client import ConflictClient, Shown, leaf_of, merged
 from agent.cli.conflict_view import (
+    body_after,
     field_name,
     show_conflict,
     show_decision,
@@ -30,10 +31,11 @@ from agent.conflict_policies import policies_for, policy_for
 from agent.documents.conflict import Conflict
 from agent.documents.differences import value_at
 from agent.documents.fields import Absent, parse_field
-from agent.documents.policies import Decided, Decision, Failed, Policy, Undecided, first_match
-from agent.documents.selector import SelectorError
+from agent.documents.policies import Policy
 from agent.errors import ConfigError
 from agent.peers.http_errors import one_line
+from agent.replication.conflicts import Outcome, decide
+from agent.store.resolutions import Resolution
 
 
 @click.group()
@@ -186,10 +188,10 @@ def test_policy(
         known = ", ".join(policy.name for policy in policies) or "there is none"
         raise ConfigError(f"no policy for {client.database} is called {name!r}: {known}")
 
-    async def tested() -> list[tuple[Shown, Policy | None, Decision]]:
+    async def tested() -> list[tuple[Shown, Policy | None, Outcome]]:
         found = []
         async for shown in client.all():
-            policy, decision = _decision(policies, shown.conflict)
+            policy, decision = decide(policies, shown.conflict, time.time())
             if name is None or (policy is not None and policy.name == name):
                 found.append((shown, policy, decision))
         return found
@@ -232,25 +234,14 @@ def _table(text: str) -> ConflictConfig:
         raise ConfigError(f"--table is no JSON: {error}") from None
 
 
-def _decision(policies: Sequence[Policy], conflict: Conflict) -> tuple[Policy | None, Decision]:
-    policy = None
-    try:
-        policy = first_match(policies, conflict)
-        if policy is None:
-            return None, Undecided("no policy is for it")
-        return policy, policy.decide(conflict, time.time())
-    except SelectorError as error:
-        return policy, Failed(str(error))
-
-
-def _tested_row(shown: Shown, policy: Policy | None, decision: Decision) -> dict[str, Any]:
-    decided = isinstance(decision, Decided)
+def _tested_row(shown: Shown, policy: Policy | None, decision: Outcome) -> dict[str, Any]:
+    resolved = isinstance(decision, Resolution)
     return {
         "id": shown.conflict.id,
         "policy": None if policy is None else policy.name,
         "outcome": state_of(decision),
-        "doc": dict(decision.body) if isinstance(decision, Decided) else None,
-        "reason": None if decided else decision.reason,  # type: ignore[union-attr]
+        "doc": body_after(shown, decision) if isinstance(decision, Resolution) else None,
+        "reason": None if resolved else decision.reason,  # type: ignore[union-attr]
     }
 
 

@@ -66,6 +66,13 @@ def _shown(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text)
 
 
+class _OneLine(logging.Formatter):
+    """A message may quote what comes from elsewhere, too; a traceback has its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return _shown(super().formatMessage(record)).replace("\n", " ")
+
+
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edge-agent")
 @click.option(
@@ -77,9 +84,9 @@ def _shown(text: str) -> str:
 )
 def main(log_level: str) -> None:
     """Reads sensors, keeps everything in a local store, replicates it both ways."""
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=log_level.upper(), handlers=[handler])
 
 
 def run() -> None:

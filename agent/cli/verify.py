@@ -12,6 +12,7 @@ import click
 from agent.cli.options import json_option, print_json
 from agent.cli.places import opened, password_options
 from agent.errors import EdgeAgentError
+from agent.peers.http_errors import one_line
 from agent.peers.peer import Peer
 from agent.replication.verification import Difference, Verification
 from agent.words import counted, differing
@@ -131,11 +132,11 @@ def _print(result: dict[str, Any], more: int, peers: tuple[Peer, Peer]) -> None:
     for item in result["differences"]:
         for side, peer in zip(("source", "target"), peers, strict=True):
             if revs := item[f"missing_in_{side}"]:
-                click.echo(f"{item['id']}: {peer.label} lacks {', '.join(revs)}")
+                click.echo(one_line(f"{item['id']}: {peer.label} lacks {', '.join(revs)}"))
     if more:
         click.echo(f"and {more} more; --json lists all of them")
     for item in result["refused"][:_SHOWN]:
-        click.echo(f"{item.id} {item.rev}: {item.by} says {item.reason}")
+        click.echo(one_line(f"{item.id} {item.rev}: {item.by} says {item.reason}"))
     if len(result["refused"]) > _SHOWN:
         click.echo(f"and {len(result['refused']) - _SHOWN} more that were not taken")
     outcome, repaired = differing(result["different"]), result["repaired_revisions"]

@@ -12,7 +12,6 @@ import msgspec
 from agent.documents.revision import Revision
 from agent.documents.wire import document_text, revision_from_doc
 from agent.errors import (
-    EdgeAgentError,
     NotCouchDBError,
     RemoteBusyError,
     TooLargeError,
@@ -21,6 +20,7 @@ from agent.peers.http import ANSWER_LIMIT, HttpClient
 from agent.peers.http_errors import NO_DATABASE, ErrorBody, error_body, one_line, refusal
 from agent.peers.http_messages import OK, Answer, MalformedJsonError
 from agent.peers.peer import WriteResult
+from agent.tasks import together
 
 Found: TypeAlias = list[Revision | WriteResult]
 _Asked: TypeAlias = Sequence[tuple[str, str]]
@@ -139,11 +139,8 @@ class DocumentReader:
                 )
             return found
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(get(id, revs)) for id, revs in wanted.items() if revs]
-        except ExceptionGroup as failed:
-            raise _first(failed) from None
+        async with together() as group:
+            tasks = [group.create_task(get(id, revs)) for id, revs in wanted.items() if revs]
         return [found for task in tasks for found in task.result()]
 
     async def _open_revs(self, id: str, revs: Sequence[str], limit: int) -> tuple[Found, int]:
@@ -298,9 +295,3 @@ def _raise_temporary(answer: Answer, error: _ItemError) -> None:
 
 def _unreadable(asked: tuple[str, str], error: MalformedJsonError) -> WriteResult:
     return WriteResult(*asked, "doc_validation", str(error))
-
-
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    """One error for several: the first of ours, as any of them stands for the failed call."""
-    ours, others = group.split(EdgeAgentError)
-    return (others or ours or group).exceptions[0]

@@ -43,6 +43,10 @@ _LONGEST_WAIT = 60.0
 """Seconds after which the clock is looked at again: it may have been set."""
 
 
+Outcome: TypeAlias = Resolution | Undecided | Failed
+"""What comes of a conflict that a policy is asked about."""
+
+
 @dataclass
 class Counts:
     """What a policy has decided since the start; each time that it was asked counts."""
@@ -170,8 +174,8 @@ class Resolver:
         fresh = [conflict for conflict in conflicts if not self._is_left(conflict, now)]
         decisions = await self._decide(fresh, now)
         left = []
-        made = []
-        for conflict, policy, decision in decisions:
+        made: list[tuple[Conflict, Any, Resolution]] = []
+        for conflict, (policy, decision) in zip(fresh, decisions, strict=True):
             if isinstance(decision, Resolution):
                 made.append((conflict, policy, decision))
             else:
@@ -190,10 +194,14 @@ class Resolver:
                 self.database, len(left),
             )  # fmt: skip
 
-    async def _decide(self, conflicts: Sequence[Conflict], now: float) -> list[_Decided]:
-        decide = partial(_decided, self.policies, conflicts, now)
+    async def _decide(
+        self, conflicts: Sequence[Conflict], now: float
+    ) -> list[tuple[Policy | None, Outcome]]:
+        def decided() -> list[tuple[Policy | None, Outcome]]:
+            return [decide(self.policies, conflict, now) for conflict in conflicts]
+
         deciding = asyncio.ensure_future(
-            in_thread_of_its_own(decide, name=f"conflicts of {self.database}")
+            in_thread_of_its_own(decided, name=f"conflicts of {self.database}")
         )
         try:
             await asyncio.wait([deciding], timeout=_PATIENCE)
@@ -291,29 +299,22 @@ class ConflictService:
         return {"present": sum(present.values()), "databases": present, "policies": counts}
 
 
-_Decided: TypeAlias = tuple[Conflict, Any, Resolution | Undecided | Failed]
+def decide(
+    policies: Sequence[Policy], conflict: Conflict, now: float
+) -> tuple[Policy | None, Outcome]:
+    """The policy for a conflict, None where there is none, and what it decides.
 
-
-def _decided(
-    policies: Sequence[Policy], conflicts: Sequence[Conflict], now: float
-) -> list[_Decided]:
-    """For each conflict its policy, None where there is none, and what it has decided."""
-    found: list[_Decided] = []
-    for conflict in conflicts:
-        policy = None
-        decision: Resolution | Undecided | Failed
-        try:
-            policy = first_match(policies, conflict)
-            if policy is None:
-                decision = Undecided("no policy is for it")
-            else:
-                decided = policy.decide(conflict, now)
-                decision = (
-                    resolution_of(conflict, decided, by=f"policy {policy.name}")
-                    if isinstance(decided, Decided)
-                    else decided
-                )
-        except (SelectorError, RefusedDocumentError) as error:
-            decision = Failed(str(error))
-        found.append((conflict, policy, decision))
-    return found
+    A decision that cannot be written is a failure, too. `now`: seconds since the epoch.
+    """
+    policy = None
+    try:
+        policy = first_match(policies, conflict)
+        if policy is None:
+            return None, Undecided("no policy is for it")
+        outcome: Outcome | Decided = policy.decide(conflict, now)
+        if isinstance(outcome, Decided):
+            outcome = resolution_of(conflict, outcome, by=f"policy {policy.name}")
+    except (SelectorError, RefusedDocumentError) as error:
+        return policy, Failed(str(error))
+    else:
+        return policy, outcome

@@ -24,6 +24,8 @@ from agent.replication.arrivals import Arrivals
 from agent.replication.lanes import Lane
 from agent.replication.progress import Progress
 from agent.replication.room import Room
+from agent.replication.witnesses import Witnesses
+from agent.tasks import together
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ class Pipeline:
         *,
         room: Room,
         progress: Progress,
+        witnesses: Witnesses,
         confirmed: Callable[[Step], Awaitable[None]],
         winners_only: bool = False,
         batch_size: int,
@@ -97,6 +100,7 @@ class Pipeline:
         self._target = target
         self._room = room
         self._progress = progress
+        self._witnesses = witnesses
         self._confirmed = confirmed
         self._winners_only = winners_only
         self._batch_size = batch_size
@@ -113,14 +117,11 @@ class Pipeline:
         wanted: asyncio.Queue[tuple[Step, _Wanted] | None] = asyncio.Queue(1)
         pieces: asyncio.Queue[_Piece | None] = asyncio.Queue(1)
         try:
-            async with asyncio.TaskGroup() as stages:
+            async with together() as stages:
                 stages.create_task(self._read_changes(since, feed, steps))
                 stages.create_task(self._find_missing(steps, wanted))
                 stages.create_task(self._fetch(wanted, pieces, stages))
                 stages.create_task(self._store(pieces))
-        except ExceptionGroup as group:
-            # One stage failed and took the others along; its error is the one to report.
-            raise group.exceptions[0] from None
         finally:
             for _ in range(self._entered):
                 self._room.leave(self._lane)
@@ -160,6 +161,13 @@ class Pipeline:
             if revs and (self._unasked is None or not self._unasked.are_news(revs)):
                 await self._room.admit(self._lane)
                 missing = await self._target.revs_diff(revs)
+                present = [
+                    (id, rev)
+                    for id, told in revs.items()
+                    for rev in told
+                    if rev not in missing.get(id, ())
+                ]
+                self._witnesses.note(present, stored=False)
             self._progress.missing_checked += sum(map(len, revs.values()))
             self._progress.missing_found += sum(map(len, missing.values()))
             # In the order of the changes, so that the target's own feed keeps it.
@@ -251,6 +259,8 @@ class Pipeline:
                 return
             revision = revisions[0]
             results = [WriteResult(revision.id, str(revision.rev), "too_large", str(error))]
+        stored = [(each.id, each.rev) for each in results if each.error is None]
+        self._witnesses.note(stored, stored=True)
         for revision, result in zip(revisions, results, strict=True):
             if result.error is None:
                 self._progress.docs_written += 1

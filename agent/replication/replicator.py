@@ -35,6 +35,8 @@ from agent.replication.pipeline import Pipeline, Step
 from agent.replication.progress import Progress
 from agent.replication.room import Room
 from agent.replication.selection import EVERYTHING, Selection
+from agent.replication.witnesses import Witnesses
+from agent.tasks import together
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ _FIRST_CHECKPOINT = 0.5
 Over a line that keeps breaking, a run has to get beyond where the last one began."""
 
 _WATCH_INTERVAL = 30.0
-"""Seconds between looks at whether a followed database was recreated."""
+"""Seconds between looks at whether a followed database was recreated or restored."""
 
 _METERED_WATCH_INTERVAL = 900.0
 """The same where bytes are counted."""
@@ -113,6 +115,7 @@ class Replicator:
         self.checkpoint: Log | None = None
         """The log of the latest run."""
         self.others = Others()
+        self._witnesses = Witnesses()
         self.selection = selection
         self.budget = budget
         self._lanes = lanes
@@ -172,6 +175,7 @@ class Replicator:
             self.selection,
             most_sessions=MOST_SESSIONS if self.budget is None else _METERED_SESSIONS,
             others=self.others,
+            witnesses=self._witnesses,
         )
         self.checkpoint = self._log
         if self._since_seq is not None:
@@ -187,6 +191,8 @@ class Replicator:
         connected()
         try:
             await self._transfer(start)
+        except DatabaseRecreatedError:
+            raise
         except (asyncio.CancelledError, EdgeAgentError):
             self.progress.note_up_to_date()
             with contextlib.suppress(EdgeAgentError, TimeoutError):
@@ -239,22 +245,18 @@ class Replicator:
     async def _transfer(self, start: Seq) -> None:
         reached = self._reached
         gaps = [] if reached is None else reached.gaps(start)
-        try:
-            async with asyncio.TaskGroup() as lanes:
-                others = [lanes.create_task(self._watch())] if self.continuous else []
-                if reached is not None and (gaps or self.budget is not None):
-                    self._room.divide()
-                    feed = self._urgent_feed(reached)
-                    urgent = lanes.create_task(self._pipeline(Lane.URGENT).run(reached.seq, feed))
-                    filling = lanes.create_task(self._fill(gaps))
-                    filling.add_done_callback(lambda _: self._filled(urgent))
-                    others += [urgent, filling]
-                feed = self._feed(start, follow=self.continuous)
-                news = lanes.create_task(self._pipeline(Lane.NEWS).run(start, feed))
-                news.add_done_callback(lambda _: [task.cancel() for task in others])
-        except ExceptionGroup as group:
-            # One lane failed and took the others along; its error is the one to report.
-            raise group.exceptions[0] from None
+        async with together() as lanes:
+            others = [lanes.create_task(self._watch())] if self.continuous else []
+            if reached is not None and (gaps or self.budget is not None):
+                self._room.divide()
+                feed = self._urgent_feed(reached)
+                urgent = lanes.create_task(self._pipeline(Lane.URGENT).run(reached.seq, feed))
+                filling = lanes.create_task(self._fill(gaps))
+                filling.add_done_callback(lambda _: self._filled(urgent))
+                others += [urgent, filling]
+            feed = self._feed(start, follow=self.continuous)
+            news = lanes.create_task(self._pipeline(Lane.NEWS).run(start, feed))
+            news.add_done_callback(lambda _: [task.cancel() for task in others])
 
     def _filled(self, urgent: asyncio.Task[None]) -> None:
         """There is no backlog any more, so nothing goes before the news."""
@@ -278,6 +280,7 @@ class Replicator:
             self.target,
             room=self._room,
             progress=self.progress,
+            witnesses=self._witnesses,
             confirmed=confirmed,
             winners_only=self.selection.winning_revs_only,
             batch_size=self._batch_size,
@@ -323,7 +326,7 @@ class Replicator:
             progress.last_confirmed = time.time()
         progress.note_up_to_date()
         self._confirmed()
-        if time.monotonic() >= self._record_due:
+        if time.monotonic() >= self._record_due or self._witnesses.full:
             await self._record()
 
     def _reach(self, lane: Lane, step: Step) -> None:
@@ -352,7 +355,10 @@ class Replicator:
                     await self._log.write(seq, counts, ranges, self.progress.failures)
                 else:
                     self._log.note(seq, counts, ranges)
+                    self._witnesses.clear()
                 self.recorded, self._recorded_ranges = seq, ranges
+            elif self._witnesses.full:
+                await self._log.check()
 
     async def _check_instances(self) -> None:
         instances = (
@@ -378,7 +384,9 @@ class Replicator:
                 await self._record()
             if time.monotonic() - looked >= interval:
                 looked = time.monotonic()
-                await self._check_instances()
+                async with self._recording:
+                    await self._check_instances()
+                    await self._log.check()
 
 
 async def _open(peer: Peer, *, create: bool) -> PeerInfo:

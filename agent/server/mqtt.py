@@ -43,6 +43,7 @@ from agent.server.mqtt_call import DatabaseCall
 from agent.server.mqtt_notices import Notices
 from agent.server.mqtt_places import Place, Places
 from agent.server.mqtt_served import Served
+from agent.tasks import together
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class Responder:
     async def run(self) -> None:
         """Stay connected. An error in the program ends it, for a supervisor to start it again."""
         try:
-            async with asyncio.TaskGroup() as self._tasks:
+            async with together() as self._tasks:
                 self._notices = Notices(self._served, self._tell, self._tasks)
                 self._takes = True
                 try:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import shutil
 import tempfile
+import traceback
 from pathlib import Path
 
 import click
@@ -14,6 +15,8 @@ from rich.console import Console
 
 from scripts.fault_suite.power import cut_power
 from scripts.fault_suite.run import BrokenPromiseError, Run
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,10 +63,16 @@ def main(seed: int | None, minutes: float, power_cuts: int | None, as_json: bool
 
 
 def shown(error: BaseException) -> str:
-    """The error itself, without the groups that it comes in."""
+    """The error itself, without the groups that it comes in; of what is no broken promise, such as
+    an answer that did not come in time, also what it is and where it was raised."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error)
+    if isinstance(error, BrokenPromiseError):
+        return str(error)
+    places = traceback.extract_tb(error.__traceback__)
+    ours = [place for place in places if Path(place.filename).is_relative_to(_CHECKOUT)]
+    where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "somewhere"
+    return f"{type(error).__name__} in {where}: {error}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paho.mqtt import publish
 from playwright.sync_api import expect
 
 from tests.agents import AgentProcess, gateway, gateway_config, table, when_true
@@ -45,6 +46,23 @@ def test_gateways_come_and_go(broker: Mosquitto, tmp_path: Path, opener: Opener)
             expect(row.get_by_role("cell")).to_have_count(6)
             assert sideways(page) == []
         expect(row).to_contain_text("offline")
+
+
+def test_what_strangers_on_the_broker_are_called_is_only_text(
+    broker: Mosquitto, tmp_path: Path, opener: Opener
+) -> None:
+    topic = "edge-sync/<img src=x onerror=fail()>\u202egnp/status"
+    offline = '{"status": "offline", "role": "gateway", "version": "\u202e<b>9</b>"}'
+    publish.single(topic, offline, retain=True, hostname="127.0.0.1", port=broker.port)
+    options = ("hub", "--data", tmp_path / "hub", "--listen", ANY, "--broker", broker.url)
+    with AgentProcess(*options, log=tmp_path / "hub.log") as hub:
+        page = opener(hub.wait_until_ready())
+        told = page.get_by_role("listitem").filter(has_text="is offline since")
+        expect(told).to_contain_text(r"<img src=x onerror=fail()>\u202egnp")
+        told.get_by_role("link").click()
+        expect(page.get_by_role("row").nth(1)).to_contain_text(r"\u202e<b>9</b>")
+        assert "\u202e" not in page.locator("body").inner_text()
+        assert page.locator("main img, main b").count() == 0
 
 
 def test_a_bridge_has_an_overview_and_gateways(

@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 
+from agent.documents.revision import first_revision
 from tests import agents
 from tests.agents import edge_agent, when_true
 from tests.cli.helpers import documents, in_process, make_store, query, request
@@ -538,3 +539,24 @@ def test_a_password_file_that_is_no_text(tmp_path: Path) -> None:
         "replicate", "http://me@127.0.0.1:1/x", "x.sqlite", "--source-password-file", file
     )
     assert "password" in done.complaint()
+
+
+def test_the_names_of_documents_forge_no_line_of_the_log(tmp_path: Path) -> None:
+    """Nor do they change the terminal that it is read in."""
+    with agents.hub(tmp_path / "hub", log=tmp_path / "log") as hub:
+        url = hub.wait_until_ready()
+        request("PUT", f"{url}/_replicator")
+        id = "well\n2026-03-01 ERROR forged\x1b[31m"
+        request("POST", f"{url}/_replicator", {"_id": id, "source": "nowhere"})
+        when_true(lambda: "forged" in hub.log)
+        [line] = [line for line in hub.log.splitlines() if "forged" in line]
+    assert "_replicator/well 2026-03-01 ERROR forged" in line
+    assert "\x1b" not in line
+
+
+def test_verify_shows_names_as_they_are_and_no_colours(tmp_path: Path) -> None:
+    odd = first_revision("doc:\x1b[31m\nred", {})
+    one = make_store(tmp_path / "a.sqlite", [odd])
+    two = make_store(tmp_path / "b.sqlite")
+    told = edge_agent("verify", one, two, "--settle", 0).stdout
+    assert told.startswith(f"doc: [31m red: {two} lacks {odd.rev}\n")

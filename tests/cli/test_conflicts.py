@@ -289,6 +289,14 @@ def test_policies_are_tried_without_writing(gateway: Gateway) -> None:
     assert request("GET", f"{gateway.url}/edge")["update_seq"] == before
 
 
+def test_a_result_that_could_not_be_written_is_a_failure(gateway: Gateway) -> None:
+    part = "x" * 5_000_000
+    gateway.conflict("one", {"a": part}, {"b": part}, base={})
+    [row] = gateway.json("test-policy", "--table", '{"policy": "merge"}')["rows"]
+    assert (row["outcome"], row["doc"]) == ("failed", None)
+    assert "has more than 8000000 bytes" in row["reason"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [

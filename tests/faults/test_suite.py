@@ -11,8 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from scripts.fault_suite.__main__ import shown
 from scripts.fault_suite.plan import TRIED, plan
 from scripts.fault_suite.power import cut_power
+from scripts.fault_suite.run import BrokenPromiseError
 from tests.agents import CHECKOUT
 
 SEED = 183
@@ -31,6 +33,15 @@ def test_a_seed_brings_the_same_faults_again() -> None:
 def test_each_kind_of_fault_is_counted_in_one_place() -> None:
     counted = [kind for kinds in TRIED.values() for kind in kinds]
     assert sorted(counted) == sorted({fault.kind for fault in plan(SEED, 3600)})
+
+
+def test_an_error_without_words_is_told_all_the_same() -> None:
+    with pytest.raises(ExceptionGroup) as told:
+        raise ExceptionGroup("of a task group", [BrokenPromiseError("it is lost")])
+    assert shown(told.value) == "it is lost"
+    with pytest.raises(TimeoutError) as wordless:
+        raise TimeoutError
+    assert shown(wordless.value).startswith("TimeoutError in test_suite.py:")
 
 
 @pytest.mark.timeout(300)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from agent.documents.revision import first_revision
 from agent.errors import AuthError, ConnectError, StoreWriteError
 from agent.peers.local import LocalPeer
-from agent.peers.peer import PeerInfo
+from agent.peers.peer import ChangeBatch, PeerInfo, Seq
 from agent.replication.job import Job, State
 from agent.replication.replicator import Replicator
 from agent.store.store import Store
@@ -224,3 +224,30 @@ async def test_a_patient_job_tries_again_after_a_permanent_error(
         assert job.last_error == "remote: wrong password"
         remote.refuses = False
         await until_state(job, State.LIVE)
+
+
+class Breaking(LocalPeer):
+    """Stands in for a remote whose line breaks."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.broken = asyncio.Event()
+
+    async def changes(self, since: Seq, **options: Any) -> AsyncGenerator[ChangeBatch, None]:
+        await self.broken.wait()
+        raise ConnectError("the line broke", retry_after=0.01)
+        yield  # which makes it a generator
+
+
+async def test_a_line_that_breaks_while_it_is_stopped_does_not_keep_it_going(
+    stores: tuple[Store, Store],
+) -> None:
+    source = Breaking(stores[0])
+    job = Job("test", Replicator(source, LocalPeer(stores[1]), continuous=True), patient=True)
+    async with asyncio.timeout(10), running(job) as task:
+        await until_state(job, State.CATCHING_UP)
+        source.broken.set()
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+        assert job.state is State.STOPPED

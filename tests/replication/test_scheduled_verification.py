@@ -16,7 +16,7 @@ from agent.config_file import load
 from agent.errors import ConfigError, TransientError
 from agent.peers.local import LocalPeer
 from agent.replication import verifier
-from agent.replication.job import Job
+from agent.replication.job import Job, State
 from agent.replication.lanes import FAR_BEHIND
 from agent.replication.replicator import Replicator
 from agent.replication.verifier import Verified, Verifier
@@ -218,10 +218,17 @@ async def test_not_while_replication_is_far_behind(
             looked.set()
         await sleep(min(seconds, 0.02))
 
+    slow_line = asyncio.Event()
+
+    class Slow(LocalPeer):
+        async def store(self, *args: Any) -> Any:
+            await slow_line.wait()
+            return await super().store(*args)
+
     sleep = asyncio.sleep
     here, there = stores
-    await here.graft([reading(number) for number in range(COUNT, COUNT + FAR_BEHIND)])
-    job = Job("push", Replicator(LocalPeer(here), LocalPeer(there), continuous=True), patient=True)
+    await here.graft([reading(number) for number in range(COUNT, COUNT + 2 * FAR_BEHIND)])
+    job = Job("push", Replicator(LocalPeer(here), Slow(there), continuous=True), patient=True)
     check = Verifier("cloud", 0.1, here, LocalPeer(there), [job])
     monkeypatch.setattr(verifier.asyncio, "sleep", look)
     async with working(check):
@@ -230,9 +237,15 @@ async def test_not_while_replication_is_far_behind(
         await looked.wait()
         assert check.last == Verified()
         run = asyncio.create_task(job.run())
+        await until(lambda: job.state is State.CATCHING_UP)
+        for _ in range(2):
+            looked.clear()
+            await looked.wait()
+        assert check.last == Verified()
+        slow_line.set()
         await until(lambda: check.last.time)
         assert check.last.different == 0
-        assert check.last.documents == COUNT + FAR_BEHIND
+        assert check.last.documents == COUNT + 2 * FAR_BEHIND
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.store.databases import Databases
 from agent.store.store import Store
 
 
@@ -20,3 +21,9 @@ async def store(path: Path) -> AsyncIterator[Store]:
     store = await Store.open(path)
     yield store
     await store.close()
+
+
+@pytest.fixture
+async def databases(tmp_path: Path) -> Databases:
+    """The folder in which `path` is the database `db`; whoever uses it closes it."""
+    return Databases(tmp_path)

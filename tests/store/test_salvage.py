@@ -12,7 +12,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from agent.errors import StoreDamagedError, StoreError, StoreExistsError
@@ -21,86 +20,23 @@ from agent.replication.replicator import Replicator
 from agent.store import salvage
 from agent.store.connection import marker
 from agent.store.databases import Databases
-from agent.store.info import read_info
-from agent.store.reader import Reader
-from agent.store.salvage import SALVAGED, Salvage, copies_of
+from agent.store.salvage import SALVAGED, copies_of
 from agent.store.store import Store
 from tests.mqtt.site import contents
-from tests.store.fixtures.make import fill
+from tests.store.damaged import (
+    COUNT,
+    PAGE,
+    damage,
+    kind_of,
+    leave,
+    make,
+    misplace,
+    pages_of,
+    rows_of,
+    strew,
+    told,
+)
 from tests.store.helpers import get, put, reading, revision, rows
-
-PAGE = 4096
-COUNT = 4000
-
-
-async def make(path: Path, *, count: int = COUNT) -> dict[str, object]:
-    """A store with readings, histories and conflicts; returns what is in it."""
-    path.parent.mkdir(exist_ok=True)
-    store = await Store.open(path)
-    await fill(store)
-    await store.graft([reading(number, value=number) for number in range(count)])
-    await store.put_local("state", None, '{"kept":true}')
-    found = await contents(store)
-    await store.close()
-    return found
-
-
-def damage(path: Path, pages: list[int]) -> None:
-    with path.open("r+b") as file:
-        for page in pages:
-            file.seek(page * PAGE)
-            file.write(random.Random(page).randbytes(PAGE))
-
-
-def strew(path: Path, chance: random.Random, count: int) -> None:
-    """Single bytes that are wrong."""
-    with path.open("r+b") as file:
-        for _ in range(count):
-            file.seek(chance.randrange(path.stat().st_size))
-            file.write(chance.randbytes(1))
-
-
-def misplace(path: Path, chance: random.Random, count: int, size: int) -> None:
-    """What belongs elsewhere in the file."""
-    with path.open("r+b") as file:
-        places = range(path.stat().st_size // size)
-        for _ in range(count):
-            file.seek(chance.choice(places) * size)
-            content = file.read(size)
-            file.seek(chance.choice(places) * size)
-            file.write(content)
-
-
-def kind_of(path: Path, page: int) -> int:
-    """The first byte of a page, counted from 0."""
-    with path.open("rb") as file:
-        file.seek(page * PAGE)
-        return file.read(1)[0]
-
-
-def leave(path: Path, content: bytes | None) -> None:
-    path.unlink(missing_ok=True)
-    if content is not None:
-        path.write_bytes(content)
-
-
-def pages_of(path: Path) -> int:
-    return path.stat().st_size // PAGE
-
-
-def told(path: Path) -> Salvage:
-    ((body,),) = rows_of(path, f"SELECT body FROM local WHERE id = '{SALVAGED}'")
-    return msgspec.json.decode(body, type=Salvage)
-
-
-def rows_of(path: Path, sql: str) -> list[tuple[object, ...]]:
-    with closing(sqlite3.connect(path)) as db:
-        return db.execute(sql).fetchall()
-
-
-@pytest.fixture
-async def databases(tmp_path: Path) -> Databases:
-    return Databases(tmp_path)
 
 
 async def test_what_is_readable_is_copied_and_the_rest_comes_back(
@@ -370,165 +306,6 @@ async def test_of_a_file_that_is_gone_its_wal_is_read(databases: Databases, path
     await databases.close()
 
 
-def without_end(path: Path) -> None:
-    """As it is after a power cut: not closed in order."""
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("INSERT INTO local VALUES ('x', 1, '{}')")
-        db.commit()
-        shutil.copy(path, path.with_name("copy"))
-        shutil.copy(path.with_name(path.name + "-wal"), path.with_name("copy-wal"))
-    path.with_name("copy").replace(path)
-    path.with_name("copy-wal").replace(path.with_name(path.name + "-wal"))
-
-
-async def test_a_power_cut_that_left_nonsense_is_found_when_the_store_is_opened(
-    databases: Databases, path: Path
-) -> None:
-    await make(path, count=300)
-    without_end(path)
-    damage(path, [*range(8, 16)])
-    with pytest.raises(StoreDamagedError):
-        await Store.open(path)
-    store = await databases.get("db")
-    assert len(await contents(store)) > 100
-    assert told(path).documents > 100
-    await databases.close()
-
-
-async def test_an_index_that_is_damaged_is_found_when_the_store_is_opened(
-    databases: Databases, path: Path
-) -> None:
-    """A document that its id does not lead to would be stored twice."""
-    before = await make(path, count=300)
-    without_end(path)
-    id = reading(42).id.encode()
-    with path.open("r+b") as file:
-        content = await asyncio.to_thread(file.read)
-        places = [at for at in range(len(content)) if content.startswith(id, at)]
-        [place] = [at for at in places if kind_of(path, at // PAGE) == 10]
-        file.seek(place)
-        file.write(b"x")
-    store = await databases.get("db")
-    assert await contents(store) == before
-    assert "index" in told(path).reason
-    await databases.close()
-
-
-async def test_what_was_written_last_is_looked_at_also_after_a_stop_in_order(
-    databases: Databases, path: Path
-) -> None:
-    before = await make(path)
-    [(last,)] = rows_of(path, "SELECT body FROM docs ORDER BY seq DESC LIMIT 1")
-    with path.open("r+b") as file:
-        content = await asyncio.to_thread(file.read)
-        file.seek(content.rindex(str(last).encode()))
-        file.write(b"[")
-    store = await databases.get("db")
-    assert len(await contents(store)) == len(before) - 1
-    assert told(path).reason == "1 of the last documents are damaged"
-    assert told(path).refused == 1
-    await databases.close()
-
-
-@pytest.mark.parametrize("left", [None, b"", b"\0" * 50_000])
-async def test_a_file_that_is_gone_or_emptied_is_never_replaced_silently(
-    databases: Databases, path: Path, left: bytes | None
-) -> None:
-    await make(path, count=10)
-    leave(path, left)
-    with pytest.raises(StoreError):
-        await Store.open(path)
-    store = await databases.ensure("db")
-    assert (await store.info()).doc_count == 0
-    report = told(path)
-    # Until somebody removes that file, the status tells.
-    [damaged] = await databases.damaged()
-    assert (damaged["database"], damaged["file"]) == ("db", report.aside)
-    reason = report.reason
-    assert reason in ("it is gone", "it is empty, and was not", "it is no SQLite file any more")
-    await databases.close()
-
-
-@pytest.mark.parametrize("place", [16, 18, 20, 45, 59, 60, 68])
-async def test_a_head_that_makes_no_sense_is_damage(
-    databases: Databases, path: Path, place: int
-) -> None:
-    """Not another program's file, nor a newer version's, which would be refused for ever."""
-    before = await make(path, count=100)
-    with path.open("r+b") as file:
-        file.seek(place)
-        file.write(b"\x77\x77")
-    assert await contents(await databases.get("db")) == before
-    await databases.close()
-
-
-async def test_texts_that_are_none_are_damage(databases: Databases, path: Path) -> None:
-    await make(path, count=1500)  # what was written last is looked at before
-    whole = await asyncio.to_thread(path.read_bytes)
-    damaged = whole.replace(b"dev:temp:000000", b"dev:temp:0\xff000\xff", 1)
-    await asyncio.to_thread(path.write_bytes, damaged)
-    store = await databases.get("db")
-    with pytest.raises(StoreDamagedError):
-        await contents(store)
-    with pytest.raises(StoreDamagedError):
-        await store.check()
-    await databases.close()
-    store = await Databases(path.parent).get("db")
-    assert len(await contents(store)) > 100
-    await store.close()
-
-
-async def test_an_open_store_that_is_none_any_more_is_damaged(
-    databases: Databases, path: Path
-) -> None:
-    await make(path, count=10)
-    store = await databases.get("db")
-    await store._writer.shrink()  # or else the WAL has the head, too
-    damage(path, [0])
-    reader = Reader(path)
-    with pytest.raises(StoreDamagedError):
-        await asyncio.to_thread(reader.query, read_info)
-    reader.close()
-    with pytest.raises(StoreDamagedError):
-        await store.check()
-    await databases.close()
-
-
-async def test_a_file_that_is_removed_while_it_is_open_is_damage(
-    databases: Databases, path: Path
-) -> None:
-    """What is written into it now is gone when it is closed. One that was deleted is none."""
-    deleted = await databases.create("deleted")
-    await databases.delete("deleted")
-    await deleted.check()
-    await databases.create("db")
-    await databases.check()
-    leave(path, None)
-    with pytest.raises(StoreDamagedError, match="it is gone"):
-        await databases.check()
-    await databases.close()
-
-
-async def test_damage_that_a_running_store_meets_is_for_the_next_start(
-    databases: Databases, path: Path
-) -> None:
-    await make(path)
-    store = await databases.get("db")
-    await store.check()
-    damage(path, list(range(5, pages_of(path) - 20)))
-    with pytest.raises(StoreDamagedError):
-        await store.changes(0, limit=COUNT)
-    with pytest.raises(StoreDamagedError):
-        await store.check()
-    await databases.close()
-    again = Databases(path.parent)
-    store = await again.get("db")
-    await store.check()
-    await put(store, "new", None, n=1)
-    await again.close()
-
-
 async def test_without_room_for_the_copy_nothing_is_touched(
     databases: Databases, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -543,13 +320,6 @@ async def test_without_room_for_the_copy_nothing_is_touched(
     monkeypatch.undo()
     assert (await (await databases.get("db")).info()).doc_count > 10
     await databases.close()
-
-
-async def test_another_programs_file_is_left_alone(databases: Databases, path: Path) -> None:
-    leave(path, b"not ours" * 1000)
-    with pytest.raises(StoreError, match="not a store"):
-        await databases.get("db")
-    assert await asyncio.to_thread(path.read_bytes) == b"not ours" * 1000
 
 
 async def test_a_conflict_of_which_one_side_is_lost(databases: Databases, path: Path) -> None:
@@ -590,35 +360,6 @@ async def test_a_disk_that_fills_while_the_copy_is_made_is_explained(
     assert left == []  # it would take the room that is missing
     monkeypatch.undo()
     assert (await (await databases.get("db")).info()).doc_count > 1000
-    await databases.close()
-
-
-async def test_a_wal_that_is_gone_is_told(tmp_path: Path) -> None:
-    """What is in the file is whole; what was written last is lost, and nothing else would tell."""
-    path = tmp_path / "db.sqlite"
-    databases = Databases(tmp_path)
-    await put(await databases.create("db"), "in the file")
-    await databases.close()
-    databases = Databases(tmp_path)
-    await put(await databases.get("db"), "in the WAL only")
-    killed = tmp_path / "killed"
-    killed.mkdir()
-    for suffix in ("", ".lock"):
-        shutil.copy(path.with_name(path.name + suffix), killed)
-    await databases.close()
-    for opening, notes in enumerate([1, 1, 1]):
-        databases = Databases(killed)
-        store = await databases.get("db")
-        assert await store.get("in the WAL only") is None
-        await put(store, f"new {opening}")
-        damaged = await databases.damaged()
-        assert len(damaged) == notes
-        assert "its WAL is gone" in str(damaged[0]["reason"])
-        await databases.close()
-    # Closed in order, none is missed, even if the file is opened by others meanwhile.
-    databases = Databases(tmp_path)
-    assert await (await databases.get("db")).get("in the WAL only") is not None
-    assert await databases.damaged() == []
     await databases.close()
 
 

@@ -53,7 +53,7 @@ export function Failure({ error, missing }: { error: unknown; missing?: string }
   const gone = error instanceof ApiError && error.status === 404 && missing !== undefined;
   return (
     <div class={`notice ${gone ? "quiet" : "error"}`} role="alert">
-      {gone ? missing : explained(error)}
+      {gone ? missing : shown(explained(error))}
     </div>
   );
 }

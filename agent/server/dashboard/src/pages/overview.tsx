@@ -50,9 +50,9 @@ function NeedsAttention({ items }: { items: readonly Attention[] | undefined }) 
           <li key={item.what} class={item.level}>
             <Pill tone={item.level}>{item.level}</Pill>
             <div>
-              <strong>{item.what}</strong>
+              <strong>{shown(item.what)}</strong>
               <p>
-                {item.do}{" "}
+                {shown(item.do)}{" "}
                 {item.page && <a href={item.page}>Open {/#\/(\w+)/.exec(item.page)?.[1]}</a>}
               </p>
             </div>
@@ -127,7 +127,7 @@ function VerifiedRow({ name, verified }: { name: string; verified: Verified }) {
             {different ? `${count(different)} differ` : "all are the same"}.
           </>
         )}
-        {error && ` ${error}.`}
+        {error && ` ${shown(error)}.`}
       </td>
     </tr>
   );
