@@ -28,8 +28,8 @@ from agent.replication.checkpoint import (
     Counts,
     DatabaseRecreatedError,
     Log,
-    Others,
 )
+from agent.replication.clones import Others
 from agent.replication.lanes import FAR_BEHIND, Lane, Range, Reached
 from agent.replication.pipeline import Pipeline, Step
 from agent.replication.progress import Progress
