@@ -166,16 +166,18 @@ class Client:
                 asyncio.get_running_loop().call_soon(self._paho.ack, message.mid, message.qos)
 
     async def leave(self) -> None:
-        """Close everything, whatever state the connection is in."""
+        """Close everything, whatever state the connection is in, even if this is cancelled."""
         entering = self._entering
-        if entering is not None and not entering.cancelled() and entering.exception() is None:
-            with contextlib.suppress(aiomqtt.MqttError):
-                await self._aiomqtt.__aexit__(None, None, None)
-        self._paho._sock_close()  # aiomqtt leaves it open where connecting has failed
-        disconnected = self._aiomqtt._disconnected
-        if disconnected.done() and not disconnected.cancelled():
-            disconnected.exception()  # or else asyncio logs that nobody has asked for it
-        self._let_go()
+        try:
+            if entering is not None and not entering.cancelled() and entering.exception() is None:
+                with contextlib.suppress(aiomqtt.MqttError):
+                    await self._aiomqtt.__aexit__(None, None, None)
+        finally:
+            self._paho._sock_close()  # aiomqtt leaves it open where connecting has failed
+            disconnected = self._aiomqtt._disconnected
+            if disconnected.done() and not disconnected.cancelled():
+                disconnected.exception()  # or else asyncio logs that nobody has asked for it
+            self._let_go()
 
     async def subscribe(self, topic: str) -> int:
         """Raises ConnectError."""
