@@ -94,6 +94,27 @@ async def test_a_broker_without_shared_subscriptions() -> None:
         await connection.close()
 
 
+async def test_a_broker_that_hangs_up_on_who_subscribes() -> None:
+    """As AWS IoT does where a policy does not allow it: scheme, port and certificates are right.
+
+    The bytes are those of MQTT 5, sections 3.2 and 3.14.
+    """
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"\x20\x03\x00\x00\x00")  # CONNACK
+        await reader.read(1000)
+        writer.write(b"\xe0\x02\x87\x00")  # DISCONNECT, not authorized
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        connection = Connection(url, None, client_id="a", subscriptions=["b"], received=_ignore)
+        with pytest.raises(ConnectError, match=r"broke \(the broker's reason code 135\)"):
+            await connection.open()
+        await connection.close()
+
+
 async def test_closing_takes_its_time_where_a_broker_neither_lets_in_nor_refuses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
