@@ -8,6 +8,9 @@ recreated, or restored from a backup, makes the replication start further back.
 What the target refused for good is in the log, too (`refused`), since the checkpoint passes it
 over: after a restart it is still known.
 
+The logs vouch for what was carried before they were written, and go back with a database that is
+restored from a backup. What was carried since, the remote is asked about (`witnesses.py`).
+
 A session whose lanes went ahead (`lanes.py`) has the ranges that they carried in its entry of the
 history, beside the checkpoint: so they are believed exactly where and when that is.
 """
@@ -15,10 +18,7 @@ history, beside the checkpoint: so they are believed exactly where and when that
 from __future__ import annotations
 
 import hashlib
-import logging
 import secrets
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,28 +27,24 @@ from typing import Any
 import msgspec
 
 from agent.errors import ConflictError, TransientError
-from agent.peers.peer import START, Peer, Seq, WriteResult
+from agent.peers.peer import START, Ordered, Peer, Seq, WriteResult
+from agent.replication.clones import PROCESS, Others
 from agent.replication.lanes import Range, ranges_from_log
 from agent.replication.selection import EVERYTHING, Selection
-
-log = logging.getLogger(__name__)
-
-PROCESS = secrets.token_hex(16)
-"""Names this process in the checkpoints that it writes."""
+from agent.replication.witnesses import Witness, Witnesses, missing
 
 MOST_SESSIONS = 50
 """In a log's history."""
 
 _LOG_VERSION = 1
-_MEETINGS = 2
-_REMEMBERED = 3600.0
 
 _MEMBERS = ("id", "rev", "error", "reason")
 _LONGEST_REASON = 200
 
 
 class DatabaseRecreatedError(TransientError):
-    """One of the databases is another one than at the start; the next run starts afresh."""
+    """One of the databases is another one than at the start, or in an older state; the next run
+    starts from what both sides vouch for."""
 
 
 def replication_id(source: Peer, target: Peer, selection: Selection = EVERYTHING) -> str:
@@ -82,40 +78,6 @@ class Counts:
         )
 
 
-class Others:
-    """Notices another process that writes the same checkpoints in turns with this one.
-
-    Two agents do that if one runs on a copy of the other's data: a cloned card. One meeting is no
-    sign of it: what a process had sent just before it was killed may arrive after its successor's
-    first checkpoint.
-    """
-
-    def __init__(self) -> None:
-        self._meetings: Counter[str] = Counter()
-        self._last: float | None = None
-
-    @property
-    def seen(self) -> float | None:
-        """When a clone was last noticed, in seconds since the epoch, if it was in the last hour."""
-        if self._last is None or time.time() - self._last > _REMEMBERED:
-            return None
-        return self._last
-
-    def met(self, process: object, where: str) -> None:
-        """Note whose checkpoint had come between two of our own, as its document names it."""
-        if not isinstance(process, str) or process == PROCESS:
-            return
-        self._meetings[process] += 1
-        if self._meetings[process] >= _MEETINGS:
-            if self.seen is None:
-                log.error(
-                    "%s: another agent with this one's identity replicates with it, too; is this "
-                    "a copied card? Nothing is lost, but one of the two needs a new data folder",
-                    where,
-                )
-            self._last = time.time()
-
-
 class Log:
     """The replication log of one session, on both sides."""
 
@@ -129,6 +91,7 @@ class Log:
         selection: Selection = EVERYTHING,
         most_sessions: int = MOST_SESSIONS,
         others: Others | None = None,
+        witnesses: Witnesses | None = None,
     ) -> None:
         """Use `open`."""
         self.id = replication_id(source, target, selection)
@@ -138,7 +101,14 @@ class Log:
         self.last_confirmed: str | None = (common or {}).get("end_time")
         self.refused = () if common is None else _refused(source_log)
         self._peers = (source, target)
+        # A store of this process is not replaced while it is open. The other side is written first
+        # and asked then: so nothing that it loses comes between.
+        self._remote = [side for side in (1, 0) if not isinstance(self._peers[side], Ordered)]
+        self._sides = [*self._remote, *(side for side in (1, 0) if side not in self._remote)]
         self._others = others or Others()
+        self._witnesses = witnesses or Witnesses()
+        self._vouched = _newest_witnesses(target_log) or _newest_witnesses(source_log)
+        """The newest witnesses that the logs vouch for."""
         self._revs = [(log or {}).get("_rev") for log in (source_log, target_log)]
         self._known = [next(iter(_history(log)), None) for log in (source_log, target_log)]
         """The newest entry on each side, when it was last read or written."""
@@ -159,12 +129,14 @@ class Log:
         *,
         most_sessions: int = MOST_SESSIONS,
         others: Others | None = None,
+        witnesses: Witnesses | None = None,
     ) -> Log:
         """Read the logs and find out where to go on from: `start_seq`, and `ranges` after it that
         the target has as well.
 
         `last_confirmed` is the time (RFC 3339) at which the target confirmed up to there. The log
-        will have `most_sessions` at most. `others` gets to know who else writes these logs.
+        will have `most_sessions` at most. `others` gets to know who else writes these logs,
+        `witnesses` are asked for before a checkpoint is believed.
         """
         id = replication_id(source, target, selection)
         log = cls(
@@ -175,6 +147,7 @@ class Log:
             selection=selection,
             most_sessions=most_sessions,
             others=others,
+            witnesses=witnesses,
         )
         if source.identity == target.identity:
             # A store and its copy: both directions have one log, which says nothing about either.
@@ -190,20 +163,35 @@ class Log:
     ) -> None:
         """Record that everything up to `seq`, and in `ranges`, is durable in the target.
 
-        The target's log goes first: a crash between the two leaves the older common session.
+        A crash between the two sides leaves the older common session. Raises
+        DatabaseRecreatedError.
         """
+        noted, vouched = self._witnesses.noted(), self._vouched
         log = self.note(seq, counts, ranges, refused)
-        for side, peer in enumerate(self._peers):
-            present = await peer.get_local(self.id)
-            if self._is_older(present, self._known[side]):
-                raise DatabaseRecreatedError(
-                    f"{peer.label}: the checkpoint is an older one, so the database was probably "
-                    "restored from a backup; starting from there"
-                )
-            self._look(peer, present)
-        for side in (1, 0):
-            self._revs[side] = await self._put(self._peers[side], log, self._revs[side])
-            self._known[side] = log["history"][0]
+        for side in (0, 1):
+            self._look(self._peers[side], await self._read(side))
+        first, last = self._sides
+        await self._put(first, log)
+        for side in self._remote:
+            await self._ask(side, noted, vouched)
+        await self._put(last, log)
+        self._witnesses.vouched_for(noted)
+
+    async def check(self) -> None:
+        """Notice a database that was restored from a backup, though nothing is to be recorded.
+
+        Raises DatabaseRecreatedError.
+        """
+        noted = self._witnesses.noted()
+        for side in self._remote:
+            if noted:
+                await self._ask(side, noted)
+            if await missing(self._peers[side], self._vouched):
+                await self._read(side)
+                self._vouched = ()  # the log is in order, so they were purged
+        if self._witnesses.full:
+            newest = self._witnesses.newest()
+            self._witnesses.drop([each for each in noted if each not in newest])
 
     def note(
         self,
@@ -214,6 +202,7 @@ class Log:
     ) -> dict[str, Any]:
         """What `write` writes, kept in `last` only."""
         self._written += 1
+        self._vouched = self._witnesses.newest() or self._vouched
         entry = {
             "session_id": self._session,
             "checkpoint": self._written,
@@ -236,23 +225,47 @@ class Log:
             "source_last_seq": seq,
             "history": [entry, *self._older][: self._most_sessions],
             **({"refused": [_shortened(each) for each in refused]} if refused else {}),
+            **({"witnesses": list(map(list, self._vouched))} if self._vouched else {}),
         }
         return self.last
 
-    async def _put(self, peer: Peer, log: Mapping[str, Any], rev: str | None) -> str:
+    async def _read(self, side: int) -> dict[str, Any] | None:
+        peer = self._peers[side]
+        present = await peer.get_local(self.id)
+        if self._is_older(present, self._known[side]):
+            raise DatabaseRecreatedError(
+                f"{peer.label}: the checkpoint {'is an older one' if present else 'has gone'}, so "
+                "the database was probably restored from a backup; starting from there"
+            )
+        return present
+
+    async def _ask(
+        self, side: int, witnesses: Sequence[Witness], vouched: Sequence[Witness] = ()
+    ) -> None:
+        """Raises DatabaseRecreatedError. `vouched` are those of a log that was overwritten."""
+        peer = self._peers[side]
+        if not (lost := await self._witnesses.lost(peer, witnesses)):
+            return
+        if await missing(peer, vouched):
+            # It went back beyond that log, after it was looked at: nothing there is to be believed.
+            await self._put(side, {**(self.last or {}), "history": []})
+        raise DatabaseRecreatedError(
+            f"{peer.label}: {' '.join(lost)} was there and has gone, so the database was "
+            "probably restored from a backup; starting from the latest common checkpoint"
+        )
+
+    async def _put(self, side: int, log: Mapping[str, Any]) -> None:
+        peer, rev = self._peers[side], self._revs[side]
         try:
-            return await peer.put_local(self.id, _with_rev(log, rev))
+            self._revs[side] = await peer.put_local(self.id, _with_rev(log, rev))
         except ConflictError:
             # An earlier attempt arrived though its answer did not; or another process runs the
             # same replication, and then either log is true.
-            present = await peer.get_local(self.id)
-            if present is None and rev is not None:
-                raise DatabaseRecreatedError(
-                    f"{peer.label}: the checkpoint has gone, so the database was probably deleted "
-                    "and made again; starting afresh"
-                ) from None
+            present = await self._read(side)
             self._look(peer, present)
-            return await peer.put_local(self.id, _with_rev(log, (present or {}).get("_rev")))
+            again = _with_rev(log, (present or {}).get("_rev"))
+            self._revs[side] = await peer.put_local(self.id, again)
+        self._known[side] = next(iter(log["history"]), None)
 
     def _is_older(self, present: Mapping[str, Any] | None, known: Mapping[str, Any] | None) -> bool:
         """Whether a log is from before the entry that it had."""
@@ -328,6 +341,14 @@ def _refused(log: Mapping[str, Any] | None) -> tuple[WriteResult, ...]:
             tuple[WriteResult, ...],
         )
     except (TypeError, ValueError):
+        return ()
+
+
+def _newest_witnesses(log: Mapping[str, Any] | None) -> Sequence[Witness]:
+    """Those of a log, none where they are not of the expected shape."""
+    try:
+        return msgspec.convert((log or {}).get("witnesses", ()), tuple[Witness, ...])
+    except msgspec.ValidationError:
         return ()
 
 

@@ -24,6 +24,7 @@ from agent.replication.arrivals import Arrivals
 from agent.replication.lanes import Lane
 from agent.replication.progress import Progress
 from agent.replication.room import Room
+from agent.replication.witnesses import Witnesses
 from agent.tasks import together
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class Pipeline:
         *,
         room: Room,
         progress: Progress,
+        witnesses: Witnesses,
         confirmed: Callable[[Step], Awaitable[None]],
         winners_only: bool = False,
         batch_size: int,
@@ -98,6 +100,7 @@ class Pipeline:
         self._target = target
         self._room = room
         self._progress = progress
+        self._witnesses = witnesses
         self._confirmed = confirmed
         self._winners_only = winners_only
         self._batch_size = batch_size
@@ -158,6 +161,13 @@ class Pipeline:
             if revs and (self._unasked is None or not self._unasked.are_news(revs)):
                 await self._room.admit(self._lane)
                 missing = await self._target.revs_diff(revs)
+                present = [
+                    (id, rev)
+                    for id, told in revs.items()
+                    for rev in told
+                    if rev not in missing.get(id, ())
+                ]
+                self._witnesses.note(present, stored=False)
             self._progress.missing_checked += sum(map(len, revs.values()))
             self._progress.missing_found += sum(map(len, missing.values()))
             # In the order of the changes, so that the target's own feed keeps it.
@@ -249,6 +259,8 @@ class Pipeline:
                 return
             revision = revisions[0]
             results = [WriteResult(revision.id, str(revision.rev), "too_large", str(error))]
+        stored = [(each.id, each.rev) for each in results if each.error is None]
+        self._witnesses.note(stored, stored=True)
         for revision, result in zip(revisions, results, strict=True):
             if result.error is None:
                 self._progress.docs_written += 1

@@ -28,13 +28,14 @@ from agent.replication.checkpoint import (
     Counts,
     DatabaseRecreatedError,
     Log,
-    Others,
 )
+from agent.replication.clones import Others
 from agent.replication.lanes import FAR_BEHIND, Lane, Range, Reached
 from agent.replication.pipeline import Pipeline, Step
 from agent.replication.progress import Progress
 from agent.replication.room import Room
 from agent.replication.selection import EVERYTHING, Selection
+from agent.replication.witnesses import Witnesses
 from agent.tasks import together
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ _FIRST_CHECKPOINT = 0.5
 Over a line that keeps breaking, a run has to get beyond where the last one began."""
 
 _WATCH_INTERVAL = 30.0
-"""Seconds between looks at whether a followed database was recreated."""
+"""Seconds between looks at whether a followed database was recreated or restored."""
 
 _METERED_WATCH_INTERVAL = 900.0
 """The same where bytes are counted."""
@@ -61,6 +62,10 @@ _METERED_SESSIONS = 5
 
 _CHANGE_BYTES = 100
 """Of a change, about, in the question whether the target has it."""
+
+_BETWEEN_CHECKPOINTS = 9
+"""Times as long as a checkpoint has taken, at least, until the next one is due: logs with many
+sessions, 16 kB and more, would leave nothing of a slow line."""
 
 _FINAL_CHECKPOINT = 5.0
 """Seconds that the checkpoint of a run that was stopped or has failed may take."""
@@ -114,6 +119,7 @@ class Replicator:
         self.checkpoint: Log | None = None
         """The log of the latest run."""
         self.others = Others()
+        self._witnesses = Witnesses()
         self.selection = selection
         self.budget = budget
         self._lanes = lanes
@@ -173,6 +179,7 @@ class Replicator:
             self.selection,
             most_sessions=MOST_SESSIONS if self.budget is None else _METERED_SESSIONS,
             others=self.others,
+            witnesses=self._witnesses,
         )
         self.checkpoint = self._log
         if self._since_seq is not None:
@@ -188,6 +195,8 @@ class Replicator:
         connected()
         try:
             await self._transfer(start)
+        except DatabaseRecreatedError:
+            raise
         except (asyncio.CancelledError, EdgeAgentError):
             self.progress.note_up_to_date()
             with contextlib.suppress(EdgeAgentError, TimeoutError):
@@ -275,6 +284,7 @@ class Replicator:
             self.target,
             room=self._room,
             progress=self.progress,
+            witnesses=self._witnesses,
             confirmed=confirmed,
             winners_only=self.selection.winning_revs_only,
             batch_size=self._batch_size,
@@ -320,7 +330,7 @@ class Replicator:
             progress.last_confirmed = time.time()
         progress.note_up_to_date()
         self._confirmed()
-        if time.monotonic() >= self._record_due:
+        if time.monotonic() >= self._record_due or self._witnesses.full:
             await self._record()
 
     def _reach(self, lane: Lane, step: Step) -> None:
@@ -341,7 +351,8 @@ class Replicator:
             seq = self.progress.confirmed_seq
             ranges = () if self._reached is None else self._reached.ranges
             self._record_interval = min(2 * self._record_interval, self.checkpoint_interval)
-            self._record_due = time.monotonic() + self._record_interval
+            begun = time.monotonic()
+            self._record_due = begun + self._record_interval
             if (seq, ranges) != (self.recorded, self._recorded_ranges):
                 await self._check_instances()
                 counts = self.progress.counts().since(self._before)
@@ -349,7 +360,12 @@ class Replicator:
                     await self._log.write(seq, counts, ranges, self.progress.failures)
                 else:
                     self._log.note(seq, counts, ranges)
+                    self._witnesses.clear()
                 self.recorded, self._recorded_ranges = seq, ranges
+            elif self._witnesses.full:
+                await self._log.check()
+            ended = time.monotonic()
+            self._record_due = max(self._record_due, ended + _BETWEEN_CHECKPOINTS * (ended - begun))
 
     async def _check_instances(self) -> None:
         instances = (
@@ -375,7 +391,9 @@ class Replicator:
                 await self._record()
             if time.monotonic() - looked >= interval:
                 looked = time.monotonic()
-                await self._check_instances()
+                async with self._recording:
+                    await self._check_instances()
+                    await self._log.check()
 
 
 async def _open(peer: Peer, *, create: bool) -> PeerInfo:

@@ -219,6 +219,17 @@ def unreadable(store: Path, error: OSError) -> StoreError:
     )
 
 
+def is_gone(path: Path) -> bool:
+    """Whether there is no file of this name; an error of the disk does not say so."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 def marker(path: Path) -> Path:
     """The file that says, beside a store, how it was found to be damaged."""
     return path.with_name(path.name + ".damaged")

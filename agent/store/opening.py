@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from agent.errors import StoreDamagedError, StoreError
-from agent.store.connection import StoreLock, failing, look_at, marker, open_writer
+from agent.store.connection import StoreLock, failing, is_gone, look_at, marker, open_writer
 from agent.store.raw_file import RawFile
 from agent.store.raw_pages import is_sound, numbers
 from agent.store.salvage import (
@@ -17,7 +17,7 @@ from agent.store.salvage import (
     remove_unfinished,
     set_aside,
 )
-from agent.store.schema import APPLICATION_ID
+from agent.store.schema import APPLICATION_ID, SEQ_FLOOR
 
 _EMPTY = "it is empty, and was not"
 _GONE = "it is gone"
@@ -27,6 +27,9 @@ _PIECE = 1024 * 1024
 _NO_WAL = (
     "its WAL is gone, and with it what was written last, unless another program has opened the file"
 )
+_SKIPPED = 1_000_000
+"""Sequences: more than the changes that a WAL can have had."""
+
 _BAD_HEAD = "its head makes no sense"
 _ANY_VERSION = 100
 _NOT_SQLITE = "it is no SQLite file any more"
@@ -46,15 +49,8 @@ def damage_found(path: Path) -> str | None:
 
 
 def damage_met(path: Path) -> str | None:
-    """The same, or that its file has no name any more: what is written into it lasts until it is
-    closed."""
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return _GONE
-    except OSError:  # an error of the disk is no damage
-        pass
-    return damage_found(path)
+    """The same, or that its file was removed: what is written into it lasts until it is closed."""
+    return _GONE if is_gone(path) else damage_found(path)
 
 
 def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connection:
@@ -87,6 +83,7 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
     try:
         look_at(connection, path, in_order=in_order)
         if wal_is_gone:
+            _skip_sequences(connection)
             note_damage(path, _NO_WAL)
         lock.opened()
     except BaseException:
@@ -109,6 +106,17 @@ def open_or_salvage(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Con
         return open_checked(path, lock, create=create)
     except OSError as error:
         raise failing(path, error) from error
+
+
+def _skip_sequences(connection: sqlite3.Connection) -> None:
+    """What was lost had sequences, which clients may have seen: none of them is used again, or who
+    goes on after one would miss a change."""
+    connection.execute(
+        "INSERT OR REPLACE INTO meta (key, value) SELECT ?1, ?2 + max("
+        "coalesce((SELECT max(seq) FROM docs), 0), "
+        "coalesce((SELECT value FROM meta WHERE key = ?1), 0))",
+        (SEQ_FLOOR, _SKIPPED),
+    )
 
 
 def _write_again(wal: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.errors import StoreWriteError
-from agent.store.connection import explained
+from agent.store.connection import explained, is_gone
 from agent.store.transaction import Transaction
 
 _T = TypeVar("_T")
@@ -135,7 +135,8 @@ class Writer:
             if items:
                 self._commit(items)
         # The file alone is then the whole store, to copy or to move, even if others have it open.
-        if self._checkpoint():
+        # Of one that was removed the WAL is all that is left, to be salvaged.
+        if not is_gone(self._path) and self._checkpoint():
             self._closing()
         self._db.close()
 

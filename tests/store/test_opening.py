@@ -14,6 +14,7 @@ from agent.errors import StoreDamagedError, StoreError
 from agent.store.databases import Databases
 from agent.store.info import read_info
 from agent.store.reader import Reader
+from agent.store.sequences import number_of, text_of
 from agent.store.store import Store
 from tests.mqtt.site import contents
 from tests.store.damaged import (
@@ -158,15 +159,19 @@ async def test_an_open_store_that_is_none_any_more_is_damaged(
 async def test_a_file_that_is_removed_while_it_is_open_is_damage(
     databases: Databases, path: Path
 ) -> None:
-    """What is written into it now is gone when it is closed. One that was deleted is none."""
+    """What its WAL has is salvaged then. A database that was deleted is none."""
     deleted = await databases.create("deleted")
     await databases.delete("deleted")
     await deleted.check()
-    await databases.create("db")
+    await put(await databases.create("db"), "in the WAL")
     await databases.check()
     leave(path, None)
     with pytest.raises(StoreDamagedError, match="it is gone"):
         await databases.check()
+    await databases.close()
+    databases = Databases(path.parent)
+    assert await (await databases.ensure("db")).get("in the WAL") is not None
+    assert told(path).reason == "it is gone"
     await databases.close()
 
 
@@ -203,7 +208,9 @@ async def test_a_wal_that_is_gone_is_told(tmp_path: Path) -> None:
     await put(await databases.create("db"), "in the file")
     await databases.close()
     databases = Databases(tmp_path)
-    await put(await databases.get("db"), "in the WAL only")
+    store = await databases.get("db")
+    await put(store, "in the WAL only")
+    seen = text_of(store, store.update_seq)
     killed = tmp_path / "killed"
     killed.mkdir()
     for suffix in ("", ".lock"):
@@ -214,6 +221,8 @@ async def test_a_wal_that_is_gone_is_told(tmp_path: Path) -> None:
         store = await databases.get("db")
         assert await store.get("in the WAL only") is None
         await put(store, f"new {opening}")
+        page = await store.changes(number_of(store, seen), limit=10)
+        assert [each.id for each in page.documents] == [f"new {n}" for n in range(opening + 1)]
         damaged = await databases.damaged()
         assert len(damaged) == notes
         assert "its WAL is gone" in str(damaged[0]["reason"])
