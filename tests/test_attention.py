@@ -172,6 +172,7 @@ def test_both_directions_of_a_remote_are_one_thing() -> None:
     [
         (job(state="failed", last_error="x"), None),
         (job(failures=[{**LARGE, "id": "a/b c&d"}]), "documents?id=a%2Fb%20c%26d"),
+        ({"remotes": [{"name": "cloud", "pull": {**JOB, "failures": [LARGE]}}]}, None),
         (device(state="waiting"), None),
         (device(settings={"refused": {"i": {"reason": "no"}}}), "sensors?device=greenhouse"),
         (device(settings={"refused": {}, "last_error": "no"}), "sensors?device=greenhouse"),

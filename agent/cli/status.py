@@ -58,7 +58,8 @@ def _show(status: dict[str, Any]) -> None:
     if status.get("mqtt"):
         mqtt = status["mqtt"]
         state = mqtt["last_error"] or mqtt["state"]
-        console.print(f"broker {mqtt['broker']}: {state}, {mqtt['calls']} calls answered")
+        answered = f"{counted(mqtt['calls'], 'call')} answered"
+        console.print(f"broker {mqtt['broker']}: {state}, {answered}")
     if status.get("gateways"):
         table = folding_table("gateway", "status", "version", "since")
         for gateway in status["gateways"]:

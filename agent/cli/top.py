@@ -250,7 +250,7 @@ def _gateways(status: Mapping[str, Any]) -> list[list[Any]]:
             one_line(gateway["version"] or "-"),
             "" if lag is None else f"lag {duration(lag)}",
             "" if backlog is None else f"{backlog:,} left",
-            "" if not conflicts else f"{conflicts:,} conflicts",
+            "" if not conflicts else counted(conflicts, "conflict"),
         ]
         rows.append((gateway["status"] == "online", cells))
     return [cells for _, cells in sorted(rows, key=lambda row: row[0])]

@@ -142,7 +142,7 @@ class Client:
         """Connect, unless the broker refuses that. Raises ConnectError, TlsError."""
         self._entering = asyncio.ensure_future(self._aiomqtt.__aenter__())
         try:
-            await self._unless_gone(self._entering)
+            await self._unless_gone(self._entering, self._hung_up)
         except asyncio.CancelledError:
             # It connects in a thread, which cannot be cancelled, however often that is tried.
             while not self._entering.done():
@@ -166,22 +166,24 @@ class Client:
                 asyncio.get_running_loop().call_soon(self._paho.ack, message.mid, message.qos)
 
     async def leave(self) -> None:
-        """Close everything, whatever state the connection is in."""
+        """Close everything, whatever state the connection is in, even if this is cancelled."""
         entering = self._entering
-        if entering is not None and not entering.cancelled() and entering.exception() is None:
-            with contextlib.suppress(aiomqtt.MqttError):
-                await self._aiomqtt.__aexit__(None, None, None)
-        self._paho._sock_close()  # aiomqtt leaves it open where connecting has failed
-        disconnected = self._aiomqtt._disconnected
-        if disconnected.done() and not disconnected.cancelled():
-            disconnected.exception()  # or else asyncio logs that nobody has asked for it
-        self._let_go()
+        try:
+            if entering is not None and not entering.cancelled() and entering.exception() is None:
+                with contextlib.suppress(aiomqtt.MqttError):
+                    await self._aiomqtt.__aexit__(None, None, None)
+        finally:
+            self._paho._sock_close()  # aiomqtt leaves it open where connecting has failed
+            disconnected = self._aiomqtt._disconnected
+            if disconnected.done() and not disconnected.cancelled():
+                disconnected.exception()  # or else asyncio logs that nobody has asked for it
+            self._let_go()
 
     async def subscribe(self, topic: str) -> int:
         """Raises ConnectError."""
         subscribing = asyncio.ensure_future(self._aiomqtt.subscribe(topic, qos=1))
         try:
-            [code] = await self._unless_gone(subscribing)
+            [code] = await self._unless_gone(subscribing, self._breaks.error)
         except aiomqtt.MqttError:
             raise self._breaks.error() from None
         finally:
@@ -284,8 +286,8 @@ class Client:
             )
         )
 
-    async def _unless_gone(self, work: asyncio.Future[_T]) -> _T:
-        """What `work` gives. Raises ConnectError as soon as the connection is lost."""
+    async def _unless_gone(self, work: asyncio.Future[_T], error: Callable[[], ConnectError]) -> _T:
+        """What `work` gives. Raises the error as soon as the connection is lost."""
         either: set[asyncio.Future[Any]] = {work, self._gone}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         # What the broker said before it hung up has been read, but not been told yet.
@@ -293,10 +295,13 @@ class Client:
         if not work.done():
             work.cancel()
             await asyncio.wait({work})
-            raise ConnectError(
-                f"{self._broker} hung up while connecting; check scheme, port and certificates"
-            )
+            raise error()
         return work.result()
+
+    def _hung_up(self) -> ConnectError:
+        return ConnectError(
+            f"{self._broker} hung up while connecting; check scheme, port and certificates"
+        )
 
     def _let_go(self) -> None:
         """Tell those who wait for the broker that it will not answer."""

@@ -18,10 +18,7 @@ history, beside the checkpoint: so they are believed exactly where and when that
 from __future__ import annotations
 
 import hashlib
-import logging
 import secrets
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,21 +28,15 @@ import msgspec
 
 from agent.errors import ConflictError, TransientError
 from agent.peers.peer import START, Ordered, Peer, Seq, WriteResult
+from agent.replication.clones import PROCESS, Others
 from agent.replication.lanes import Range, ranges_from_log
 from agent.replication.selection import EVERYTHING, Selection
 from agent.replication.witnesses import Witness, Witnesses, missing
-
-log = logging.getLogger(__name__)
-
-PROCESS = secrets.token_hex(16)
-"""Names this process in the checkpoints that it writes."""
 
 MOST_SESSIONS = 50
 """In a log's history."""
 
 _LOG_VERSION = 1
-_MEETINGS = 2
-_REMEMBERED = 3600.0
 
 _MEMBERS = ("id", "rev", "error", "reason")
 _LONGEST_REASON = 200
@@ -85,40 +76,6 @@ class Counts:
             docs_written=self.docs_written - before.docs_written,
             doc_write_failures=self.doc_write_failures - before.doc_write_failures,
         )
-
-
-class Others:
-    """Notices another process that writes the same checkpoints in turns with this one.
-
-    Two agents do that if one runs on a copy of the other's data: a cloned card. One meeting is no
-    sign of it: what a process had sent just before it was killed may arrive after its successor's
-    first checkpoint.
-    """
-
-    def __init__(self) -> None:
-        self._meetings: Counter[str] = Counter()
-        self._last: float | None = None
-
-    @property
-    def seen(self) -> float | None:
-        """When a clone was last noticed, in seconds since the epoch, if it was in the last hour."""
-        if self._last is None or time.time() - self._last > _REMEMBERED:
-            return None
-        return self._last
-
-    def met(self, process: object, where: str) -> None:
-        """Note whose checkpoint had come between two of our own, as its document names it."""
-        if not isinstance(process, str) or process == PROCESS:
-            return
-        self._meetings[process] += 1
-        if self._meetings[process] >= _MEETINGS:
-            if self.seen is None:
-                log.error(
-                    "%s: another agent with this one's identity replicates with it, too; is this "
-                    "a copied card? Nothing is lost, but one of the two needs a new data folder",
-                    where,
-                )
-            self._last = time.time()
 
 
 class Log:

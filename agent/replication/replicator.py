@@ -28,8 +28,8 @@ from agent.replication.checkpoint import (
     Counts,
     DatabaseRecreatedError,
     Log,
-    Others,
 )
+from agent.replication.clones import Others
 from agent.replication.lanes import FAR_BEHIND, Lane, Range, Reached
 from agent.replication.pipeline import Pipeline, Step
 from agent.replication.progress import Progress
@@ -62,6 +62,10 @@ _METERED_SESSIONS = 5
 
 _CHANGE_BYTES = 100
 """Of a change, about, in the question whether the target has it."""
+
+_BETWEEN_CHECKPOINTS = 9
+"""Times as long as a checkpoint has taken, at least, until the next one is due: logs with many
+sessions, 16 kB and more, would leave nothing of a slow line."""
 
 _FINAL_CHECKPOINT = 5.0
 """Seconds that the checkpoint of a run that was stopped or has failed may take."""
@@ -347,7 +351,8 @@ class Replicator:
             seq = self.progress.confirmed_seq
             ranges = () if self._reached is None else self._reached.ranges
             self._record_interval = min(2 * self._record_interval, self.checkpoint_interval)
-            self._record_due = time.monotonic() + self._record_interval
+            begun = time.monotonic()
+            self._record_due = begun + self._record_interval
             if (seq, ranges) != (self.recorded, self._recorded_ranges):
                 await self._check_instances()
                 counts = self.progress.counts().since(self._before)
@@ -359,6 +364,8 @@ class Replicator:
                 self.recorded, self._recorded_ranges = seq, ranges
             elif self._witnesses.full:
                 await self._log.check()
+            ended = time.monotonic()
+            self._record_due = max(self._record_due, ended + _BETWEEN_CHECKPOINTS * (ended - begun))
 
     async def _check_instances(self) -> None:
         instances = (

@@ -54,6 +54,7 @@ class Bodies:
         # By the id of the request, which is under way until `release`.
         self._held: dict[int, int] = {}
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._unpacking = asyncio.Lock()
         self._having: set[int] = set()
 
     async def read(self, request: web.Request, limit: int) -> bytes:
@@ -76,8 +77,9 @@ class Bodies:
         body = b"".join(pieces)
         del pieces
         if encoding != "identity":
-            body = await asyncio.to_thread(_decompressed, body, encoding, limit)
-            self._hold(request, len(body))
+            async with self._unpacking:  # one at a time, since none counts before it is done
+                body = await asyncio.to_thread(_decompressed, body, encoding, limit)
+                self._hold(request, len(body))
         if len(body) > MAX_VALUES and await asyncio.to_thread(_has_too_many_values, body):
             raise RequestError(
                 413, "too_large", f"the request has more than {MAX_VALUES:,} values; send less"

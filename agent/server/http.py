@@ -6,8 +6,12 @@ import asyncio
 import errno
 import ipaddress
 import logging
+import os
 import resource
+import socket
 import ssl
+from collections.abc import Callable, Sequence
+from weakref import WeakSet
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -21,7 +25,11 @@ _GRACE = 5.0
 """Seconds that requests get to finish once the server stops; feeds end by themselves."""
 
 _MOST_CONNECTIONS = 5000
-"""At the same time. Each takes from 8 to 16 KiB, whether it asks for something or not."""
+"""At the same time, if there is memory for so many."""
+
+_PLAIN, _ENCRYPTED = 16 * 1024, 320 * 1024
+"""Bytes that a connection takes, whether it asks for something or not. asyncio has a buffer of
+256 KiB for each with TLS, from the first byte of the handshake on, or before that."""
 
 _BACKLOG = 128
 """Connections that the system holds until they are taken."""
@@ -48,18 +56,14 @@ class Server:
     """A server that listens. `port` is the one that the system chose where 0 was asked for."""
 
     def __init__(
-        self,
-        runner: web.AppRunner,
-        listening: asyncio.Server,
-        scheme: str,
-        host: str,
+        self, runner: web.AppRunner, listening: Sequence[asyncio.Server], scheme: str, host: str
     ) -> None:
         """Use `serve`."""
         self._runner = runner
         self._listening = listening
         self._scheme = scheme
         self.host = host
-        self.port: int = listening.sockets[0].getsockname()[1]
+        self.port: int = listening[0].sockets[0].getsockname()[1]
 
     @property
     def url(self) -> str:
@@ -69,31 +73,56 @@ class Server:
 
     async def close(self) -> None:
         """Stop listening, end the feeds with their `last_seq`, let other requests finish."""
-        self._listening.close()
+        for each in self._listening:
+            each.close()
         await self._runner.cleanup()
 
 
 class _Connections:
-    """Makes what answers a connection, unless there are too many."""
+    """Those that are open, which are counted from the beginning: aiohttp knows of none before its
+    TLS is set up."""
 
-    def __init__(self, server: web.Server) -> None:
-        self._server = server
-        # Databases and devices need files, too.
-        self._most = min(_MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: WeakSet[_Connection] = WeakSet()
         self._full = False
 
-    def __call__(self) -> asyncio.Protocol:
-        was_full, self._full = self._full, len(self._server.connections) >= self._most
+    def take(self, taken: socket.socket) -> socket.socket:
+        """Raises ConnectionAbortedError for one too many, which is closed."""
+        was_full, self._full = self._full, len(self._open) >= self._most
         if not self._full:
-            return self._server()
+            connection = _Connection(taken, self._open.discard)
+            self._open.add(connection)
+            return connection
+        taken.close()
         if not was_full:
             log.warning("%d connections are open; no more are taken for now", self._most)
-        return _Refused()
+        raise ConnectionAbortedError
 
 
-class _Refused(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+class _Connection(socket.socket):
+    """In place of another socket. `closed` is told when it is closed."""
+
+    def __init__(self, taken: socket.socket, closed: Callable[[_Connection], None]) -> None:
+        super().__init__(taken.family, taken.type, taken.proto, taken.detach())
+        self._told = closed
+
+    def close(self) -> None:
+        super().close()
+        self._told(self)
+
+
+class _Listening(socket.socket):
+    """In place of another socket, which is bound."""
+
+    def __init__(self, bound: socket.socket, connections: _Connections) -> None:
+        super().__init__(bound.family, bound.type, bound.proto, bound.detach())
+        self._connections = connections
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """As accept(2) may, it raises ConnectionAbortedError, after which asyncio goes on."""
+        taken, address = super().accept()
+        return self._connections.take(taken), address
 
 
 def check_host(host: str, *, has_users: bool) -> None:
@@ -136,15 +165,50 @@ async def serve(
     )
     await runner.setup()
     assert runner.server is not None  # noqa: S101 - it is set up
-    loop = asyncio.get_running_loop()
+    connections = _Connections(_most_connections(encrypted=tls is not None))
+    bound: list[socket.socket] = []
+    listening: list[asyncio.Server] = []
     try:
-        listening = await loop.create_server(
-            _Connections(runner.server), host, port, ssl=tls, backlog=_BACKLOG
-        )
+        bound = await _bound(host, port)
+        for each in bound:
+            listening.append(await _listen(runner.server, _Listening(each, connections), tls))
     except OSError as error:
+        for server in listening:
+            server.close()
+        for each in bound:
+            each.close()
         await runner.cleanup()
         raise PermanentError(_refusal(host, port, error)) from error
     return Server(runner, listening, "http" if tls is None else "https", host)
+
+
+def _most_connections(*, encrypted: bool) -> int:
+    """Databases and devices need files, and everything needs memory."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(_MOST_CONNECTIONS, files // 2, memory // 4 // (_ENCRYPTED if encrypted else _PLAIN))
+
+
+async def _bound(host: str, port: int) -> list[socket.socket]:
+    """Sockets for all addresses that a host has. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(
+        asyncio.Protocol, host, port, start_serving=False
+    ) as server:
+        return [each.dup() for each in server.sockets]
+
+
+async def _listen(
+    server: web.Server, listening: socket.socket, tls: ssl.SSLContext | None
+) -> asyncio.Server:
+    """Raises OSError."""
+    try:
+        return await asyncio.get_running_loop().create_server(
+            server, sock=listening, ssl=tls, backlog=_BACKLOG
+        )
+    except OSError:
+        listening.close()
+        raise
 
 
 def _refusal(host: str, port: int, error: OSError) -> str:

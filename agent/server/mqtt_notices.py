@@ -52,9 +52,10 @@ class Notices:
 
     async def follow_all(self) -> None:
         """Follow what there is; whoever was connected meanwhile may have missed a notice."""
-        for database, seq in list(self._told.items()):
+        for database in list(self._told):
+            seq = self._told.get(database)  # while others were told it may have gone
             if seq is not None:
-                await self._notify(database, seq)
+                await self._tell(database, seq)
         for database in self._served.changing(self.follow):
             self.follow(database)
 

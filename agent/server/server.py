@@ -63,7 +63,7 @@ async def status(call: Call) -> web.Response:
     """GET /_status: the agent's own JSON, from whoever runs the server."""
     told = await _status(call)
     if not user_of(call.request).is_admin:
-        told = _without_databases(told)
+        told = _for_members(told)
     return answer(told, headers={"Cache-Control": "no-cache"})
 
 
@@ -87,16 +87,24 @@ async def _status(call: Call) -> dict[str, Any]:
     return status
 
 
-def _without_databases(status: Mapping[str, Any]) -> dict[str, Any]:
-    """Which databases there are besides the agent's own only administrators are told."""
+def _for_members(status: Mapping[str, Any]) -> dict[str, Any]:
+    """Which databases there are besides the agent's own only administrators are told.
+
+    Nor which parts of the program have failed: some have the name of what they work on.
+    """
     own = (None, _own(status))
     conflicts = status.get("conflicts", {}).items()
     hooks = status.get("hooks", ())
     return {
         **status,
+        "restarts": {},
         "conflicts": {name: value for name, value in conflicts if name != "databases"},
         "damaged": [each for each in status.get("damaged", ()) if each["database"] in own],
-        "attention": [each for each in status.get("attention", ()) if each.get("database") in own],
+        "attention": [
+            each
+            for each in status.get("attention", ())
+            if each.get("database") in own and "part" not in each
+        ],
         "hooks": [
             each if each["database"] in own else {**each, "database": None} for each in hooks
         ],

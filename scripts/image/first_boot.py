@@ -11,6 +11,9 @@ It runs with the agent's own Python environment, whose checks it uses.
 from __future__ import annotations
 
 import argparse
+import base64
+import binascii
+import contextlib
 import hashlib
 import ipaddress
 import os
@@ -18,7 +21,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +40,8 @@ ERROR = "edge-agent.error.txt"
 CONFIG = "etc/edge-agent/config.toml"
 DATA = "/var/lib/edge-agent"
 """Where the data partition is."""
+RADIO_RULES = "lib/firmware/regulatory.db"
+"""Of the package wireless-regdb: what the kernel knows of each country's rules for radio."""
 
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 HostName = Annotated[
@@ -49,7 +55,7 @@ HostName = Annotated[
 Server = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9.:-]+\Z",
+        pattern=rf"^(?=.{{1,253}}\Z)({_LABEL}(\.{_LABEL})*|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)\Z",
         description="a host's name or address",
         examples=["ntp.example.org"],
     ),
@@ -57,7 +63,8 @@ Server = Annotated[
 SshKey = Annotated[
     str,
     Meta(
-        pattern=r"^(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/]{16,}={0,2}( [^\r\n]*)?\Z",
+        pattern=r"^(ssh-(rsa|ed25519)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)"
+        r"@openssh\.com) [A-Za-z0-9+/]+={0,2}( [^\x00-\x1f\x7f]*)?\Z",
         description="the line of a public key, as ~/.ssh/id_ed25519.pub has it",
         examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA... anna"],
     ),
@@ -85,6 +92,26 @@ class Network(Struct, forbid_unknown_fields=True):
     gateway: Address | None = None
     dns: list[Address] = []
 
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        for server in self.dns:
+            ipaddress.ip_address(server)
+        if self.address is None:
+            if self.gateway or self.dns:
+                raise ValueError("address is missing")
+            return
+        own = ipaddress.ip_interface(self.address)
+        edges = [own.network.network_address, own.network.broadcast_address]
+        if own.network.num_addresses > 2 and own.ip in edges[: 2 if own.version == 4 else 1]:
+            raise ValueError(f"address = {self.address!r} is the network's own; give the machine's")
+        if self.gateway is None:
+            return
+        gateway = ipaddress.ip_address(self.gateway)
+        if gateway == own.ip:
+            raise ValueError(f"gateway = {self.gateway!r} is the machine's own address")
+        if gateway not in own.network and not gateway.is_link_local:
+            raise ValueError(f"gateway = {self.gateway!r} is not in the network {own.network}")
+
 
 class Wifi(Struct, forbid_unknown_fields=True):
     """`[machine.wifi]`: a network with WPA2 (pre-shared key)."""
@@ -93,8 +120,8 @@ class Wifi(Struct, forbid_unknown_fields=True):
     password: Annotated[
         str,
         Meta(
-            pattern=r"^[ -~]{8,63}\Z",
-            description="from 8 to 63 printable ASCII characters",
+            pattern=r"^([ -~]{8,63}|[0-9a-fA-F]{64})\Z",
+            description="8 to 63 printable ASCII characters, or the key, 64 hexadecimal digits",
             examples=["correct horse"],
         ),
     ]
@@ -107,6 +134,12 @@ class Wifi(Struct, forbid_unknown_fields=True):
         ),
     ]
 
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        length = len(self.ssid.encode())
+        if length > 32:  # octets (IEEE 802.11, 9.4.2.2)
+            raise ValueError(f"ssid has {length} bytes (UTF-8); expected at most 32")
+
 
 class Machine(Struct, forbid_unknown_fields=True):
     """`[machine]`: what is not given stays as it is."""
@@ -116,6 +149,35 @@ class Machine(Struct, forbid_unknown_fields=True):
     ntp: list[Server] = []
     network: Network = msgspec.field(default_factory=Network)
     wifi: Wifi | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        for server in self.ntp:
+            if ":" in server:
+                ipaddress.IPv6Address(server)
+        for number, key in enumerate(self.ssh_keys, 1):
+            kind, encoded = key.split()[:2]
+            if not _is_key(kind, encoded):
+                raise ValueError(
+                    f"ssh_keys number {number} is no whole {kind} key; copy the line of the file "
+                    "that ends with .pub"
+                )
+
+
+def _is_key(kind: str, encoded: str) -> bool:
+    """Whether it is a list of fields of which the first is the kind (RFC 4253, 6.6)."""
+    try:
+        rest = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        return False
+    fields = []
+    while rest:
+        length = int.from_bytes(rest[:4], "big")
+        field, rest = rest[4 : 4 + length], rest[4 + length :]
+        if len(field) < length:
+            return False
+        fields.append(field)
+    return len(fields) > 1 and fields[0] == kind.encode()
 
 
 def parse(text: str) -> tuple[Machine, str | None]:
@@ -132,7 +194,6 @@ def parse(text: str) -> tuple[Machine, str | None]:
         machine = msgspec.convert(of_machine, Machine)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{SETTINGS}: {_explained(str(error), of_machine)}") from error
-    _check_addresses(machine.network)
     if not raw:
         return machine, None
     agent = raw.get("agent")
@@ -145,23 +206,11 @@ def _explained(message: str, of_machine: Any) -> str:
     if not isinstance(of_machine, dict):
         return "machine has to be a table: [machine]"
     # The structs that may be missing are explained by themselves.
-    wifi = re.search(r"`\$\.wifi", message)
+    wifi = re.search(r"`\$\.wifi[`.]", message)
     if wifi and isinstance(of_machine.get("wifi"), dict):
         inner = message.replace("$.wifi", "$")
         return explain(inner.removesuffix(" - at `$`"), of_machine["wifi"], Wifi, "machine.wifi")
     return explain(message, of_machine, Machine, "machine")
-
-
-def _check_addresses(network: Network) -> None:
-    try:
-        if network.address is not None:
-            ipaddress.ip_interface(network.address)
-        for address in filter(None, [network.gateway, *network.dns]):
-            ipaddress.ip_address(address)
-    except ValueError as error:
-        raise ConfigError(f"{SETTINGS}: machine.network: {error}") from error
-    if network.address is None and (network.gateway or network.dns):
-        raise ConfigError(f"{SETTINGS}: machine.network.address is missing")
 
 
 def _without_machine(text: str, expected: dict[str, Any]) -> str:
@@ -217,7 +266,9 @@ def named(hostname: str) -> dict[str, str]:
 
 
 def wifi_key(wifi: Wifi) -> str:
-    """The key in hex that is made of name and password (IEEE 802.11, annex J.4)."""
+    """The key in hex: the password, or what is made of it and the name (IEEE 802.11, annex J.4)."""
+    if len(wifi.password) == 64:
+        return wifi.password.lower()
     return hashlib.pbkdf2_hmac("sha1", wifi.password.encode(), wifi.ssid.encode(), 4096, 32).hex()
 
 
@@ -234,13 +285,63 @@ def apply(root: Path) -> None:
     boot = root / BOOT
     settings = (boot / SETTINGS).read_bytes()
     # A zero is what a power cut leaves of settings that were applied, while they are removed.
-    if not settings.startswith(b"\0"):
-        machine, config = parse(_text(SETTINGS, settings))
-        _configure_agent(root, config)
-        _write(root, files(machine))
+    if settings.startswith(b"\0"):
+        return
+    machine, config = parse(_text(SETTINGS, settings))
+    if machine.wifi is not None:
+        _check_country(root, machine.wifi.country)
+    beside = {path.name: _text(path.name, path.read_bytes()) for path in _beside(boot)}
+    target = root / CONFIG
+    for name in {target.name, SETTINGS} & beside.keys():
+        raise ConfigError(f"{FILES}/{name}: the agent has a file of that name; give it another one")
+    of_system = files(machine)
+    named_files = {target.with_name(name): text for name, text in beside.items()}
+    with _all_or_nothing([*named_files, target, *(root / name for name in of_system)]):
+        for path, text in named_files.items():
+            replace_file(path, text)
+        if config is not None:
+            _replace_checked(target, config)
+        _write(root, of_system)
         if machine.ssh_keys:
             (root / "root/.ssh").chmod(0o700)
-        os.sync()
+    os.sync()
+
+
+def _check_country(root: Path, country: str) -> None:
+    try:
+        database = (root / RADIO_RULES).read_bytes()
+    except FileNotFoundError:
+        return
+    # After 8 bytes, one entry of 4 for each, until one is zero (linux, net/wireless/reg.c).
+    entries = (database[at : at + 4] for at in range(8, len(database), 4))
+    known = {entry[:2] for entry in takewhile(lambda entry: any(entry[2:]), entries)}
+    if country.encode() not in known:
+        raise ConfigError(
+            f"{SETTINGS}: machine.wifi.country = {country!r} is no country whose rules for radio "
+            'are known; expected a code of ISO 3166, for example country = "GB"'
+        )
+
+
+@contextlib.contextmanager
+def _all_or_nothing(paths: Sequence[Path]) -> Iterator[None]:
+    """Puts files back as they were when not all of them can be replaced."""
+    before = {path: path.read_text(encoding="utf-8") if path.exists() else None for path in paths}
+    try:
+        yield
+    except (EdgeAgentError, OSError) as error:
+        for path, text in before.items():
+            if text is not None:
+                replace_file(path, text)
+            elif path.exists():
+                path.unlink()
+        if isinstance(error, OSError):
+            raise ConfigError(f"{error.filename}: {error.strerror}") from error
+        raise
+
+
+def remove(root: Path) -> None:
+    """Take applied settings off the boot partition. Raises OSError."""
+    boot = root / BOOT
     # First the settings, or others than these would be applied with them after a power cut.
     _zero(boot / SETTINGS)
     for path in (*_beside(boot), boot / SETTINGS):
@@ -249,36 +350,11 @@ def apply(root: Path) -> None:
     os.sync()
 
 
-def _configure_agent(root: Path, text: str | None) -> None:
-    """The agent's configuration, if there is a new one, and the files that lie beside it."""
-    target = root / CONFIG
-    beside = {path.name: _text(path.name, path.read_bytes()) for path in _beside(root / BOOT)}
-    for name in {target.name, SETTINGS} & beside.keys():
-        raise ConfigError(f"{FILES}/{name}: the agent has a file of that name; give it another one")
-    before = {name: _read(target.with_name(name)) for name in beside}
-    try:
-        for name, content in beside.items():
-            replace_file(target.with_name(name), content)
-        if text is not None:
-            _replace_checked(target, text)
-    except EdgeAgentError:
-        for name, content_before in before.items():
-            if content_before is None:
-                target.with_name(name).unlink(missing_ok=True)
-            else:
-                replace_file(target.with_name(name), content_before)
-        raise
-
-
 def _text(name: str, data: bytes) -> str:
     try:
         return data.decode("utf-8-sig" if name == SETTINGS else "utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name}: this is not UTF-8 text; save it as such") from error
-
-
-def _read(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def _replace_checked(target: Path, text: str) -> None:
@@ -325,19 +401,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--root", type=Path, default=Path("/"), help="the root of the system")
     root = parser.parse_args(arguments).root
-    give_name(root)
     boot = root / BOOT
-    if not (boot / SETTINGS).exists():
-        return 0
-    error_file = boot / ERROR
     try:
+        give_name(root)
+        if not (boot / SETTINGS).exists():
+            return 0
         apply(root)
     except EdgeAgentError as error:
         print(f"edge-agent: settings are not applied: {error}", flush=True)
         print(f"edge-agent: correct {SETTINGS} on the boot partition, and start again", flush=True)
-        error_file.write_text(f"{error}\n")
+        with contextlib.suppress(OSError):  # it was said above
+            (boot / ERROR).write_text(f"{error}\n")
         return 1
-    error_file.unlink(missing_ok=True)
+    try:
+        remove(root)
+        (boot / ERROR).unlink(missing_ok=True)
+    except OSError as error:
+        print(
+            f"edge-agent: {SETTINGS} is applied, but cannot be removed from the boot partition "
+            f"({error.strerror}); remove it, as it may hold secrets",
+            flush=True,
+        )
+        return 1
     print(f"edge-agent: {SETTINGS} is applied, and removed from the boot partition", flush=True)
     return 0
 

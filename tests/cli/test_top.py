@@ -237,6 +237,12 @@ def test_what_needs_attention_comes_first() -> None:
     assert lines[-1].startswith("… ")
 
 
+def test_one_is_not_told_as_several() -> None:
+    one = {**MUCH["gateways"][0], "conflicts": 1}
+    [line] = [line for line in drawn(gateways=[one]) if line.startswith("gateway-0")]
+    assert line.endswith("1 conflict")
+
+
 def test_directions_are_told_apart_however_long_a_name_is() -> None:
     lines = drawn(remotes=[{"name": "a-long-name-" * 5, "push": job(), "pull": job()}])
     assert [line.split()[1] for line in lines if line.startswith("a-long")] == ["push", "pull"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from scripts.image import first_boot
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLE = (CHECKOUT / "scripts/image/edge-agent.toml").read_text()
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExamp"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExampleE"
+RADIO_RULES = Path("/lib/firmware/regulatory.db")
 AGENT = '[agent]\ndata = "/var/lib/edge-agent"  # here\n'
 
 
@@ -80,6 +83,53 @@ def test_a_machine_without_settings_gets_a_name_of_its_own(machine: Machine) -> 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
+        *(
+            (f"[machine]\n{text}\n", complaint)
+            for text, complaint in [
+                (f'hostname = "{"a" * 64}"', "machine.hostname"),
+                ('hostname = "-a"', "machine.hostname"),
+                ('ntp = ["time..example.org"]', "machine.ntp"),
+                ('ntp = ["10.0.0.1:123"]', "'10.0.0.1:123'"),
+                (f'ssh_keys = ["{KEY[:-4]}"]', "ssh_keys number 1 is no whole ssh-ed25519 key"),
+                (f'ssh_keys = ["{KEY}", "{KEY[:-1]}"]', "ssh_keys number 2 is no whole"),
+                (f'ssh_keys = ["ssh-rsa {KEY.split()[1]}"]', "is no whole ssh-rsa key"),
+                ('ssh_keys = ["ssh-dss AAAAB3NzaC1kc3MAAACBAOeB"]', "machine.ssh_keys"),
+            ]
+        ),
+        *(
+            (f"[machine.wifi]\n{text}\n", complaint)
+            for text, complaint in [
+                (
+                    f'ssid = "{"é" * 17}"\npassword = "password"\ncountry = "DE"',
+                    "machine.wifi: ssid has 34 bytes (UTF-8); expected at most 32",
+                ),
+                ('ssid = ""\npassword = "password"\ncountry = "DE"', "machine.wifi.ssid"),
+                ('ssid = "a"\npassword = "passwor"\ncountry = "DE"', "machine.wifi.password"),
+                (
+                    f'ssid = "a"\npassword = "{"g" * 64}"\ncountry = "DE"',
+                    "machine.wifi.password is not allowed; expected 8 to 63 printable",
+                ),
+                ('ssid = "a"\npassword = "password"\ncountry = "de"', "machine.wifi.country"),
+            ]
+        ),
+        *(
+            (f"[machine.network]\n{text}\n", f"machine.network: {complaint}")
+            for text, complaint in [
+                ('gateway = "192.168.1.1"', "address is missing"),
+                ('dns = ["192.168.1"]', "'192.168.1'"),
+                ('address = "192.168.1.17/33"', "'192.168.1.17/33'"),
+                ('address = "192.168.1.0/24"', "address = '192.168.1.0/24' is the network's own"),
+                ('address = "192.168.1.255/24"', "address = '192.168.1.255/24' is the network's"),
+                (
+                    'address = "192.168.1.17/24"\ngateway = "192.168.2.1"',
+                    "gateway = '192.168.2.1' is not in the network 192.168.1.0/24",
+                ),
+                (
+                    'address = "192.168.1.17/24"\ngateway = "192.168.1.17"',
+                    "gateway = '192.168.1.17' is the machine's own address",
+                ),
+            ]
+        ),
         ("[machine\n", "not TOML"),
         ('[machine]\nhostnam = "a"\n', "machine.hostnam: unknown key; did you mean hostname?"),
         ('[machine]\nhostname = "a b"\n', "machine.hostname"),
@@ -105,6 +155,39 @@ def test_a_mistake_changes_nothing_and_is_told(machine: Machine, text: str, comp
     assert [path.name for path in (machine.root / "etc/edge-agent").iterdir()] == ["config.toml"]
     assert not (machine.root / "etc/systemd").exists()
     assert machine.text("etc/hostname").startswith("gateway-")
+
+
+@pytest.mark.skipif(not RADIO_RULES.exists(), reason="this needs the package wireless-regdb")
+def test_a_country_has_to_be_one_whose_radio_rules_are_known(machine: Machine) -> None:
+    (machine.root / "lib/firmware").mkdir(parents=True)
+    (machine.root / first_boot.RADIO_RULES).symlink_to(RADIO_RULES)
+    settings = machine.boot / "edge-agent.toml"
+    wifi = AGENT + '[machine.wifi]\nssid = "a"\npassword = "password"\ncountry = "{}"\n'
+    for unknown in ("UK", "QZ"):
+        settings.write_text(wifi.format(unknown))
+        status, said = machine.start()
+        assert status == 1
+        assert f"machine.wifi.country = '{unknown}' is no country" in said
+        assert not (machine.root / "etc/wpa_supplicant").exists()
+    for known in ("GB", "AD", "ZW", "DE"):
+        settings.write_text(wifi.format(known))
+        assert machine.start()[0] == 0
+
+
+def test_what_cannot_be_written_leaves_nothing_of_the_rest(machine: Machine) -> None:
+    (machine.root / "etc/systemd").write_text("no folder")
+    folder = machine.boot / "edge-agent.d"
+    folder.mkdir()
+    (folder / "site.pem").write_text("an authority\n")
+    settings = machine.boot / "edge-agent.toml"
+    settings.write_text(f'{AGENT}# new\n[machine]\nhostname = "new"\nntp = ["n"]\n')
+    status, said = machine.start()
+    assert status == 1
+    assert "etc/systemd" in said
+    assert machine.text("etc/hostname").startswith("gateway-")
+    assert machine.text("etc/edge-agent/config.toml") == AGENT
+    assert not (machine.root / "etc/edge-agent/site.pem").exists()
+    assert settings.exists()
 
 
 def test_files_that_the_configuration_names_come_along(machine: Machine) -> None:
@@ -214,3 +297,28 @@ def test_networks() -> None:
     assert "psk=f42c6fc52df0ebef9ebb4b90b38a5f902e83fe1b135a70e23aed762e9710a12e" in wireless
     assert "ssid=49454545" in wireless
     assert "password" not in wireless
+
+
+@pytest.mark.parametrize("ssid", ["a" * 32, "é" * 16])
+def test_the_longest_name_of_a_network_and_its_key_in_digits(ssid: str) -> None:
+    machine, _ = first_boot.parse(
+        f'[machine.wifi]\nssid = "{ssid}"\npassword = "{"0123456789ABCDEF" * 4}"\ncountry = "DE"\n'
+    )
+    wireless = first_boot.files(machine)["etc/wpa_supplicant/wpa_supplicant-wlan0.conf"]
+    assert f"ssid={ssid.encode().hex()}\n" in wireless
+    assert f"psk={'0123456789abcdef' * 4}\n" in wireless
+
+
+def test_keys_and_networks_as_their_tools_make_them(tmp_path: Path) -> None:
+    keys = []
+    for kind in ("ed25519", "rsa", "ecdsa"):
+        path = tmp_path / kind
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", path], check=True)
+        keys.append(path.with_suffix(".pub").read_text().strip())
+    machine, _ = first_boot.parse(
+        f"[machine]\nssh_keys = {json.dumps(keys)}\nntp = ['fd00::1', 'n.example.org']\n"
+        "[machine.network]\naddress = '2001:db8::2/64'\ngateway = 'fe80::1'\n"
+    )
+    assert machine.ssh_keys == keys
+    for address in ("10.0.0.0/31", "10.0.0.1/32", "2001:db8::ff/127"):
+        first_boot.parse(f"[machine.network]\naddress = '{address}'\n")

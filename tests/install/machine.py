@@ -14,7 +14,7 @@ from typing import Any, Self
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-_LONGEST = 240.0
+_LONGEST = 600.0
 """Seconds for any command; only so that a test cannot hang."""
 
 
@@ -135,12 +135,18 @@ def build_package(folder: Path) -> Path:
     return Path(done.stdout.strip())
 
 
-def rebuild(package: Path, folder: Path, *, version: str, broken: bool = False) -> Path:
-    """The same package with another version; `broken`: the program does not start."""
+def rebuild(
+    package: Path, folder: Path, *, version: str, broken: bool = False, needs: str | None = None
+) -> Path:
+    """The same package with another version; `broken`: the program does not start; `needs`: a
+    version of Python."""
     tree = folder / version
     subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True, timeout=_LONGEST)
     control = tree / "DEBIAN/control"
-    control.write_text(re.sub(r"(?m)^Version: .*", f"Version: {version}", control.read_text()))
+    fields = re.sub(r"(?m)^Version: .*", f"Version: {version}", control.read_text())
+    if needs is not None:
+        fields = re.sub(r"python3 \(>= [0-9.]+\)", f"python3 (>= {needs})", fields)
+    control.write_text(fields)
     source = next(tree.glob("opt/edge-agent/lib/python3*/site-packages/agent/__init__.py"))
     text = re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', source.read_text())
     assert version in text

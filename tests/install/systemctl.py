@@ -10,6 +10,7 @@ import configparser
 import grp
 import os
 import pwd
+import re
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 UNITS = Path("/lib/systemd/system")
+WANTED = Path("/etc/systemd/system/multi-user.target.wants")
 RUNTIME = Path("/run/units")
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
@@ -32,13 +34,14 @@ def pid_of(name: str) -> int | None:
 
 
 def start(name: str) -> int:
+    text = (UNITS / name).read_text()
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(UNITS / name)
+    unit.read_string(text)
     service = unit["Service"]
-    condition = unit["Unit"].get("ConditionPathExists")
-    if condition is not None and not Path(condition).exists():
-        return 0
+    for negated, path in re.findall(r"(?m)^ConditionPathExists=(!?)(\S+)$", text):
+        if Path(path).exists() == bool(negated):
+            return 0
     RUNTIME.mkdir(exist_ok=True)
     address = RUNTIME / f"{name}.notify"
     address.unlink(missing_ok=True)
@@ -100,8 +103,21 @@ def main() -> int:
     action, *names = [word for word in sys.argv[1:] if not word.startswith("-")]
     name = names[0] if names else ""
     if action == "is-active":
-        print("active" if pid_of(name) is not None else "inactive")
+        if "--quiet" not in sys.argv:
+            print("active" if pid_of(name) is not None else "inactive")
         return 0 if pid_of(name) is not None else 3
+    if action == "is-enabled":
+        enabled = (WANTED / name).is_symlink()
+        if "--quiet" not in sys.argv:
+            print("enabled" if enabled else "disabled")
+        return 0 if enabled else 1
+    if action == "preset":
+        WANTED.mkdir(parents=True, exist_ok=True)
+        (WANTED / name).symlink_to(UNITS / name)
+        return 0
+    if action == "disable":
+        (WANTED / name).unlink()
+        return 0
     if action == "show" and "--property=MainPID" in sys.argv:
         print(pid_of(name) or 0)
         return 0
@@ -109,7 +125,7 @@ def main() -> int:
         return stop(name) or start(name)
     if action in ("start", "stop"):
         return start(name) if action == "start" else stop(name)
-    if action not in ("daemon-reload", "enable", "disable"):
+    if action != "daemon-reload":
         print(f"not understood: {sys.argv[1:]}", file=sys.stderr)
         return 1
     return 0

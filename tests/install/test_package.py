@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_a_package_for_a_machine_that_nobody_can_build_for_here_is_refused(tmp_p
 
 
 @needs_machine
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_installed_updated_rolled_back_and_removed(
     machine: Machine, package: Path, tmp_path: Path
 ) -> None:
@@ -145,6 +146,85 @@ def test_installed_updated_rolled_back_and_removed(
     assert not (machine.root / "etc/edge-agent").exists()
 
 
+@needs_machine
+@pytest.mark.timeout(1200)
+def test_the_same_version_again_and_updates_that_cannot_be(
+    machine: Machine, package: Path, tmp_path: Path
+) -> None:
+    assert machine.install(bring(machine, package)).status == 0
+    written = machine.run("python3", "-c", _PUT)
+    assert written.status == 0, written.text
+    done = machine.install(bring(machine, package))
+    assert done.status == 0, done.text
+    assert machine.status()["database"]["doc_count"] == 1
+    # Who has disabled the service finds it so after an update that did not ask for it.
+    assert machine.run("systemctl", "disable", "edge-agent.service").status == 0
+    done = machine.install(bring(machine, package))
+    assert "the service is disabled" in done.text
+    assert machine.run("dpkg", "--install", bring(machine, package)).status == 0
+    assert machine.run("systemctl", "is-enabled", "edge-agent.service").text == "disabled\n"
+    assert machine.run("systemctl", "is-active", "edge-agent.service").text == "inactive\n"
+    assert machine.run("systemctl", "preset", "edge-agent.service").status == 0
+    assert machine.run("systemctl", "start", "edge-agent.service").status == 0
+    # A disk without room for the copy, and a package that is not for here, change nothing.
+    assert machine.run("mount", "-t", "tmpfs", "-o", "size=50m", "x", "/var/backups").status == 0
+    done = machine.install(bring(machine, package))
+    assert done.status == 1
+    assert "nothing was changed" in done.text, done.text
+    assert machine.run("umount", "/var/backups").status == 0
+    done = machine.install(bring(machine, rebuild(package, tmp_path, version="9", needs="3.99")))
+    assert done.status == 1
+    assert "python3 (>= 3.99)" in done.text, done.text
+    assert machine.status()["database"]["doc_count"] == 1
+    assert machine.install("--uninstall", "--purge").status == 0
+
+
+# Ends a script at once, between taking the data away and putting others in their place.
+_CUT = r"""
+set -T
+trap '[[ ${FUNCNAME[0]-} != exchange_data || ! $BASH_COMMAND =~ ^(mv|find)\ .\$restored ]] ||
+    kill -9 $$' DEBUG
+"""
+
+
+@needs_machine
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("partition", [False, True])
+def test_a_power_cut_while_going_back_is_made_good_by_the_next_run(
+    machine: Machine, package: Path, tmp_path: Path, partition: bool
+) -> None:
+    data = "/var/lib/edge-agent"
+    if partition:
+        assert machine.run("mkdir", "-p", data).status == 0
+        assert machine.run("mount", "-t", "tmpfs", "-o", "mode=700", "data", data).status == 0
+    done = machine.install(bring(machine, package))
+    assert done.status == 0, done.text
+    written = machine.run("python3", "-c", _PUT)
+    assert written.status == 0, written.text
+    broken = bring(machine, rebuild(package, tmp_path, version="7.2.0", broken=True))
+    (machine.root / "tmp/cut").write_text(_CUT)
+    script = "/usr/src/edge-sync-agent/scripts/install"
+    cut = machine.run("env", "BASH_ENV=/tmp/cut", script, broken, healthy_within=12)
+    assert cut.status == -signal.SIGKILL, cut.text
+    assert "going back to" in cut.text
+    assert machine.run("test", "-e", f"{data}/edge.sqlite").status == 1
+
+    # As a machine does that starts again: nothing begins anew where the data were.
+    assert machine.run("systemctl", "start", "edge-agent.service").status == 0
+    assert machine.run("systemctl", "is-active", "edge-agent.service").text == "inactive\n"
+    assert machine.run("test", "-e", f"{data}/spoilt").status == 1
+    done = machine.install(broken, healthy_within=12)
+    assert "an update was cut short" in done.text
+    assert "runs again, with its data" in done.text, done.text
+    assert machine.status()["database"]["doc_count"] == 1
+    left = machine.run("ls", "/var/backups/edge-agent").text
+    assert not re.search("under-way|next|going-back", left), left
+
+    assert machine.install("--uninstall", "--purge").status == 0
+    if partition:
+        assert machine.run("umount", data).status == 0
+
+
 _PUT = """
 import urllib.request
 request = urllib.request.Request(
@@ -155,7 +235,7 @@ assert urllib.request.urlopen(request).status == 201
 
 
 @needs_machine
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_package_brings_the_list_of_what_is_in_it(package: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     subprocess.run(["dpkg-deb", "--extract", package, root], check=True)

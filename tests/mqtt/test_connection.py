@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,27 @@ async def test_a_broker_without_shared_subscriptions() -> None:
         await connection.close()
 
 
+async def test_a_broker_that_hangs_up_on_who_subscribes() -> None:
+    """As AWS IoT does where a policy does not allow it: scheme, port and certificates are right.
+
+    The bytes are those of MQTT 5, sections 3.2 and 3.14.
+    """
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"\x20\x03\x00\x00\x00")  # CONNACK
+        await reader.read(1000)
+        writer.write(b"\xe0\x02\x87\x00")  # DISCONNECT, not authorized
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        connection = Connection(url, None, client_id="a", subscriptions=["b"], received=_ignore)
+        with pytest.raises(ConnectError, match=r"broke \(the broker's reason code 135\)"):
+            await connection.open()
+        await connection.close()
+
+
 async def test_closing_takes_its_time_where_a_broker_neither_lets_in_nor_refuses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -134,3 +156,35 @@ async def test_to_give_up_while_a_broker_stalls_leaves_no_task(tmp_path: Path) -
         finally:
             broker.send(signal.SIGCONT)
         await connection.close()
+
+
+async def test_nothing_is_left_of_a_connection_whose_broker_does_not_read() -> None:
+    """Not even a goodbye gets through, so closing takes so long that it is asked for again."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(b"\x20\x03\x00\x00\x00")  # CONNACK (MQTT 5, section 3.2)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await closed.wait()
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        with suppress(ConnectionError):  # what was on its way is thrown away
+            while await reader.read(2**20):
+                pass
+        left.set()
+        writer.close()
+
+    closed, left = asyncio.Event(), asyncio.Event()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url, _ = parse_broker_url(f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        connection = Connection(url, None, client_id="a", received=_ignore)
+        await connection.open()
+        large = Publication("a", bytes(900_000))
+        publishing = [asyncio.create_task(connection.publish(large)) for _ in range(16)]
+        await until(lambda: connection.traffic.sent > 16 * 900_000)
+        await connection.close()
+        async with asyncio.timeout(3):
+            told = await asyncio.gather(*publishing, return_exceptions=True)
+        assert {type(each) for each in told} == {ConnectError}
+        closed.set()
+        async with asyncio.timeout(3):
+            await left.wait()

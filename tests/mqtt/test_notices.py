@@ -1,10 +1,18 @@
-"""How often gateways are told that a database has changed."""
+"""How gateways are told that a database has changed, and how often."""
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
-from agent.server.mqtt_notices import Pace
+from agent.peers.peer import Seq
+from agent.server.mqtt_notices import Notices, Pace
+from agent.server.mqtt_served import ServedDatabases
+from agent.store.databases import Databases
+from agent.tasks import together
+from tests.mqtt.site import until
 
 
 def pauses(interval: float, seconds: float) -> list[float]:
@@ -32,3 +40,35 @@ def test_it_is_told_at_once_again_after_a_while_of_silence() -> None:
         now += pace.next_pause(now)
     assert pace.next_pause(now) == 0.25
     assert pace.next_pause(now + 1) == 0.02
+
+
+async def test_a_database_that_goes_while_others_are_told_is_followed_when_it_comes_back(
+    tmp_path: Path,
+) -> None:
+    databases, told = Databases(tmp_path), list[str]()
+    goes = asyncio.Event()
+
+    async def tell(database: str, seq: Seq) -> None:
+        told.append(database)
+        if goes.is_set() and database == "a":
+            await databases.delete("b")
+            await until(lambda: len(group.tasks) == 1)  # it is followed no more
+
+    try:
+        async with together() as group:
+            notices = Notices(ServedDatabases(databases), tell, group)
+            for name in ("a", "b"):
+                await databases.ensure(name)
+            await notices.follow_all()
+            await until(lambda: told == ["a", "b"])
+            goes.set()
+            await notices.follow_all()
+            goes.clear()
+            assert told == ["a", "b", "a"]
+            await databases.ensure("b")
+            await until(lambda: told == ["a", "b", "a", "b"])
+            notices.end()
+            for task in group.tasks:
+                task.cancel()
+    finally:
+        await databases.close()

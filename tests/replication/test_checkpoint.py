@@ -14,14 +14,13 @@ from agent.documents.revision import first_revision
 from agent.peers.local import LocalPeer
 from agent.peers.peer import START
 from agent.replication.checkpoint import (
-    PROCESS,
     Counts,
     DatabaseRecreatedError,
     Log,
-    Others,
     common_entry,
     replication_id,
 )
+from agent.replication.clones import PROCESS, Others
 from agent.store.store import Store
 
 COUNTS = Counts(1, 1, 1, 1, 0)

@@ -359,6 +359,33 @@ async def test_a_line_that_keeps_breaking_gets_everything_across(
     assert (await b.info()).doc_count == 900
 
 
+async def test_checkpoints_leave_a_slow_line_to_documents(stores: tuple[Store, Store]) -> None:
+    a, b = stores
+    logs = 0
+
+    class Slow(LocalPeer):
+        """Stands in for a line on which a log takes long."""
+
+        async def put_local(self, id: str, doc: Any) -> str:
+            nonlocal logs
+            logs += 1
+            await asyncio.sleep(0.1)
+            return await super().put_local(id, doc)
+
+    replicator = Replicator(LocalPeer(a), Slow(b), continuous=True, checkpoint_interval=0.01)
+    async with running(replicator):
+        started = time.monotonic()
+        for number in range(100):
+            await a.graft(readings(1, start=number))
+            await until(lambda seq=number + 1: carried(replicator, seq))
+        assert 0.1 * logs < 0.3 * (time.monotonic() - started)
+
+
+async def carried(replicator: Replicator, seq: int) -> bool:
+    await asyncio.sleep(0.01)
+    return bool(replicator.progress.confirmed_seq >= seq)
+
+
 @pytest.mark.parametrize("seed", range(12))
 async def test_lost_answers_anywhere_cost_no_document(
     stores: tuple[Store, Store], seed: int

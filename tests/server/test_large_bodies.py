@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
+import time
+from typing import Any
 
 import pytest
 
@@ -100,6 +103,31 @@ async def test_all_bodies_together_have_a_limit(api: Api, monkeypatch: pytest.Mo
     go_on.set()
     assert (await first).status == 201
     assert (await send(api, "PUT", "/db/c", b'{"text":""}')).status == 201
+
+
+async def test_what_small_bodies_unpack_to_is_bounded_too(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is known how much that is: a thousandth of it comes over the network."""
+    under_way, most = 0, 0
+
+    def decompressed(*arguments: Any) -> bytes:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            time.sleep(0.01)  # so that others come meanwhile
+            return unpack(*arguments)
+        finally:
+            under_way -= 1
+
+    unpack = bodies._decompressed
+    monkeypatch.setattr(bodies, "_decompressed", decompressed)
+    body = gzip.compress(b'{"text":"' + b"x" * MIB + b'"}')
+    headers = {**JSON, "Content-Encoding": "gzip"}
+    sent = (api.request("PUT", f"/db/{n}", data=body, headers=headers) for n in range(8))
+    assert {answer.status for answer in await asyncio.gather(*sent)} == {201}
+    assert most == 1
 
 
 async def test_large_bodies_have_their_turn(api: Api) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from pathlib import Path
 
 import aiohttp
@@ -10,9 +11,11 @@ import pytest
 
 from agent.errors import PermanentError
 from agent.server.app import make_app
-from agent.server.http import serve
+from agent.server.http import _most_connections, serve
+from agent.server.tls import server_context
 from agent.store.databases import Databases
 from tests.server.api import Api, running
+from tests.server.certificates import self_signed
 
 
 @pytest.mark.parametrize(
@@ -70,23 +73,58 @@ async def test_writes_that_were_begun_are_finished(tmp_path: Path) -> None:
     assert stored.issuperset(done)
 
 
-async def test_connections_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody who opens ever more of them, and asks for nothing, takes no more memory then."""
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return self_signed(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(params=["http", "https"])
+def tls(request: pytest.FixtureRequest, files: tuple[Path, Path]) -> ssl.SSLContext | None:
+    return server_context(*files) if request.param == "https" else None
+
+
+async def test_connections_are_bounded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: tuple[Path, Path],
+    tls: ssl.SSLContext | None,
+) -> None:
+    """Somebody who opens ever more of them, and asks for nothing, takes no more memory then; nor
+    who does not even begin with TLS."""
     monkeypatch.setattr("agent.server.http._MOST_CONNECTIONS", 10)
-    async with running(tmp_path) as api:
-        where = api.server.host, api.server.port
-        idle = [await asyncio.open_connection(*where) for _ in range(10)]
+    trusting = ssl.create_default_context(cafile=files[0])
+    server = await serve(make_app(Databases(tmp_path)), "127.0.0.1", 0, tls=tls)
+    idle = [await asyncio.open_connection(server.host, server.port) for _ in range(10)]
+    if tls is None:
         for _, writer in idle:
             writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
             await writer.drain()
-        reader, writer = await asyncio.open_connection(*where)
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    async with asyncio.timeout(10):
         assert await reader.read() == b""
+    writer.close()
+    for _, writer in idle[:5]:
         writer.close()
-        for _, writer in idle[:5]:
-            writer.close()
-            await writer.wait_closed()
-        async with asyncio.timeout(20):
-            while not await api.raw(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n"):
+        await writer.wait_closed()
+    async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.get(server.url, ssl=trusting) as answer:
+                    assert answer.status == 200
+                    break
+            except aiohttp.ClientConnectionError:
                 await asyncio.sleep(0.05)
-        for _, writer in idle[5:]:
-            writer.close()
+    for _, writer in idle[5:]:
+        writer.close()
+    await server.close()
+
+
+def test_how_many_depends_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TLS a connection takes 20 times as much."""
+    pages = {"SC_PHYS_PAGES": 512 * 256, "SC_PAGE_SIZE": 4096}  # 512 MiB
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    monkeypatch.setattr("resource.getrlimit", lambda _: (100_000, 100_000))
+    assert _most_connections(encrypted=False) == 5000
+    assert _most_connections(encrypted=True) == 409
+    monkeypatch.setattr("resource.getrlimit", lambda _: (500, 500))
+    assert _most_connections(encrypted=True) == 250

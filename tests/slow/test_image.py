@@ -114,6 +114,7 @@ def ask(machine: VirtualMachine, *arguments: str) -> Any:
 
 def test_it_replicates_and_survives_a_power_cut(image: Path, key: Path, tmp_path: Path) -> None:
     card = Card(image, tmp_path / "card.img", CARD_SIZE)
+    assert any(name.startswith("vmlinuz-") for name in card.names()), "or UEFI waits for somebody"
     there = Hub(tmp_path)
     machine_table = (
         f'[machine]\nhostname = "gateway-17"\nntp = ["{HOST}"]\n'

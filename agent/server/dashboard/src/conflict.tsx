@@ -2,6 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { ApiError, inDb, request } from "./api";
+import { type Conflict, conflictsOf } from "./documents";
 import { go, link, useLoaded, useShared } from "./hooks";
 import {
   type Field,
@@ -16,8 +17,7 @@ import {
   text,
   withValue,
 } from "./json";
-import { type Conflict, StatePill, conflictsOf } from "./pages/conflicts";
-import { Action, DeleteDialog, Empty, Failure, Loading, Name, Pill } from "./parts";
+import { Action, DeleteDialog, Empty, Failure, Loading, Name, Pill, StatePill } from "./parts";
 import { many } from "./text";
 
 export function OneConflict({ db, id }: { db: string; id: string }) {

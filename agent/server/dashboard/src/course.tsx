@@ -4,11 +4,10 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get, inDb } from "./api";
 import { now, useLoaded, useNow, useShared } from "./hooks";
 import type { Last, Live } from "./live";
-import type { Sensor } from "./pages/sensors";
 import { Ago, Empty, Failure, Loading, Name, Pill } from "./parts";
 import { Plot, type Range } from "./plot";
 import { type Drawn, FLAGS, type Series, drawn } from "./series";
-import type { DeviceSensor } from "./status";
+import type { DeviceSensor, Sensor } from "./status";
 import { at, many, measure, parseTime, rate, symbol } from "./text";
 
 const MINUTE = 60_000;

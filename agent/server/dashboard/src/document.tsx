@@ -2,10 +2,10 @@
 
 import { useState } from "preact/hooks";
 import { ApiError, get, inDb, request } from "./api";
+import { readDocument } from "./documents";
 import { Editor } from "./editor";
 import { link, useLoaded, useShared } from "./hooks";
 import { type Json, line } from "./json";
-import { readDocument } from "./pages/documents";
 import { DeleteDialog, Failure, Loading, Name } from "./parts";
 import { bytes, many } from "./text";
 import { type Leaf, RevisionTree } from "./tree";

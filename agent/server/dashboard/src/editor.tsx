@@ -2,6 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { ApiError, inDb, request } from "./api";
+import { readDocument } from "./documents";
 import { go, link } from "./hooks";
 import {
   type Field,
@@ -14,7 +15,6 @@ import {
   same,
   withValue,
 } from "./json";
-import { readDocument } from "./pages/documents";
 import { Failure, Name, Pill } from "./parts";
 
 interface Clash {

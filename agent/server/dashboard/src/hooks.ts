@@ -33,6 +33,7 @@ export function useRoute(): Route {
   useEffect(() => {
     const changed = () => setRoute(here());
     addEventListener("hashchange", changed);
+    changed(); // it may have changed before anybody listened
     return () => removeEventListener("hashchange", changed);
   }, []);
   return route;

@@ -214,3 +214,18 @@ export function DeleteDialog({
     </Dialog>
   );
 }
+
+/** What a policy has made of a conflict so far. */
+export function StatePill({
+  conflict: { state, policy },
+}: {
+  conflict: { readonly state: string; readonly policy: string };
+}) {
+  const tone = state === "failed" ? "error" : state === "undecided" ? "warning" : "quiet";
+  return (
+    <Pill tone={tone}>
+      {state || "waiting"}
+      {policy && ` (${shown(policy)})`}
+    </Pill>
+  );
+}

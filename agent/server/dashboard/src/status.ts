@@ -150,3 +150,13 @@ export function directions(
     }),
   );
 }
+
+/** What `GET /{db}/_sensors` tells of each. */
+export interface Sensor {
+  readonly device: string;
+  readonly sensor: string;
+  readonly unit: string | null;
+  readonly last_time: string | null;
+  readonly last_value: unknown;
+  readonly quality: string | null;
+}

@@ -1,25 +1,15 @@
 /** Documents that two sides have changed: what each made of it, and which of it is to stay. */
 
 import { useState } from "preact/hooks";
-import { getText, inDb, request } from "../api";
+import { inDb, request } from "../api";
 import { OneConflict } from "../conflict";
+import { type Conflict, conflictsOf } from "../documents";
 import { type Route, link, useLoaded, useShared } from "../hooks";
-import { type Json, body, differences, line, parse, shown, text } from "../json";
-import { Ago, Empty, Failure, Loading, Name, NoDatabase, Pill } from "../parts";
+import { body, differences } from "../json";
+import { Ago, Empty, Failure, Loading, Name, NoDatabase, StatePill } from "../parts";
 import { many, parseTime } from "../text";
 
 const PAGE = 50;
-
-export interface Conflict {
-  readonly id: string;
-  /** All live revisions; of too many, or too large ones, not all are among `leaves`. */
-  readonly revs: readonly string[];
-  readonly leaves: readonly Json[];
-  readonly base: Json | null;
-  readonly policy: string;
-  readonly state: string;
-  readonly reason: string;
-}
 
 export function Conflicts({ route }: { route: Route }) {
   const { db } = useShared();
@@ -30,38 +20,6 @@ export function Conflicts({ route }: { route: Route }) {
   ) : (
     <OneConflict key={`${db} ${id}`} db={db} id={id} />
   );
-}
-
-export async function conflictsOf(
-  db: string,
-  start: string | undefined,
-  limit: number,
-  signal: AbortSignal,
-): Promise<{ total: number; rows: Conflict[] }> {
-  const start_key = start === undefined ? undefined : JSON.stringify(start);
-  const answer = parse(await getText(inDb(db, ["_conflicts"], { limit, start_key }), signal));
-  const members = answer.kind === "object" ? answer.members : new Map<string, Json>();
-  const rows = members.get("rows");
-  return {
-    total: Number(JSON.parse(line(members.get("total") ?? { kind: "atom", text: "0" }))),
-    rows: rows?.kind === "array" ? rows.items.map(conflictOf) : [],
-  };
-}
-
-function conflictOf(row: Json): Conflict {
-  const members = row.kind === "object" ? row.members : new Map<string, Json>();
-  const leaves = members.get("leaves");
-  const revs = members.get("revs");
-  const base = members.get("base");
-  return {
-    id: text(row, "id"),
-    revs: revs === undefined ? [] : (JSON.parse(line(revs)) as string[]),
-    leaves: leaves?.kind === "array" ? leaves.items : [],
-    base: base?.kind === "object" ? base : null,
-    policy: text(row, "policy"),
-    state: text(row, "state"),
-    reason: text(row, "reason"),
-  };
 }
 
 // --- all of them ---------------------------------------------------------------------
@@ -162,16 +120,6 @@ function ConflictLine({ db, conflict }: { db: string; conflict: Conflict }) {
         </span>
       </a>
     </li>
-  );
-}
-
-export function StatePill({ conflict: { state, policy } }: { conflict: Conflict }) {
-  const tone = state === "failed" ? "error" : state === "undecided" ? "warning" : "quiet";
-  return (
-    <Pill tone={tone}>
-      {state || "waiting"}
-      {policy && ` (${shown(policy)})`}
-    </Pill>
   );
 }
 

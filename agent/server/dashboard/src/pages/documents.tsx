@@ -1,11 +1,11 @@
 /** The documents of a database: by id, or by a query. */
 
 import { useState } from "preact/hooks";
-import { getText, inDb, request } from "../api";
+import { inDb, request } from "../api";
 import { Document } from "../document";
 import { NewDocument } from "../editor";
 import { type Route, go, link, useLoaded, useShared } from "../hooks";
-import { type Json, format, line, parse, text } from "../json";
+import { line, parse } from "../json";
 import { Empty, Failure, Loading, Name, NoDatabase } from "../parts";
 
 const PAGE = 50;
@@ -247,15 +247,4 @@ async function find(
     next: more ? answer.bookmark : null,
     warning: answer.warning,
   };
-}
-
-/** A revision of a document; without `rev` the winning one. */
-export async function readDocument(
-  db: string,
-  id: string,
-  rev: string | undefined,
-  signal?: AbortSignal,
-): Promise<{ json: Json; rev: string; pretty: string }> {
-  const json = parse(await getText(inDb(db, [id], { rev }), signal));
-  return { json, rev: text(json, "_rev"), pretty: format(json) };
 }

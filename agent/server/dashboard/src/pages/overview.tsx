@@ -124,7 +124,10 @@ function VerifiedRow({ name, verified }: { name: string; verified: Verified }) {
         ) : (
           <>
             was verified <Ago time={parseTime(time)} />: {many(documents, "document")},{" "}
-            {different ? `${count(different)} differ` : "all are the same"}.
+            {different
+              ? `${count(different)} ${different === 1 ? "differs" : "differ"}`
+              : "all are the same"}
+            .
           </>
         )}
         {error && ` ${shown(error)}.`}

@@ -7,16 +7,8 @@ import { type Route, link, useLoaded, useShared } from "../hooks";
 import { useLive } from "../live";
 import { Ago, Empty, Failure, Loading, Name, NoDatabase, Pill } from "../parts";
 import { Shadow } from "../shadow";
+import type { Sensor } from "../status";
 import { measure, parseTime, symbol } from "../text";
-
-export interface Sensor {
-  readonly device: string;
-  readonly sensor: string;
-  readonly unit: string | null;
-  readonly last_time: string | null;
-  readonly last_value: unknown;
-  readonly quality: string | null;
-}
 
 const EVERY = 5000;
 
