@@ -73,6 +73,26 @@ def test_a_package_for_a_machine_that_nobody_can_build_for_here_is_refused(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_clock_that_is_behind_does_not_cost_the_copy_of_the_data(tmp_path: Path) -> None:
+    """The function alone, out of the script."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "edge.sqlite").write_text("readings")
+    for date in ("20300101T000000Z", "20300102T000000Z", "20300103T000000Z"):
+        (tmp_path / "backups" / f"1.0-{date}").mkdir(parents=True)
+    [function] = re.findall(
+        r"(?ms)^back_up\(\) \{$.*?^\}$", (CHECKOUT / "scripts/install").read_text()
+    )
+    script = f"say() {{ :; }}; data=$1/data backups=$1/backups kept_backups=2\n{function}\n"
+    copy = tmp_path / "backups" / "1.0-20240101T000000Z"
+    subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f'{script} back_up "$2"', "-", tmp_path, copy],
+        timeout=60, check=True,
+    )  # fmt: skip
+    assert (copy / "edge.sqlite").read_text() == "readings"
+    kept = {folder.name for folder in copy.parent.iterdir()}
+    assert kept == {copy.name, "1.0-20300103T000000Z"}
+
+
 @needs_machine
 @pytest.mark.timeout(1200)
 def test_installed_updated_rolled_back_and_removed(
