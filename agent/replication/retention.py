@@ -153,7 +153,7 @@ class Retention:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(_LOOK, self._interval)):
-                while self._store.data <= enough:
+                while self._store.data <= enough and not self._store.closed:
                     await self._store.wait(self._store.update_seq)
 
     async def once(self) -> None:
@@ -258,7 +258,10 @@ class Retention:
     async def _make_room(self, until: int | None, low: int) -> None:
         if until is not None:
             await self._delete_confirmed(until, low)
-        if self._space.data <= low or self._options.when_full == "stop":
+        if self._space.data <= low:
+            return
+        await self._store.start_compaction()  # old bodies, before what some remote lacks
+        if await self._look() <= low or self._options.when_full == "stop":
             return
         reason = self._options.when_full
         before = self.retained.dropped

@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 PAGE = 500
 """Documents that are looked at, or deleted, at once."""
 
-MOST_SENSORS = 1000
-"""Of which something is remembered."""
+MOST_SENSORS = 5000
+"""Of which something is remembered: more than a gateway has, as each that was forgotten begins
+another gap."""
 
 Reason: TypeAlias = Literal["drop-oldest", "thin"]
 

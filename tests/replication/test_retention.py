@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.documents.revision import first_revision
-from agent.errors import StoreWriteError
+from agent.errors import StoreError, StoreWriteError
 from agent.peers.local import LocalPeer
 from agent.peers.peer import WriteResult
 from agent.peers.retained import RetainedPeer
@@ -25,7 +25,7 @@ from agent.replication.confirmations import Pushed
 from agent.replication.replicator import Replicator
 from agent.replication.retention import Options, Retention, Rule
 from agent.replication.verification import Verification
-from agent.store.retention import MOST_SENSORS
+from agent.store import retention as remembering
 from agent.store.store import Store
 from tests.replication.retaining import (
     START,
@@ -254,12 +254,58 @@ async def test_what_is_dropped_is_counted_and_leaves_gaps(
         assert sum(id in left for id in ids[confirmed : confirmed + 400]) >= 90
 
 
+async def test_a_gateway_with_many_sensors_has_one_gap_for_each(store: Store) -> None:
+    """Gaps stay: were there one for each reading that is dropped, no room would be made."""
+    made = await retention(store, Options(3 * BUDGET, "drop-oldest"), Confirmed(0))
+    for turn in range(9):
+        for start in range(0, 1200, 400):
+            sensors = range(start, start + 400)
+            await store.graft(
+                [reading(turn + n / 1200, sensor=f"s{n}", note="x" * 100) for n in sensors]
+            )
+            await made.once()
+            while store.refusal is not None and "is being made" in store.refusal:
+                await made.once()
+    _, gone = counted(bodies(store.path))
+    gaps = sum(id.startswith("gap:") for id in bodies(store.path))
+    assert gone.total() > 5000
+    assert gaps == len(gone)
+
+
+@pytest.mark.parametrize("when_full", ["stop", "drop-oldest", "thin"])
+async def test_old_bodies_go_before_what_is_not_confirmed(
+    store: Store, when_full: Literal["stop", "drop-oldest", "thin"]
+) -> None:
+    ids = await overfilled(store, 3000)
+    rev = await put(store, "often", None)
+    for n in range(100):
+        rev = await put(store, "often", rev, n=n, text="x" * 5000)
+    made = await retention(store, Options(2 * BUDGET, when_full), Confirmed(0))
+    assert (await store.info()).file_size > 0.95 * 2 * BUDGET
+    await made.once()
+    assert store.refusal is None
+    assert set(ids) <= bodies(store.path).keys()
+    assert made.status()["dropped"] == 0
+
+
+async def test_it_ends_with_its_store(store: Store) -> None:
+    made = await retention(store, Options(BUDGET), Confirmed(0))
+    running = asyncio.create_task(made.run())
+    while not store._waiting:
+        await asyncio.sleep(0.01)
+    await store.close()
+    with pytest.raises(StoreError):
+        await running
+
+
 @pytest.mark.parametrize("keep", [None, 1.0])
 async def test_ever_new_names_of_sensors_are_not_remembered_for_ever(
-    store: Store, keep: float | None
+    store: Store, keep: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As noise makes them on a line without checks, among the readings of a real sensor."""
-    many = 3 * MOST_SENSORS
+    most = 1000
+    monkeypatch.setattr(remembering, "MOST_SENSORS", most)
+    many = 3 * most
     for start in range(0, many, 500):
         numbers = range(start, start + 500)
         await fill(store, [reading(n, sensor=f"\u00ff{n:060}") for n in numbers])
@@ -270,7 +316,7 @@ async def test_ever_new_names_of_sensors_are_not_remembered_for_ever(
     await made.once()
     left, gone = counted(bodies(store.path))
     status = made.status()
-    assert len(status["sensors"]) <= MOST_SENSORS
+    assert len(status["sensors"]) <= most
     assert "real" in {entry["sensor"] for entry in status["sensors"]}
     kind = "deleted" if keep else "dropped"
     counts = [entry[kind] for entry in (*status["sensors"], status["others"])]
