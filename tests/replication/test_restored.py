@@ -184,13 +184,15 @@ async def until(condition: Any) -> None:
 
 @pytest.mark.parametrize("more", [0, 1, 50], ids=["idle", "one more", "many more"])
 async def test_what_was_pushed_after_the_backups_checkpoint_is_missed(
-    ends: Ends, more: int
+    ends: Ends, more: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checkpoint is in the backup, so it does not tell; nor has any request failed."""
+    late = 2.0  # seconds, in which all is done up to the restoring
+    monkeypatch.setattr("agent.replication.replicator._FIRST_CHECKPOINT", late)
     await write(ends.here, "before", 20)
     await ends.carry("push")
     backup = await ends.remote.back_up()
-    async with ends.running("push", checkpoint_interval=0.5) as jobs:
+    async with ends.running("push", checkpoint_interval=late) as jobs:
         await until(lambda: jobs["push"].progress.up_to_date)
         for part in range(3):
             await write(ends.here, f"after-{part}", 10)
