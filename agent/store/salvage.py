@@ -187,9 +187,12 @@ def _make_way(path: Path, wanted: int) -> None:
 
 
 def _earlier(path: Path, *, notes: bool) -> list[Path]:
-    """Either the notes about a store or its damaged files, the oldest first."""
+    """Either the notes about a store or its damaged files, the oldest first; with a WAL, all that
+    is left of a store that was gone, a note takes as much room as those."""
     aside = files_aside(path.parent, glob.escape(path.name))
-    return [file for file in aside if _is_note(file) == notes]
+    return [
+        file for file in aside if (_is_note(file) and not _beside(file, "-wal").exists()) == notes
+    ]
 
 
 def _is_note(aside: Path) -> bool:

@@ -420,6 +420,17 @@ async def test_a_card_that_fails_again_and_again_does_not_fill_up_with_damaged_f
     assert aside()[0] == kept[-1]
 
 
+async def test_of_a_store_that_goes_again_and_again_a_few_wals_are_kept(path: Path) -> None:
+    await make(path, count=10)
+    for _ in range(6):
+        store = await Store.open(path, salvage=True)
+        await put(store, "x", str((await get(store, "x")).rev) if await store.get("x") else None)
+        await asyncio.to_thread(path.unlink)
+        await store.close()
+    await (await Store.open(path, salvage=True)).close()
+    assert len(list(path.parent.glob("*.damaged-*-wal"))) == 3
+
+
 async def test_a_few_notes_are_kept_beside_the_damaged_files(path: Path) -> None:
     """They take no room, so none has to give way to another kind."""
     names = [f"{path.name}.damaged-2026010{day}T000000Z" for day in range(1, 7)]
