@@ -17,6 +17,10 @@ from agent.documents.revision import Rev, Revision
 DEFAULT_REVS_LIMIT = 1000
 
 
+class DamagedTreeError(ValueError):
+    """What was stored as a tree is none any more."""
+
+
 class RevTree:
     """All known revisions of one document, each with its parent.
 
@@ -164,23 +168,23 @@ class RevTree:
 
     @classmethod
     def decode(cls, data: bytes) -> RevTree:
-        """The reverse of `encode`.
-
-        Raises ValueError if a parent is not one generation older: there could be circles, in which
-        who follows a path never comes to its end.
-        """
+        """The reverse of `encode`. Raises DamagedTreeError."""
         tree = cls()
         order: list[Rev] = []
-        nodes: Sequence[tuple[int, Any, int, bool]] = cbor2.loads(data)
-        for generation, digest, back, deleted in nodes:
-            rev = Rev(generation, digest if isinstance(digest, str) else digest.hex())
-            parent = order[-back] if back else None
-            if parent is not None and parent.generation != generation - 1:
-                raise ValueError(f"{parent} cannot be the parent of {rev}")
-            tree._parents[rev] = parent
-            if deleted:
-                tree._deleted.add(rev)
-            order.append(rev)
+        try:
+            nodes: Sequence[tuple[int, Any, int, bool]] = cbor2.loads(data)
+            for generation, digest, back, deleted in nodes:
+                rev = Rev(generation, digest if isinstance(digest, str) else digest.hex())
+                parent = order[-back] if back else None
+                # Or there could be circles, in which who follows a path never comes to its end.
+                if parent is not None and parent.generation != generation - 1:
+                    raise DamagedTreeError(f"{parent} cannot be the parent of {rev}")
+                tree._parents[rev] = parent
+                if deleted:
+                    tree._deleted.add(rev)
+                order.append(rev)
+        except (cbor2.CBORError, ValueError, TypeError, LookupError, AttributeError) as error:
+            raise DamagedTreeError(str(error)) from error
         return tree
 
     def _rank(self, rev: Rev) -> tuple[bool, int, bytes, str]:

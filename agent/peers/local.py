@@ -14,6 +14,7 @@ from agent.documents.attachment import Attachment
 from agent.documents.ranges import Leaves, Range, Span
 from agent.documents.revision import Revision
 from agent.documents.selector import Selector, SelectorError, parse_selector
+from agent.documents.tree import DamagedTreeError
 from agent.errors import PermanentError
 from agent.peers.arrivals import store_with_attachments
 from agent.peers.peer import Change, ChangeBatch, Contents, PeerInfo, Seq, WriteResult
@@ -110,7 +111,10 @@ class LocalPeer:
         """The documents' changes as a selection lets them be told."""
         documents = [doc for doc in documents if ids is None or doc.id in ids]
         if wanted is None:
-            leaves = [doc.leaves() for doc in documents]
+            try:
+                leaves = [doc.leaves() for doc in documents]
+            except DamagedTreeError:  # noted, and told, where it is met by a query
+                leaves = await self._store.query(lambda _: [doc.leaves() for doc in documents])
         else:
             leaves = await matching_leaves(self._store, documents, wanted)
         return tuple(

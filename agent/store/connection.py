@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from agent.documents.tree import DamagedTreeError
 from agent.durable import sync_folder
 from agent.errors import (
     NotFoundError,
@@ -46,6 +47,7 @@ is nobody's business: documents of `_replicator` have passwords in them."""
 
 _BAD_TEXT = "a text in it is not UTF-8 any more"
 _BAD_SCHEMA = "its schema makes no sense"
+_BAD_TREE = "the history of a document makes no sense"
 NONSENSE = (ValueError, TypeError, LookupError)
 """What is raised when sense is made of rows that SQLite can read and that are wrong."""
 
@@ -247,7 +249,7 @@ def mark_damaged(path: Path, reason: str) -> None:
 
 @contextmanager
 def explained(path: Path, *, is_open: bool = False) -> Iterator[None]:
-    """Turns SQLite's errors into the agent's, with what to do.
+    """Turns SQLite's errors into the agent's, with what to do, and so what is found to be damaged.
 
     With `is_open` it was a store a moment ago: that it is none any more is damage.
     """
@@ -287,6 +289,9 @@ def explained(path: Path, *, is_open: bool = False) -> Iterator[None]:
         raise StoreError(
             f"{path}: {error}; check the path and its permissions", path=str(path)
         ) from error
+    except DamagedTreeError as error:
+        mark_damaged(path, _BAD_TREE)
+        raise StoreDamagedError(str(path), _BAD_TREE) from error
     except UnicodeDecodeError as error:  # of SQLite's message, which has the schema in it
         mark_damaged(path, _BAD_SCHEMA)
         raise StoreDamagedError(str(path), _BAD_SCHEMA) from error

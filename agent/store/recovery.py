@@ -12,7 +12,6 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import cbor2
 import msgspec
 
 from agent.documents.attachment import Stored, attachments_from_store
@@ -265,7 +264,7 @@ def _tree(tree: bytes | None, alone: Revision) -> RevTree | None:
     try:
         known = RevTree.decode(tree)
         known.leaves()  # compares what has to be comparable
-    except (cbor2.CBORDecodeError, *_NONSENSE):
+    except _NONSENSE:
         return None
     return known
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import StoreDamagedError, StoreError
+from agent.peers.local import LocalPeer
+from agent.replication.replicator import Replicator
 from agent.store.databases import Databases
 from agent.store.info import read_info
 from agent.store.reader import Reader
@@ -245,6 +247,29 @@ async def test_damage_that_a_running_store_meets_is_for_the_next_start(
     store = await again.get("db")
     await store.check()
     await put(store, "new", None, n=1)
+    await again.close()
+
+
+@pytest.mark.parametrize("direction", ["push", "pull"])
+async def test_a_damaged_history_is_for_the_next_start_to_mend(
+    databases: Databases, path: Path, direction: str
+) -> None:
+    """And no replication stands still for it."""
+    before = await make(path, count=1500)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE docs SET tree = substr(tree, 2) WHERE id = 'edited'")
+        db.commit()
+    store, other = await databases.get("db"), await databases.create("other")
+    await put(other, "edited", None, n=5)
+    ends = (LocalPeer(store), LocalPeer(other))
+    with pytest.raises(StoreDamagedError, match="history"):
+        await Replicator(*(ends if direction == "push" else reversed(ends))).run()
+    with pytest.raises(StoreDamagedError):
+        await store.check()
+    await databases.close()
+    again = Databases(path.parent)
+    store = await again.get("db")
+    assert before.keys() - {"edited"} <= (await contents(store)).keys()
     await again.close()
 
 
