@@ -20,6 +20,7 @@ from tests.faults.power.stores import Told
 
 _USERS = ("anna", "otto")
 _SECRET = "hunter2"
+_GOING_BACK = Path("backups", "going-back")
 _KEPT = {"edge.sqlite": b"a" * 150_000, "edge.sqlite-wal": b"b" * 20_000}
 
 
@@ -81,12 +82,16 @@ async def update(folder: Path, marks: Marks) -> None:
     script = (CHECKOUT / "scripts" / "install").read_text()
     functions = [
         re.search(rf"^{name}\(\) {{\n.*?^}}\n", script, re.DOTALL | re.MULTILINE)
-        for name in ("back_up", "roll_back")
+        for name in ("back_up", "exchange_data", "roll_back", "version_before")
     ]
     begin = f"""\
 set -euo pipefail
 data={folder / "data"}
 backups={backups}
+installed={backups}/installed.deb
+next={backups}/next.deb
+under_way={backups}/under-way
+going_back={folder / _GOING_BACK}
 kept_backups=2
 back_within=1
 say() {{ :; }}
@@ -97,10 +102,11 @@ put_in_place() {{ :; }}
 becomes_healthy() {{ :; }}
 {"".join(found.group() for found in functions if found)}
 """
-    await asyncio.to_thread(_bash, begin + f"back_up {copy}")
+    noted = f"ln -s {copy} {backups}/under-way\nsync -f {backups}"  # as in `update`
+    await asyncio.to_thread(_bash, f"{begin}back_up {copy}\n{noted}")
     marks.add("copied")
     (folder / "data" / "edge.sqlite").write_bytes(b"of the new version")
-    await asyncio.to_thread(_bash, begin + f"roll_back 1.0 {copy} old.deb")
+    await asyncio.to_thread(_bash, begin + f"roll_back {copy}")
     marks.add("back")
 
 
@@ -117,7 +123,9 @@ async def check_updated(folder: Path, marks: list[Any]) -> None:
     found = _contents(folder / "data") if (folder / "data").exists() else {}
     if told.of("back"):
         assert found == _KEPT
-    elif found:
+    elif not found:
+        assert (folder / _GOING_BACK).exists(), "a start would begin with nothing"
+    else:
         assert found["edge.sqlite-wal"] == _KEPT["edge.sqlite-wal"], "half of the data are back"
         if not told.of("copied"):
             assert found == _KEPT
