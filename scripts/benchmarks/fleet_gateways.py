@@ -69,7 +69,7 @@ class WaitingReadings:
                 return
 
     async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
-        raise NotImplementedError
+        return {id: missing for id, missing in revs.items() if id not in self._revisions}
 
     async def fetch(
         self, wanted: Sequence[tuple[str, Sequence[str]]]
