@@ -67,6 +67,9 @@ _BETWEEN_CHECKPOINTS = 9
 """Times as long as a checkpoint has taken, at least, until the next one is due: logs with many
 sessions, 16 kB and more, would leave nothing of a slow line."""
 
+_LONGEST_BETWEEN = 600.0
+"""Seconds that this may be, at most: a checkpoint may also take long since the line was dead."""
+
 _FINAL_CHECKPOINT = 5.0
 """Seconds that the checkpoint of a run that was stopped or has failed may take."""
 
@@ -365,7 +368,8 @@ class Replicator:
             elif self._witnesses.full:
                 await self._log.check()
             ended = time.monotonic()
-            self._record_due = max(self._record_due, ended + _BETWEEN_CHECKPOINTS * (ended - begun))
+            pause = min(_BETWEEN_CHECKPOINTS * (ended - begun), _LONGEST_BETWEEN)
+            self._record_due = max(self._record_due, ended + pause)
 
     async def _check_instances(self) -> None:
         instances = (

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
 from agent.documents.tree import DamagedTreeError
 from agent.durable import sync_folder
 from agent.errors import (
@@ -47,6 +49,7 @@ is nobody's business: documents of `_replicator` have passwords in them."""
 
 _BAD_TEXT = "a text in it is not UTF-8 any more"
 _BAD_SCHEMA = "its schema makes no sense"
+_BAD_JSON = "a text in it makes no sense as JSON"
 _BAD_TREE = "the history of a document makes no sense"
 NONSENSE = (ValueError, TypeError, LookupError)
 """What is raised when sense is made of rows that SQLite can read and that are wrong."""
@@ -292,6 +295,9 @@ def explained(path: Path, *, is_open: bool = False) -> Iterator[None]:
     except DamagedTreeError as error:
         mark_damaged(path, _BAD_TREE)
         raise StoreDamagedError(str(path), _BAD_TREE) from error
+    except msgspec.DecodeError as error:  # what comes from outside was read before
+        mark_damaged(path, _BAD_JSON)
+        raise StoreDamagedError(str(path), _BAD_JSON) from error
     except UnicodeDecodeError as error:  # of SQLite's message, which has the schema in it
         mark_damaged(path, _BAD_SCHEMA)
         raise StoreDamagedError(str(path), _BAD_SCHEMA) from error

@@ -273,6 +273,28 @@ async def test_a_damaged_history_is_for_the_next_start_to_mend(
     await again.close()
 
 
+async def test_a_damaged_side_of_a_conflict_is_for_the_next_start_to_mend(
+    databases: Databases, path: Path
+) -> None:
+    """The resolver reads it again and again, and would be restarted as often."""
+    before = await make(path, count=1500)
+    with closing(sqlite3.connect(path)) as db:
+        changed = db.execute("UPDATE revisions SET body = substr(body, 2) WHERE leaf").rowcount
+        db.commit()
+    assert changed
+    store = await databases.get("db")
+    with pytest.raises(StoreDamagedError, match="as JSON"):
+        await store.conflicts_after(0, limit=10)
+    with pytest.raises(StoreDamagedError):
+        await store.check()
+    await databases.close()
+    again = Databases(path.parent)
+    store = await again.get("db")
+    assert (await store.conflicts_after(0, limit=10)).conflicts == []
+    assert before.keys() == (await contents(store)).keys()
+    await again.close()
+
+
 async def test_another_programs_file_is_left_alone(databases: Databases, path: Path) -> None:
     leave(path, b"not ours" * 1000)
     with pytest.raises(StoreError, match="not a store"):
