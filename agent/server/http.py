@@ -56,10 +56,16 @@ class Server:
     """A server that listens. `port` is the one that the system chose where 0 was asked for."""
 
     def __init__(
-        self, runner: web.AppRunner, listening: Sequence[asyncio.Server], scheme: str, host: str
+        self,
+        runner: web.AppRunner,
+        connections: _Connections,
+        listening: Sequence[asyncio.Server],
+        scheme: str,
+        host: str,
     ) -> None:
         """Use `serve`."""
         self._runner = runner
+        self._connections = connections
         self._listening = listening
         self._scheme = scheme
         self.host = host
@@ -73,6 +79,10 @@ class Server:
 
     async def close(self) -> None:
         """Stop listening, end the feeds with their `last_seq`, let other requests finish."""
+        self._connections.ended = True
+        # What asyncio has accepted it makes a transport of in the next turn of the loop, for which
+        # the server has to be open; otherwise it leaves the connection to the garbage collector.
+        await asyncio.sleep(0)
         for each in self._listening:
             each.close()
         await self._runner.cleanup()
@@ -83,6 +93,8 @@ class _Connections:
     TLS is set up."""
 
     def __init__(self, most: int) -> None:
+        self.ended = False
+        """No more are accepted."""
         self._most = most
         self._open: WeakSet[_Connection] = WeakSet()
         self._full = False
@@ -120,7 +132,10 @@ class _Listening(socket.socket):
         self._connections = connections
 
     def accept(self) -> tuple[socket.socket, object]:
-        """As accept(2) may, it raises ConnectionAbortedError, after which asyncio goes on."""
+        """As accept(2) may, it raises ConnectionAbortedError, after which asyncio goes on, and
+        BlockingIOError: there is none."""
+        if self._connections.ended:
+            raise BlockingIOError
         taken, address = super().accept()
         return self._connections.take(taken), address
 
@@ -179,7 +194,7 @@ async def serve(
             each.close()
         await runner.cleanup()
         raise PermanentError(_refusal(host, port, error)) from error
-    return Server(runner, listening, "http" if tls is None else "https", host)
+    return Server(runner, connections, listening, "http" if tls is None else "https", host)
 
 
 def _most_connections(*, encrypted: bool) -> int:

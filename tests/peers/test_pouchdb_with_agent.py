@@ -204,8 +204,6 @@ async def agent_has(agent: Api, id: str) -> bool:
     return (await agent.get(f"/db/{id}")).status == 200
 
 
-# PouchDB connects at any moment, and asyncio leaves open what it accepts while its server closes.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_live_sync_goes_on_after_a_restart_of_the_agent(
     tmp_path: Path, local: PouchDatabase, free_port: int
 ) -> None:

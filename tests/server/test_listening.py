@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import socket
 import ssl
 from pathlib import Path
 
@@ -50,6 +53,21 @@ async def test_a_port_is_free_again_once_the_server_is_closed(tmp_path: Path) ->
     server = await serve(make_app(Databases(tmp_path)), "127.0.0.1", port)
     assert server.port == port
     await server.close()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_connection_that_is_accepted_while_the_server_closes_is_closed(
+    tmp_path: Path, turns: int
+) -> None:
+    server = await serve(make_app(Databases(tmp_path)), "127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.close()
+        gc.collect()  # what is left open fails the test
+        client.setblocking(False)
+        with contextlib.suppress(ConnectionResetError):  # asyncio did not come to accept it
+            assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
 
 
 async def test_closing_twice(server: Api) -> None:
