@@ -47,6 +47,9 @@ _NO_TEXT = "Could not decode to UTF-8"
 """The `sqlite3` module's words: what was a text in a row is none. It goes on with that text, which
 is nobody's business: documents of `_replicator` have passwords in them."""
 
+_NO_JSON = "malformed JSON"
+"""SQLite's words: none is stored but what was read before."""
+
 _BAD_TEXT = "a text in it is not UTF-8 any more"
 _BAD_SCHEMA = "its schema makes no sense"
 _BAD_JSON = "a text in it makes no sense as JSON"
@@ -276,6 +279,9 @@ def explained(path: Path, *, is_open: bool = False) -> Iterator[None]:
         if str(error).startswith(_NO_TEXT):
             mark_damaged(path, _BAD_TEXT)
             raise StoreDamagedError(str(path), _BAD_TEXT) from None
+        if str(error) == _NO_JSON:
+            mark_damaged(path, _BAD_JSON)
+            raise StoreDamagedError(str(path), _BAD_JSON) from error
         if name.startswith(damage):
             mark_damaged(path, str(error))
             raise StoreDamagedError(str(path), str(error)) from error
