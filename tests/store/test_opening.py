@@ -302,6 +302,36 @@ async def test_another_programs_file_is_left_alone(databases: Databases, path: P
     assert await asyncio.to_thread(path.read_bytes) == b"not ours" * 1000
 
 
+@pytest.mark.parametrize("place", [20, 30_000, 100_000])
+async def test_a_wal_that_is_damaged_is_salvaged(tmp_path: Path, place: int) -> None:
+    """SQLite takes what comes before the damage for all that there was. The sequences of what was
+    lost would be used again."""
+    databases = Databases(tmp_path)
+    store = await databases.create("db")
+    for number in range(40):
+        await put(store, f"{number}")
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for suffix in ("", "-wal", ".lock"):
+        shutil.copy(store.path.with_name(store.path.name + suffix), killed)
+    await databases.close()
+    wal = killed / "db.sqlite-wal"
+    content = bytearray(await asyncio.to_thread(wal.read_bytes))
+    assert len(content) > 200_000
+    content[place] ^= 1
+    await asyncio.to_thread(wal.write_bytes, content)
+    with pytest.raises(StoreDamagedError, match="its WAL is damaged"):
+        await Store.open(killed / "db.sqlite")
+    databases = Databases(killed)
+    store = await databases.get("db")
+    assert [document.id for document in (await store.all_docs(limit=50)).documents] == sorted(
+        map(str, range(40))
+    )
+    assert "its WAL is damaged" in told(killed / "db.sqlite").reason
+    assert len(await databases.damaged()) == 1
+    await databases.close()
+
+
 async def test_a_wal_that_is_gone_is_told(tmp_path: Path) -> None:
     """What is in the file is whole; what was written last is lost, and nothing else would tell."""
     path = tmp_path / "db.sqlite"
