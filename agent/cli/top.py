@@ -38,6 +38,11 @@ _STAGES = {
     "confirm": "changes confirmed",
     "process": "documents done by hooks",
 }
+_HUB_STAGES = {
+    **_STAGES,
+    "transfer": "revisions received",
+    "confirm": "revisions on disk and confirmed",
+}
 _COLOURS = {"live": "green", "catching up": "yellow", "open": "green", "online": "green"}
 
 
@@ -156,7 +161,7 @@ class Frames:
                 _styled(sparkline(self._rates[stage], lowest=0.0), "cyan"),
                 f"{pipeline[stage]['count']:,} {what}",
             ]
-            for stage, what in _STAGES.items()
+            for stage, what in (_STAGES if "remotes" in status else _HUB_STAGES).items()
             if stage in pipeline
         ]
 

@@ -219,7 +219,8 @@ async def test_who_may_see_it(tmp_path: Path) -> None:
 
 
 async def test_the_names_of_other_databases_are_for_administrators(tmp_path: Path) -> None:
-    damaged = [{"database": name, "file": f"{name}.x", "reason": None} for name in ("db", "secret")]
+    gone = {"file": "x", "reason": None, "salvaged": None}
+    damaged = [{**gone, "database": name} for name in ("db", "secret")]
     hooks = [{**HOOK, "name": f"of {name}", "database": name} for name in ("db", "secret")]
 
     async def status() -> dict[str, Any]:
