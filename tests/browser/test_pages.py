@@ -93,11 +93,21 @@ def test_what_hooks_do_is_shown(opener: Opener, tmp_path: Path) -> None:
         request("PUT", f"{url}/edge/order", {})
         page = opener(url)
         rows = page.get_by_role("region", name="Hooks").get_by_role("row")
-        expect(rows.nth(1)).to_have_text(re.compile(r"mail.*live.*0\s*0\s*1\s*1$"))
+        expect(rows.nth(1)).to_have_text(re.compile(r"mail.*live.*0\s*0\s*1\s*Show 1\s*$"))
         expect(rows.nth(2)).to_have_text(re.compile(r"bus.*waiting.*1\s*0\s*[1-9]\d*\s*0$"))
         expect(rows.nth(3)).to_have_text(re.compile("cannot be reached.*(Next try|tried again)"))
         page.set_viewport_size(PHONE)
         assert sideways(page) == []
+
+
+def test_a_hub_shows_what_comes_in(site: Site, opener: Opener) -> None:
+    page = opener(site.hub_url)
+    for stage, note in (("Detect", "in all databases"), ("Transfer", "received")):
+        shown = page.locator(".stage", has_text=stage)
+        expect(shown.locator(".figure .number")).to_have_text(re.compile(r"[1-9]"))
+        expect(shown.locator(".note")).to_have_text(re.compile(rf"^[1-9].* in all · {note}$"))
+    expect(page.locator(".stage", has_text="Verify and confirm")).to_contain_text("on disk")
+    expect(page.locator(".stage", has_text="Process")).to_contain_text("no hook configured")
 
 
 @pytest.mark.parametrize("time", ["2031-07-01T12:00:00Z", "1970-01-02T00:00:00Z"])

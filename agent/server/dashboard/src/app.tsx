@@ -6,6 +6,7 @@ import { type Session, SharedContext, go, link, setClock, useLoaded, useRoute } 
 import { Conflicts } from "./pages/conflicts";
 import { Documents } from "./pages/documents";
 import { Gateways } from "./pages/gateways";
+import { Hooks } from "./pages/hooks";
 import { Login } from "./pages/login";
 import { Overview } from "./pages/overview";
 import { Sensors } from "./pages/sensors";
@@ -35,8 +36,10 @@ const PAGES = [
     icon: "M4 13h16v7H4zM8 17h.01M12 17h4M9 9a4 4 0 0 1 6 0M6 6a8 8 0 0 1 12 0",
   },
 ] as const;
+/** Not among the others: the overview leads there. */
+const ASIDE = { name: "hooks", title: "Hooks", show: Hooks } as const;
 const STATUS_EVERY = 2000;
-const WITHOUT_DATABASES = ["overview", "gateways"];
+const WITHOUT_DATABASES = ["overview", "gateways", "hooks"];
 
 export function App() {
   const [session, setSession] = useState<Session>();
@@ -86,7 +89,7 @@ function Frame({ session, onSession }: { session: Session; onSession: () => Prom
   const status = useLoaded("status", currentStatus, STATUS_EVERY);
   const { dbs, db, loading } = useDatabases(session, status.value, route.query["db"]);
   const pages = PAGES.filter(({ name }) => session.databases || WITHOUT_DATABASES.includes(name));
-  const page = pages.find(({ name }) => name === route.page) ?? PAGES[0];
+  const page = [...pages, ASIDE].find(({ name }) => name === route.page) ?? PAGES[0];
   const writes = !session.roles.includes("_reader") || session.roles.includes("_admin");
   useShortcuts(db, () => setHelp(true));
   useEffect(() => {
