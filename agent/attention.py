@@ -249,6 +249,10 @@ def _conflicts(status: Status) -> Iterator[Finding]:
         of_hub = "" if "database" in status else " --database NAME"
         do = f"edge-agent conflicts list{of_hub} shows them, and resolve decides."
         yield Finding("warning", what, do, _page("conflicts"))
+    for name in conflicts.get("stuck", ()):
+        what = f"Policies do not come to an end in {name}; no conflict is resolved there."
+        do = "See whether a function of a package (entry_point) hangs, and restart the agent."
+        yield Finding("error", what, do, _page("conflicts", db=name), database=name)
     for name, policy in conflicts.get("policies", {}).items():
         if present and policy.get("failed"):
             what = f"The conflict policy {name} has failed {counted(policy['failed'], 'time')}."

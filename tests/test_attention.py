@@ -142,6 +142,7 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         ({"conflicts": {"present": 1, "policies": {}}}, "warning", "1 document;"),
         ({"conflicts": {}, "database": {"conflicts": 2}}, "warning", "2 documents;"),
         ({"conflicts": {"present": 0, "policies": {"p": {"failed": 1}}}}, None, ""),
+        ({"conflicts": {"stuck": ["edge"]}}, "error", "not come to an end in edge;"),
         (
             {"gateways": [{"name": "g2", "status": "offline", "since": "2026"}]},
             "warning",
