@@ -21,8 +21,11 @@ def test_what_was_given_up_is_tried_again_or_forgotten(opener: Opener, tmp_path:
     """The receiver takes documents once there is a file; `Nein!` is what it says before."""
     works = tmp_path / "works"
     call = ["/bin/sh", "-c", f'test -e "{works}" || {{ echo Nein! >&2; exit 1; }}']
-    hook = table("hook", name="mail", command=call, attempts=1)
-    with gateway(gateway_config(tmp_path / "hooks.toml", hook)) as agent:
+    hooks = [
+        table("hook", name="mail", command=call, attempts=1),
+        table("hook", name="away", url="http://127.0.0.1:9/"),
+    ]
+    with gateway(gateway_config(tmp_path / "hooks.toml", *hooks)) as agent:
         url = agent.wait_until_ready()
         docs = [{"_id": id} for id in ("a", "b", "c", HOSTILE)]
         request("POST", f"{url}/edge/_bulk_docs", {"docs": docs})
@@ -48,6 +51,10 @@ def test_what_was_given_up_is_tried_again_or_forgotten(opener: Opener, tmp_path:
         expect(letters).to_have_count(2)
         page.get_by_role("button", name="Try all again").click()
         expect(page.get_by_text("Nothing is given up")).to_be_visible()
+        page.evaluate("location.hash = '#/hooks?name=away'")
+        page.get_by_role("button", name="Try now").click()
+        expect(page.get_by_role("status")).to_have_text("It is tried now.")
+        page.close()  # which asks the agent every two seconds
         assert request("GET", f"{url}/_status")["hooks"][0]["processed"] == 3
 
 
@@ -78,4 +85,5 @@ def test_only_administrators_get_there(opener: Opener, tmp_path: Path) -> None:
         page.get_by_role("button", name="Forget all").click()
         page.get_by_role("button", name="Forget them").click()
         expect(page.get_by_role("status")).to_have_text("1 document forgotten.")
+        page.close()
         assert request("GET", f"{url}/_hooks/mail/dead", **as_anna)["dead"] == []

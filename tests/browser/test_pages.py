@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -227,6 +228,39 @@ def test_what_came_while_there_was_no_connection_is_shown(site: Site, opener: Op
         now = {"type": "device", "device": "shed", "reported": {"volume": 11}}
         site.put("device:shed", _rev=rev, **now)
         run(line.mend())
+        expect(volume).to_contain_text("11")
+        expect(page.get_by_text(old)).to_have_count(0)
+        page.close()
+
+
+def test_a_connection_that_is_dead_is_not_taken_for_live(site: Site, opener: Opener) -> None:
+    """As when a phone goes from one network to another: nothing comes, and nobody is told."""
+    time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    site.put(f"barn:t:{time}:0", type="reading", device="barn", sensor="t", time=time, value=1)
+    barn = {"type": "device", "device": "barn"}
+    rev = site.put("device:barn", **barn, reported={"volume": 7})
+    old = "What is shown here may be old"
+    with line_to(site.url) as (line, run):
+
+        async def abandon() -> None:
+            line.abandon()
+
+        url = f"http://127.0.0.1:{line.port}"
+        page = opener(url, "#/sensors?device=barn&sensor=t", time=time, expected=["net::ERR_"])
+        volume = page.get_by_role("row", name=re.compile("^volume"))
+        expect(page.get_by_text("live", exact=True)).to_be_visible()
+        expect(volume).to_contain_text("7")
+        run(abandon())
+        site.put("device:barn", _rev=rev, **barn, reported={"volume": 11})
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            to_agent, line.target = line.target, silent.getsockname()[1]
+            while not page.get_by_text(old).is_visible():
+                page.clock.fast_forward(20_000)
+                page.wait_for_timeout(100)
+            page.clock.fast_forward(45_000)
+            expect(page.get_by_text("connecting", exact=True)).to_be_visible()
+            line.target = to_agent
+        page.clock.fast_forward(45_000)
         expect(volume).to_contain_text("11")
         expect(page.get_by_text(old)).to_have_count(0)
         page.close()

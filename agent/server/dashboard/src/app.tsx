@@ -1,7 +1,7 @@
 /** The frame around the pages: who this is, where to go, which database. */
 
 import { useCallback, useEffect, useState } from "preact/hooks";
-import { ApiError, explained, get, request, whenUnauthorized } from "./api";
+import { ApiError, explained, get, request, whenUnauthorized, within } from "./api";
 import { type Session, SharedContext, go, link, setClock, useLoaded, useRoute } from "./hooks";
 import { Conflicts } from "./pages/conflicts";
 import { Documents } from "./pages/documents";
@@ -39,6 +39,8 @@ const PAGES = [
 /** Not among the others: the overview leads there. */
 const ASIDE = { name: "hooks", title: "Hooks", show: Hooks } as const;
 const STATUS_EVERY = 2000;
+/** On a slow line, or where the agent has much to do; a connection that is dead has no other end. */
+const STATUS_TIMEOUT = 20_000;
 const WITHOUT_DATABASES = ["overview", "gateways", "hooks"];
 
 export function App() {
@@ -78,7 +80,7 @@ async function currentSession(): Promise<Session> {
 }
 
 async function currentStatus(signal: AbortSignal): Promise<Status> {
-  const status = await get<Status>("/_status", signal);
+  const status = await get<Status>("/_status", within(STATUS_TIMEOUT, signal));
   setClock(status);
   return status;
 }

@@ -51,6 +51,10 @@ function GivenUp({ hook }: { hook: Hook }) {
     setSaid(`${many(retried, "document")} to be tried again.`);
     reload();
   };
+  const tryNow = async () => {
+    await request("POST", `${path}/retry`, { body: { ids: [] } });
+    setSaid("It is tried now.");
+  };
   const drop = async (which: { ids: readonly string[] } | { all: true }) => {
     const { dropped } = await request<{ dropped: number }>("POST", `${path}/drop`, { body: which });
     setSaid(`${many(dropped, "document")} forgotten.`);
@@ -67,7 +71,7 @@ function GivenUp({ hook }: { hook: Hook }) {
       {hook.last_error && (
         <div class="notice warning">
           {sentence(hook.last_error)} Nothing is tried before this is over.{" "}
-          <Action run={() => retry({ ids: [] })}>Try now</Action>
+          <Action run={tryNow}>Try now</Action>
         </div>
       )}
       {error !== undefined && <Failure error={error} />}
