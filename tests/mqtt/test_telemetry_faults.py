@@ -75,6 +75,14 @@ async def test_a_backlog_begins_with_the_first_start(
     assert json.loads(found[1])["seq"] == 3
 
 
+async def comes_to_a_stop(publisher: Publisher) -> None:
+    """Wait until it publishes nothing more."""
+    before = None
+    while (now := publisher.published) != before:
+        before = now
+        await asyncio.sleep(0.2)
+
+
 async def test_thousands_of_readings_and_a_broker_that_does_not_read(
     store: Store, broker: Mosquitto, seen: Listener
 ) -> None:
@@ -85,7 +93,7 @@ async def test_thousands_of_readings_and_a_broker_that_does_not_read(
         tracemalloc.start()
         for start in range(0, len(readings), 1000):
             await store.graft(readings[start : start + 1000])
-        await asyncio.sleep(0.5)
+        await comes_to_a_stop(publisher)
         grown, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert grown < 2 * 2**20
@@ -101,8 +109,9 @@ async def test_who_is_far_behind_goes_on_from_the_present(
 ) -> None:
     async with publishing(store, broker, qos=1, heartbeat=60.0) as publisher:
         broker.send(signal.SIGSTOP)
+        sent = publisher.status()["bytes_sent"]
         await store.graft(numbers(0, 10))
-        await asyncio.sleep(0.1)
+        await until(lambda: publisher.status()["bytes_sent"] > sent)
         for start in range(0, 5000, 1000):
             await store.graft(numbers(start, start + 1000))
         broker.send(signal.SIGCONT)
