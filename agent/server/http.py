@@ -34,6 +34,10 @@ _PLAIN, _ENCRYPTED = 16 * 1024, 320 * 1024
 _BACKLOG = 128
 """Connections that the system holds until they are taken."""
 
+_IDLE = 120.0
+"""Seconds after which a connection is closed that asks for nothing, or not to the end. Proxies and
+clients that keep connections give them up earlier, so that none is closed under a request."""
+
 _LONGEST_LINE = 32 * 1024
 """Bytes of a request's first line: `open_revs` makes long ones."""
 
@@ -173,6 +177,7 @@ async def serve(
         logger=_request_log,
         max_line_size=_LONGEST_LINE,
         shutdown_timeout=_GRACE,
+        keepalive_timeout=_IDLE,
         auto_decompress=False,  # attachments are stored as they come
     )
     await runner.setup()
