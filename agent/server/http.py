@@ -43,13 +43,14 @@ _LONGEST_LINE = 32 * 1024
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """A client that speaks no HTTP is worth a line in the log, no more: it could fill it up."""
+    """A client that speaks no HTTP is worth a line for who asks for information, no more."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError):
         record.exc_info = None
         record.levelno, record.levelname = logging.INFO, "INFO"
         # Its message may have a part of the request, such as a cookie.
         record.msg, record.args = "a request that is not HTTP: %s", (type(error).__name__,)
+        return _request_log.isEnabledFor(record.levelno)
     return True
 
 
