@@ -19,7 +19,7 @@ _PINGS = 3
 _LONGEST_START = 3600.0
 """Seconds after which a start that still works gets no more time: it may go in a circle."""
 
-_LEAST_WORK = 0.02
+_LEAST_WORK = 0.01
 """Seconds of work in a second. Tasks that wait and look now and then do less."""
 
 _BLOCKS_A_SECOND = 20_000
