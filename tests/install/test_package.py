@@ -33,6 +33,12 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def broken(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A newer version that does not start."""
+    return rebuild(package, tmp_path_factory.mktemp("broken"), version="7.2.0", broken=True)
+
+
 def bring(machine: Machine, package: Path) -> str:
     """Copy a package into the machine; returns its path there."""
     (machine.root / "tmp").mkdir(exist_ok=True)
@@ -100,7 +106,7 @@ def test_a_clock_that_is_behind_does_not_cost_the_copy_of_the_data(tmp_path: Pat
 @needs_machine
 @pytest.mark.timeout(1200)
 def test_installed_updated_rolled_back_and_removed(
-    machine: Machine, package: Path, tmp_path: Path
+    machine: Machine, package: Path, broken: Path, tmp_path: Path
 ) -> None:
     version = subprocess.run(
         ["dpkg-deb", "--field", package, "Version"], capture_output=True, text=True, check=True
@@ -139,8 +145,7 @@ def test_installed_updated_rolled_back_and_removed(
     assert "# mine" in (machine.root / CONFIG.lstrip("/")).read_text()
     assert len(list((machine.root / "var/backups/edge-agent").glob(f"{version}-*"))) == 1
 
-    broken = rebuild(package, tmp_path, version="7.2.0", broken=True)
-    done = machine.install(bring(machine, broken), healthy_within=12)
+    done = machine.install(bring(machine, broken), healthy_within=5)
     assert done.status == 1
     assert "version 7.1.0 runs again, with its data" in done.text, done.text
     assert machine.status()["version"] == "7.1.0"
@@ -226,7 +231,7 @@ trap '[[ ${FUNCNAME[0]-} != exchange_data || ! $BASH_COMMAND =~ ^(mv|find)\ .\$r
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("partition", "by_hand"), [(False, True), (True, False)])
 def test_a_power_cut_while_going_back_is_made_good_at_the_next_start(
-    machine: Machine, package: Path, tmp_path: Path, partition: bool, by_hand: bool
+    machine: Machine, package: Path, broken: Path, partition: bool, by_hand: bool
 ) -> None:
     """Or by the next run, which is the same, should somebody be faster."""
     data = "/var/lib/edge-agent"
@@ -237,10 +242,10 @@ def test_a_power_cut_while_going_back_is_made_good_at_the_next_start(
     assert done.status == 0, done.text
     written = machine.run("python3", "-c", _PUT)
     assert written.status == 0, written.text
-    broken = bring(machine, rebuild(package, tmp_path, version="7.2.0", broken=True))
+    newer = bring(machine, broken)
     (machine.root / "tmp/cut").write_text(_CUT)
     script = "/usr/src/edge-sync-agent/scripts/install"
-    cut = machine.run("env", "BASH_ENV=/tmp/cut", script, broken, healthy_within=12)
+    cut = machine.run("env", "BASH_ENV=/tmp/cut", script, newer, healthy_within=5)
     assert cut.status == -signal.SIGKILL, cut.text
     assert "going back to" in cut.text
     assert machine.run("test", "-e", f"{data}/edge.sqlite").status == 1
@@ -250,9 +255,9 @@ def test_a_power_cut_while_going_back_is_made_good_at_the_next_start(
     assert machine.run("systemctl", "is-active", "edge-agent.service").text == "inactive\n"
     assert machine.run("test", "-e", f"{data}/spoilt").status == 1
     if by_hand:
-        said = machine.install(broken, healthy_within=12).text
+        said = machine.install(newer, healthy_within=5).text
     else:
-        machine.run("systemctl", "default")
+        machine.run("systemctl", "default", healthy_within=5)
         said = machine.log("edge-agent-update.service")
     assert "an update was cut short" in said
     assert "runs again, with its data" in said, said
