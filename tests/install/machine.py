@@ -16,6 +16,8 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 _LONGEST = 600.0
 """Seconds for any command; only so that a test cannot hang."""
+_STEADY = 3
+"""Seconds for which scripts/install sees the agent run each time, instead of ten."""
 
 
 def missing() -> str | None:
@@ -100,7 +102,8 @@ class Machine:
             ["nsenter", "--target", self._inner(), "--mount", "--pid", "--net", "--root",
              "env", "-C", "/", *arguments],
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8",
-                 "EDGE_AGENT_HEALTHY_WITHIN": str(healthy_within)},
+                 "EDGE_AGENT_HEALTHY_WITHIN": str(healthy_within),
+                 "EDGE_AGENT_STEADY_FOR": str(_STEADY)},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=_LONGEST, check=False,
         )  # fmt: skip
@@ -117,8 +120,8 @@ class Machine:
         assert done.status == 0, done.text
         return json.loads(done.text)
 
-    def log(self) -> str:
-        return (self.root / "run/units/edge-agent.service.log").read_text()
+    def log(self, unit: str) -> str:
+        return (self.root / f"run/units/{unit}.log").read_text()
 
 
 CONFIG = "/etc/edge-agent/config.toml"
@@ -136,10 +139,16 @@ def build_package(folder: Path) -> Path:
 
 
 def rebuild(
-    package: Path, folder: Path, *, version: str, broken: bool = False, needs: str | None = None
+    package: Path,
+    folder: Path,
+    *,
+    version: str,
+    broken: bool = False,
+    refuses: bool = False,
+    needs: str | None = None,
 ) -> Path:
-    """The same package with another version; `broken`: the program does not start; `needs`: a
-    version of Python."""
+    """The same package with another version; `broken`: the program does not start; `refuses`: it
+    cannot be unpacked; `needs`: a version of Python."""
     tree = folder / version
     subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True, timeout=_LONGEST)
     control = tree / "DEBIAN/control"
@@ -160,6 +169,10 @@ def _serve(agent: Agent) -> None:
     agent.databases.folder.joinpath("spoilt").write_text("")
     raise SystemExit("broken")
 """)
+    if refuses:
+        preinst = tree / "DEBIAN/preinst"
+        preinst.write_text("#!/bin/sh\nexit 1\n")
+        preinst.chmod(0o755)
     out = folder / f"{version}.deb"
     subprocess.run(
         ["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, out],
