@@ -97,12 +97,12 @@ def _damaged(told: Mapping[str, Any], config: Config | HubConfig) -> Iterator[Fi
             text += f"; {copied(salvaged)}, and {file} is what it was"
         elif damaged["reason"]:
             text += f": {damaged['reason']}"
-        mend = f"rm {shlex.quote(file)}*"
+        compared = []
         if isinstance(config, Config) and damaged["database"] == config.agent.database:
-            both = [verify_command(config, each) for each in config.remote if _has_all(each)]
-            mend = " && ".join([*both, mend])
-        else:
-            text += "; remove that when those who replicate with it have sent the rest"
+            compared = [verify_command(config, each) for each in config.remote if _has_all(each)]
+        if not compared:
+            text += "; remove that when those who replicate with it, if any, have sent the rest"
+        mend = " && ".join([*compared, f"rm {shlex.quote(file)}*"])
         subject = f"database {one_line(damaged['database'])!r}"
         yield Finding("agent", subject, Level.WARNING, text, mend)
 
