@@ -201,6 +201,18 @@ def test_the_same_version_again_and_updates_that_cannot_be(
     assert done.status == 1
     assert "nothing was changed" in done.text, done.text
     assert machine.run("umount", "/var/backups").status == 0
+    # So does what ends an update before it has begun: here the copy's place cannot be cleared.
+    unfinished = "/var/backups/edge-agent/unfinished"
+    assert machine.run("mkdir", unfinished).status == 0
+    assert machine.run("mount", "-t", "tmpfs", "x", unfinished).status == 0
+    done = machine.install(bring(machine, package))
+    assert done.status == 1
+    assert "the update was not begun" in done.text, done.text
+    assert machine.status()["database"]["doc_count"] == 1
+    assert machine.run("umount", unfinished).status == 0
+    # The copy of the script that is kept there can be used like any other.
+    done = machine.run("/var/backups/edge-agent/install", bring(machine, package))
+    assert done.status == 0, done.text
     done = machine.install(bring(machine, rebuild(package, tmp_path, version="9", needs="3.99")))
     assert done.status == 1
     assert "python3 (>= 3.99)" in done.text, done.text
@@ -210,7 +222,11 @@ def test_the_same_version_again_and_updates_that_cannot_be(
     assert machine.run("dpkg", "--install", bring(machine, refused)).status == 1
     assert machine.run("systemctl", "is-active", "edge-agent.service").text == "active\n"
     # Two at a time would be in each other's way; one may have begun with the machine.
-    other = "exec 9>/run/edge-agent-update.lock; flock 9; touch /tmp/held; sleep 5"
+    # The other one goes on as soon as somebody waits for it.
+    other = (
+        "exec 9>/run/edge-agent-update.lock; flock 9; touch /tmp/held; for i in $(seq 600); do"
+        " ! grep -q -e '->.*FLOCK' /proc/locks || break; sleep 0.1; done"
+    )
     with ThreadPoolExecutor(1) as running:
         running.submit(machine.run, "sh", "-c", other)
         when_true((machine.root / "tmp/held").exists)
