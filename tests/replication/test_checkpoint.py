@@ -15,12 +15,12 @@ from agent.peers.local import LocalPeer
 from agent.peers.peer import START
 from agent.replication.checkpoint import (
     Counts,
-    DatabaseRecreatedError,
     Log,
     common_entry,
     replication_id,
 )
 from agent.replication.clones import PROCESS, Others
+from agent.replication.witnesses import DatabaseRecreatedError
 from agent.store.store import Store
 
 COUNTS = Counts(1, 1, 1, 1, 0)
@@ -143,6 +143,28 @@ async def test_a_target_restored_during_a_run_ends_it(tmp_path: Path, sessions: 
         log = await Log.open(source, target)
     await log.write(7, COUNTS)
     await b.write(lambda transaction: transaction.locals.put(log.id, "0-2", encoded(backup)))
+    with pytest.raises(DatabaseRecreatedError, match="restored from a backup"):
+        await log.write(9, COUNTS)
+    assert (await Log.open(source, target)).start_seq == 3
+    await asyncio.gather(a.close(), b.close())
+
+
+async def test_a_restored_log_that_was_only_on_its_own_side_is_an_older_one(
+    tmp_path: Path,
+) -> None:
+    """A process was killed between the two sides of its first checkpoint; then the backup was
+    made. Its session is in no log of ours, but it was there when we began."""
+    a, b = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
+    source, target = LocalPeer(a), LocalPeer(b)
+    log = await Log.open(source, target)
+    await log.write(3, COUNTS)
+    killed = await Log.open(source, target)
+    await target.put_local(log.id, {**killed.note(5, COUNTS), "_rev": "0-1"})
+    backup = await target.get_local(log.id)
+    assert backup is not None
+    log = await Log.open(source, target)
+    await log.write(7, COUNTS)
+    await b.write(lambda transaction: transaction.locals.put(log.id, "0-3", encoded(backup)))
     with pytest.raises(DatabaseRecreatedError, match="restored from a backup"):
         await log.write(9, COUNTS)
     assert (await Log.open(source, target)).start_seq == 3
