@@ -115,6 +115,7 @@ class Log:
         self._older = [] if common is None else _sessions_from(common, target_log)
         self._most_sessions = most_sessions
         self._session = secrets.token_hex(16)
+        self._others.own.append(self._session)
         self._written = 0
         self._start_time = _now()
         self.last: dict[str, Any] | None = None
@@ -281,9 +282,9 @@ class Log:
                 return _checkpoint_number(entry) < _checkpoint_number(known)
         if not history:
             return True
-        newest = history[0]
-        opened = self._opened[side].get(newest["session_id"])
-        return True if opened is not None and _checkpoint_number(newest) <= opened else None
+        session, number = history[0]["session_id"], _checkpoint_number(history[0])
+        earlier = session in self._others.own and session != self._session
+        return True if earlier or number <= self._opened[side].get(session, -1) else None
 
     def _look(self, peer: Peer, present: Mapping[str, Any] | None) -> None:
         """Look at who wrote the log that is there. Servers, CouchDB too, take any revision."""
