@@ -172,7 +172,7 @@ async def write(store: Store, prefix: str, count: int) -> None:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             found = condition()
             if await found if asyncio.iscoroutine(found) else found:
@@ -477,11 +477,9 @@ class Restless(Remote):
     async def called(self, name: str) -> None:
         await super().called(name)
         if self.backups and self.rng.random() < self.rate:
-            place = self.rng.randrange(len(self.backups))
-            backup = self.backups[place]
-            del self.backups[place + 1 :]  # they are of a history that did not happen
             self.rate = 0.0  # one at a time
-            self.restoring = asyncio.create_task(self.restore(backup))
+            # Any of them, also of a history that did not go on.
+            self.restoring = asyncio.create_task(self.restore(self.rng.choice(self.backups)))
             await asyncio.shield(self.restoring)
 
 
@@ -497,8 +495,7 @@ async def test_nothing_is_lost_wherever_it_is_set_back(
     rng = random.Random(seed)
     here, there = [await Store.open(tmp_path / name) for name in ("here", "remote")]
     remote = Restless(there, rng)
-    # Or a push might give back what a pull asks about, before it asks.
-    remote.feed_breaks = True
+    remote.feed_breaks = rng.random() < 0.5
     ends = Ends(here, remote)
     known: dict[str, Rev] = {}
     for _ in range(6):
