@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from agent.figures import system
 from agent.peers.couchdb import CouchPeer
 from agent.peers.peer import Peer
 from agent.peers.urls import parse_database_url
+from agent.rates import Uptime
 from agent.server.http import Server, serve
 from agent.server.mqtt import Broker, Responder
 from agent.server.mqtt_served import ServedPeers
@@ -37,7 +37,7 @@ class Bridge:
         self._listen = listen
         self._responder = Responder(broker, ServedPeers(upstreams), "bridge")
         self._supervisor = Supervisor()
-        self._started = time.time()
+        self._uptime = Uptime()
 
     @property
     def names(self) -> Sequence[str]:
@@ -65,8 +65,8 @@ class Bridge:
             "name": "bridge",
             "version": __version__,
             "pid": os.getpid(),
-            "started": timestamp(self._started),
-            "uptime": round(time.time() - self._started, 3),
+            "started": timestamp(self._uptime.started),
+            "uptime": round(self._uptime.seconds, 3),
             "restarts": dict(self._supervisor.restarts),
             "upstreams": [
                 {"name": name, "url": peer.label} for name, peer in self._upstreams.items()

@@ -153,13 +153,13 @@ class Figures:
             return 0.0
         if pending is None or direction != "push" or not isinstance(confirmed, int):
             return None
-        since = self._passages.since(confirmed)
-        if since is None:
+        age = self._passages.age(confirmed)
+        if age is None:
             # From before the start; but a reading tells its time.
             page = await self._store.changes(confirmed, limit=1)
             found = readings_of(page.documents[0].body) if page.documents else None
-            since = None if found is None else found.times[0] / 1_000_000
-        return None if since is None else round(max(0.0, time.time() - since), 1)
+            age = None if found is None else time.time() - found.times[0] / 1_000_000
+        return None if age is None else round(max(0.0, age), 1)
 
 
 def _time_to_drain(pending: int | None, rate: float) -> float | None:

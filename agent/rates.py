@@ -12,6 +12,40 @@ _INTERVAL = 5.0
 _WINDOW = 60.0
 _KEPT_PASSAGES = 256
 
+_SET = 1.0
+"""Seconds by which the clock was set if it was, and did not only run a little wrong."""
+
+
+def since_boot() -> float:
+    """Seconds of a clock that nobody sets, and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Uptime:
+    """For how long a program runs, whatever becomes of the clock: a gateway starts in 1970."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        boot: Callable[[], float] = since_boot,
+    ) -> None:
+        self._clock, self._boot = clock, boot
+        self._began = boot()
+        self._started = clock()
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return self._boot() - self._began
+
+    @property
+    def started(self) -> float:
+        """When that was, in seconds since the epoch, by the clock as it is set now."""
+        started = self._clock() - self.seconds
+        if abs(started - self._started) > _SET:
+            self._started = started
+        return self._started
+
 
 class Rates:
     """The rates of counters over the last minute, or the time since the start if that is less."""
@@ -50,7 +84,7 @@ class Rates:
 class Passages:
     """When a rising number came to where it is, and was before; the older, the less exactly."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = since_boot) -> None:
         self._clock = clock
         self._numbers: list[int] = []
         self._times: list[float] = []
@@ -66,8 +100,8 @@ class Passages:
             half = _KEPT_PASSAGES // 2
             del self._numbers[1:half:2], self._times[1:half:2]
 
-    def since(self, number: int) -> float | None:
-        """When the number had passed `number`, in seconds since the epoch; None if that was before
-        the first note, or has not happened."""
+    def age(self, number: int) -> float | None:
+        """Seconds since the number passed `number`; None if that was before the first note, or has
+        not happened."""
         place = bisect_right(self._numbers, number)
-        return self._times[place] if 0 < place < len(self._times) else None
+        return self._clock() - self._times[place] if 0 < place < len(self._times) else None

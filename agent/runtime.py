@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from agent.parts import (
     responder_for,
     retention_for,
 )
+from agent.rates import Uptime
 from agent.remote import Remote
 from agent.replication.arrivals import Arrivals
 from agent.replication.conflicts import ConflictService
@@ -101,7 +101,7 @@ class Agent:
         self._replications = Supervisor()
         self._retaining = Supervisor()
         self._replication = ReplicationService(self.databases, self._replications.start)
-        self._started = time.time()
+        self._uptime = Uptime()
         self._salvaged: Salvage | None = None
 
     @classmethod
@@ -303,8 +303,8 @@ class Agent:
         status: dict[str, Any] = {
             "version": __version__,
             "pid": os.getpid(),
-            "started": timestamp(self._started),
-            "uptime": round(time.time() - self._started, 3),
+            "started": timestamp(self._uptime.started),
+            "uptime": round(self._uptime.seconds, 3),
             "data": str(self.databases.folder),
             "restarts": {name: count for name, count in restarts.items() if count},
             "conflicts": await self._conflicts.status(),

@@ -62,6 +62,25 @@ async def test_the_age_of_another_document_from_before_is_not_known(store: Store
     await store.close()
 
 
+async def test_a_clock_that_is_set_makes_nothing_older(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures, job = figures_of(store)
+    figures._passages.note(store.update_seq)
+    await put(store, "a", value=1)
+    figures._passages.note(store.update_seq)
+    job.progress.confirmed_seq, job.progress.pending = 0, 0
+    job.progress.note_up_to_date()
+    years = 50 * 365 * 86_400
+    for clock in (time.time() + years, time.time() - years):
+        monkeypatch.setattr(time, "time", lambda at=clock: at)
+        assert (await told(figures, 1))["backlog_seconds"] < 10
+        lag = job.lag()
+        assert lag is not None
+        assert 0 < lag < 10
+    await store.close()
+
+
 async def test_the_time_to_drain(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     figures, _ = figures_of(store)
     rates = dict.fromkeys(figures._rates.now(), 0.0)

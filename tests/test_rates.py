@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.rates import Passages, Rates
+from agent.rates import Passages, Rates, Uptime
 
 
 class Clock:
@@ -46,6 +46,20 @@ def test_a_counter_that_comes_later_counts_from_zero() -> None:
     assert rates.now() == {"a": 0, "b": 2}
 
 
+def test_a_clock_that_is_set_moves_the_start_and_not_the_uptime() -> None:
+    clock, boot = Clock(), Clock()
+    uptime = Uptime(clock, boot)
+    boot.now += 60
+    clock.now += 60.4  # it runs a little wrong
+    assert (uptime.seconds, uptime.started) == (60, 1000)
+    clock.now += 1.7e9
+    assert uptime.seconds == 60
+    assert uptime.started == clock.now - 60
+    boot.now += 1
+    clock.now += 0.9
+    assert (uptime.seconds, uptime.started) == (61, pytest.approx(clock.now - 60.9))
+
+
 async def test_samples_are_taken_until_it_is_cancelled() -> None:
     rates = Rates(lambda: {"a": 1})
     sampled = asyncio.Event()
@@ -59,17 +73,18 @@ async def test_samples_are_taken_until_it_is_cancelled() -> None:
 def test_when_a_number_was_passed() -> None:
     clock = Clock()
     passages = Passages(clock)
-    assert passages.since(0) is None
+    assert passages.age(0) is None
     passages.note(10)  # at the start; it may have been so for long
-    assert passages.since(5) is None
+    assert passages.age(5) is None
     clock.now = 2000
     passages.note(10)
     passages.note(20)
     clock.now = 3000
     passages.note(30)
-    assert passages.since(10) == passages.since(19) == 2000
-    assert passages.since(20) == passages.since(29) == 3000
-    assert passages.since(30) is None
+    clock.now = 3500
+    assert passages.age(10) == passages.age(19) == 1500
+    assert passages.age(20) == passages.age(29) == 500
+    assert passages.age(30) is None
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=2000), st.integers(0, 2000))
@@ -84,11 +99,11 @@ def test_old_passages_are_known_less_exactly(steps: list[int], ago: int) -> None
         number += step
         clock.now += 5
     number, at = known[-1 - min(ago, len(known) - 1)]
-    passed = passages.since(number - 1)
+    told, age = passages.age(number - 1), clock.now - at
     assert len(passages._numbers) <= 256
-    if passed is None:
+    if told is None:
         assert number <= known[0][0]
     else:
-        assert at <= passed
+        assert told <= age
         # Not off by more than a part of the age, besides the samples' distance.
-        assert passed - at <= 0.6 * (clock.now - at) + 5
+        assert age - told <= 0.6 * age + 5

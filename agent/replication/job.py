@@ -12,6 +12,7 @@ from typing import NamedTuple
 from agent.backoff import PERMANENT_BASE, RETRY_CAP, permanent_backoff, transient_backoff
 from agent.errors import BudgetSpentError, EdgeAgentError, PermanentError, TransientError
 from agent.peers.peer import Ordered
+from agent.rates import since_boot
 from agent.replication.lanes import Lane
 from agent.replication.progress import Progress
 from agent.replication.replicator import Replicator
@@ -135,7 +136,7 @@ class Job:
         if self._running and self.progress.up_to_date:
             return 0.0
         caught_up = self.progress.caught_up
-        return None if caught_up is None else max(0.0, time.time() - caught_up)
+        return None if caught_up is None else since_boot() - caught_up
 
     async def run(self) -> None:
         """Returns when a one-shot replication is done. Raises EdgeAgentError as said above."""

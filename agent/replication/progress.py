@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import dataclass, field
 
 from agent.peers.peer import START, Seq, WriteResult
+from agent.rates import since_boot
 from agent.replication.checkpoint import Counts
 
 _KEPT_FAILURES = 20
@@ -44,7 +44,7 @@ class Progress:
     last_confirmed: float | None = None
     """When the target last confirmed something."""
     caught_up: float | None = None
-    """When the target last had everything."""
+    """When the target last had everything, by `since_boot`."""
     failures: deque[WriteResult] = field(default_factory=lambda: deque(maxlen=_KEPT_FAILURES))
     """The latest revisions that were refused for good, those of earlier processes among them, as
     long as nothing newer of their documents was carried."""
@@ -73,7 +73,7 @@ class Progress:
     def note_up_to_date(self) -> None:
         """Call when it was so until now."""
         if self.up_to_date:
-            self.caught_up = time.time()
+            self.caught_up = since_boot()
 
     def counts(self) -> Counts:
         return Counts(

@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> Path:
 
 def replicate(store: Path, target: str) -> str:
     """What `replicate` complains of; it must not give a secret away."""
-    result = edge_agent("replicate", store, target)
+    result = in_process("replicate", store, target)
     assert result.stdout == ""
     assert SECRET not in result.complaint()
     return result.complaint()

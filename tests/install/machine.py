@@ -16,6 +16,8 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 _LONGEST = 600.0
 """Seconds for any command; only so that a test cannot hang."""
+_STEADY = 3
+"""Seconds for which scripts/install sees the agent run each time, instead of ten."""
 
 
 def missing() -> str | None:
@@ -100,7 +102,8 @@ class Machine:
             ["nsenter", "--target", self._inner(), "--mount", "--pid", "--net", "--root",
              "env", "-C", "/", *arguments],
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8",
-                 "EDGE_AGENT_HEALTHY_WITHIN": str(healthy_within)},
+                 "EDGE_AGENT_HEALTHY_WITHIN": str(healthy_within),
+                 "EDGE_AGENT_STEADY_FOR": str(_STEADY)},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=_LONGEST, check=False,
         )  # fmt: skip

@@ -30,6 +30,12 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def broken(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A newer version that does not start."""
+    return rebuild(package, tmp_path_factory.mktemp("broken"), version="7.2.0", broken=True)
+
+
 def bring(machine: Machine, package: Path) -> str:
     """Copy a package into the machine; returns its path there."""
     (machine.root / "tmp").mkdir(exist_ok=True)
@@ -96,7 +102,7 @@ def test_a_clock_that_is_behind_does_not_cost_the_copy_of_the_data(tmp_path: Pat
 @needs_machine
 @pytest.mark.timeout(1200)
 def test_installed_updated_rolled_back_and_removed(
-    machine: Machine, package: Path, tmp_path: Path
+    machine: Machine, package: Path, broken: Path, tmp_path: Path
 ) -> None:
     version = subprocess.run(
         ["dpkg-deb", "--field", package, "Version"], capture_output=True, text=True, check=True
@@ -135,8 +141,7 @@ def test_installed_updated_rolled_back_and_removed(
     assert "# mine" in (machine.root / CONFIG.lstrip("/")).read_text()
     assert len(list((machine.root / "var/backups/edge-agent").glob(f"{version}-*"))) == 1
 
-    broken = rebuild(package, tmp_path, version="7.2.0", broken=True)
-    done = machine.install(bring(machine, broken), healthy_within=12)
+    done = machine.install(bring(machine, broken), healthy_within=5)
     assert done.status == 1
     assert "version 7.1.0 runs again, with its data" in done.text, done.text
     assert machine.status()["version"] == "7.1.0"
@@ -211,7 +216,7 @@ trap '[[ ${FUNCNAME[0]-} != exchange_data || ! $BASH_COMMAND =~ ^(mv|find)\ .\$r
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("partition", [False, True])
 def test_a_power_cut_while_going_back_is_made_good_by_the_next_run(
-    machine: Machine, package: Path, tmp_path: Path, partition: bool
+    machine: Machine, package: Path, broken: Path, partition: bool
 ) -> None:
     data = "/var/lib/edge-agent"
     if partition:
@@ -221,10 +226,10 @@ def test_a_power_cut_while_going_back_is_made_good_by_the_next_run(
     assert done.status == 0, done.text
     written = machine.run("python3", "-c", _PUT)
     assert written.status == 0, written.text
-    broken = bring(machine, rebuild(package, tmp_path, version="7.2.0", broken=True))
+    newer = bring(machine, broken)
     (machine.root / "tmp/cut").write_text(_CUT)
     script = "/usr/src/edge-sync-agent/scripts/install"
-    cut = machine.run("env", "BASH_ENV=/tmp/cut", script, broken, healthy_within=12)
+    cut = machine.run("env", "BASH_ENV=/tmp/cut", script, newer, healthy_within=5)
     assert cut.status == -signal.SIGKILL, cut.text
     assert "going back to" in cut.text
     assert machine.run("test", "-e", f"{data}/edge.sqlite").status == 1
@@ -233,7 +238,7 @@ def test_a_power_cut_while_going_back_is_made_good_by_the_next_run(
     assert machine.run("systemctl", "start", "edge-agent.service").status == 0
     assert machine.run("systemctl", "is-active", "edge-agent.service").text == "inactive\n"
     assert machine.run("test", "-e", f"{data}/spoilt").status == 1
-    done = machine.install(broken, healthy_within=12)
+    done = machine.install(newer, healthy_within=5)
     assert "an update was cut short" in done.text
     assert "runs again, with its data" in done.text, done.text
     assert machine.status()["database"]["doc_count"] == 1

@@ -75,17 +75,27 @@ async def test_a_backlog_begins_with_the_first_start(
     assert json.loads(found[1])["seq"] == 3
 
 
+async def comes_to_a_stop(publisher: Publisher) -> None:
+    """Wait until it publishes nothing more."""
+    before = None
+    while (now := publisher.published) != before:
+        before = now
+        await asyncio.sleep(0.2)
+
+
 async def test_thousands_of_readings_and_a_broker_that_does_not_read(
     store: Store, broker: Mosquitto, seen: Listener
 ) -> None:
     """They wait in the store, not in memory."""
     readings = numbers(0, 10_000)
     async with publishing(store, broker, backlog=True, heartbeat=60.0) as publisher:
+        await store.graft(readings[:1000])
+        await until(lambda: publisher.published == 1000)
         broker.send(signal.SIGSTOP)
         tracemalloc.start()
-        for start in range(0, len(readings), 1000):
+        for start in range(1000, len(readings), 1000):
             await store.graft(readings[start : start + 1000])
-        await asyncio.sleep(0.5)
+        await comes_to_a_stop(publisher)
         grown, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert grown < 2 * 2**20
@@ -100,13 +110,18 @@ async def test_who_is_far_behind_goes_on_from_the_present(
     store: Store, broker: Mosquitto, seen: Listener
 ) -> None:
     async with publishing(store, broker, qos=1, heartbeat=60.0) as publisher:
+        while not publisher.published:  # it connects first, and begins with what comes after that
+            await store.graft(numbers(0, 1))
+            await asyncio.sleep(0.02)
         broker.send(signal.SIGSTOP)
+        sent = publisher.status()["bytes_sent"]
         await store.graft(numbers(0, 10))
-        await asyncio.sleep(0.1)
+        await until(lambda: publisher.status()["bytes_sent"] > sent)
         for start in range(0, 5000, 1000):
             await store.graft(numbers(start, start + 1000))
+        before = publisher.published
         broker.send(signal.SIGCONT)
-        await until(lambda: publisher.published)
+        await until(lambda: publisher.published > before)
         await store.graft([reading(-1)])
         await until(lambda: seen.values()[-1:] == [-1])
         assert publisher.published < 2000

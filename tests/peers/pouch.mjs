@@ -3,7 +3,8 @@
 // It reads one request a line from its standard input and writes one answer a line:
 //     {"id": 1, "op": "put", "db": "a", "args": [{"_id": "x"}]}
 //     {"id": 1, "result": {"ok": true, …}}   or   {"id": 1, "error": {"status": 409, …}}
-// A live replication also writes {"live": 7, "event": "paused", "data": …}. It ends with its input.
+// A live replication also writes {"live": 7, "event": "paused", "data": …}, and a promise that was
+// rejected and that nobody handles {"unhandled": {"name": "FetchError", …}}. It ends with its input.
 
 import PouchDB from "pouchdb";
 import memoryAdapter from "pouchdb-adapter-memory";
@@ -23,8 +24,8 @@ function send(message) {
 }
 
 function describe(error) {
-  const { status, name, message, reason, docId, result } = error;
-  return { status, name, message: String(message ?? error), reason, docId, result };
+  const { status, name, code, message, reason, docId, result } = error;
+  return { status, name, code, message: String(message ?? error), reason, docId, result };
 }
 
 function database(name) {
@@ -126,6 +127,10 @@ async function answer({ id, op, db, args }) {
     send({ id, error: describe(error) });
   }
 }
+
+// PouchDB has such promises: a replication asks its source how far it is, for a display alone. By
+// itself Node.js would end with the first that is rejected.
+process.on("unhandledRejection", (error) => send({ unhandled: describe(error ?? {}) }));
 
 const lines = readline.createInterface({ input: process.stdin });
 lines.on("line", (line) => answer(JSON.parse(line)));

@@ -29,15 +29,20 @@ class PouchError(Exception):
     def __init__(self, error: Mapping[str, Any]) -> None:
         self.status: int | None = error.get("status")
         self.name: str | None = error.get("name")
+        self.code: str | None = error.get("code")
+        """The system's word for why a remote was not reached: ECONNREFUSED and the like."""
         self.reason: str | None = error.get("reason")
         self.result: Json | None = error.get("result")
         super().__init__(f"{self.status} {self.name}: {error.get('message')}")
 
 
 class Pouch:
-    """A Node.js process with PouchDB in it. Use it as an async context manager."""
+    """A Node.js process with PouchDB in it. Use it as an async context manager, which raises what
+    is `unhandled` at its end."""
 
     def __init__(self) -> None:
+        self.unhandled: list[PouchError] = []
+        """What PouchDB has told nobody of."""
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -81,8 +86,14 @@ class Pouch:
         await self.start()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         await self.stop()
+        if error is None and self.unhandled:
+            raise ExceptionGroup("PouchDB has told nobody of it", self.unhandled)
+
+    def forgive_outages(self) -> None:
+        """Nothing was wrong with what is `unhandled` so far, but that a remote was not reached."""
+        self.unhandled = [error for error in self.unhandled if error.code is None]
 
     async def open(self, name: str, *, directory: Path | None = None) -> PouchDatabase:
         """Opens a local database: on LevelDB in the folder, or in memory."""
@@ -127,6 +138,9 @@ class Pouch:
         assert process.stdout is not None
         while line := await process.stdout.readline():
             message = json.loads(line)
+            if "unhandled" in message:
+                self.unhandled.append(PouchError(message["unhandled"]))
+                continue
             if "live" in message:
                 self._live[message["live"]].add(message["event"], message["data"])
                 continue

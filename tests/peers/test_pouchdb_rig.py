@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from tests.peers.pouch import Pouch, PouchError
 from tests.peers.pouchdb_server import PouchDBServer
+from tests.peers.stand_ins import Serve
 
 LIMIT = 15.0
 
@@ -76,6 +79,42 @@ async def test_client_that_was_killed_answers_nobody(pouch: Pouch) -> None:
     await pouch.kill()
     with pytest.raises(RuntimeError, match="has ended"):
         await live
+
+
+@pytest.mark.parametrize("hangs_up", [True, False])
+async def test_client_tells_what_nobody_was_told(serve: Serve, hangs_up: bool) -> None:
+    """PouchDB asks its source how far that is, for a display, and does not look at the answer."""
+    replicated = False
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal replicated
+        place = request.path.removeprefix("/db/").partition("/")[0]
+        if place == "_changes":
+            row = {"id": "a", "seq": 1, "changes": [{"rev": "1-b"}]}
+            rows = [row] if request.query["since"] == "0" else []
+            return web.json_response({"results": rows, "last_seq": 1})
+        if place == "_bulk_get":
+            replicated = True
+            docs = [{"ok": {"_id": "a", "_rev": "1-b"}}]
+            return web.json_response({"results": [{"id": "a", "docs": docs}]})
+        if place == "_local":
+            status = 201 if request.method == "PUT" else 404
+            return web.json_response({"ok": True, "rev": "0-1"}, status=status)
+        if replicated and hangs_up and request.transport is not None:
+            request.transport.abort()
+        return web.Response(text="no JSON" if replicated else '{"update_seq": 1}')
+
+    url = (await serve(answer)).identity
+    expected = nullcontext() if hangs_up else pytest.raises(ExceptionGroup, match="told nobody")
+    with expected:
+        async with Pouch() as pouch:
+            db = await pouch.open("local")
+            assert (await db.replicate_from(url))["docs_written"] == 1
+            async with asyncio.timeout(LIMIT):
+                while not pouch.unhandled:
+                    await asyncio.sleep(0.01)
+            assert (await db.get("a"))["_rev"] == "1-b"
+            pouch.forgive_outages()
 
 
 @pytest.mark.parametrize("in_memory", [False, True])

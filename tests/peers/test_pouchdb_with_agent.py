@@ -205,7 +205,7 @@ async def agent_has(agent: Api, id: str) -> bool:
 
 
 async def test_live_sync_goes_on_after_a_restart_of_the_agent(
-    tmp_path: Path, local: PouchDatabase, free_port: int
+    tmp_path: Path, pouch: Pouch, local: PouchDatabase, free_port: int
 ) -> None:
     folder = tmp_path / "agent"
     async with running(folder, port=free_port) as agent:
@@ -222,6 +222,7 @@ async def test_live_sync_goes_on_after_a_restart_of_the_agent(
 
         await until(equal)
         await live.stop()
+        pouch.forgive_outages()
 
 
 async def test_selected_documents(agent: Api, local: PouchDatabase) -> None:

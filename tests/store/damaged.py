@@ -19,16 +19,31 @@ PAGE = 4096
 COUNT = 4000
 
 
+_made: dict[int, tuple[dict[str, bytes], dict[str, object]]] = {}
+"""By the count of readings: the files, by what follows the store's name, and what is in it."""
+
+
 async def make(path: Path, *, count: int = COUNT) -> dict[str, object]:
-    """A store with readings, histories and conflicts; returns what is in it."""
+    """A store with readings, histories and conflicts; returns what is in it. Those with the same
+    count are copies of one."""
     path.parent.mkdir(exist_ok=True)
-    store = await Store.open(path)
-    await fill(store)
-    await store.graft([reading(number, value=number) for number in range(count)])
-    await store.put_local("state", None, '{"kept":true}')
-    found = await contents(store)
-    await store.close()
-    return found
+    if count not in _made:
+        store = await Store.open(path)
+        await fill(store)
+        await store.graft([reading(number, value=number) for number in range(count)])
+        await store.put_local("state", None, '{"kept":true}')
+        found = await contents(store)
+        await store.close()
+        _made[count] = _files(path), found
+    files, found = _made[count]
+    for suffix, content in files.items():
+        leave(path.with_name(path.name + suffix), content)
+    return dict(found)
+
+
+def _files(path: Path) -> dict[str, bytes]:
+    files = path.parent.glob(f"{path.name}*")
+    return {file.name.removeprefix(path.name): file.read_bytes() for file in files}
 
 
 def damage(path: Path, pages: list[int]) -> None:
