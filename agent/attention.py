@@ -79,21 +79,23 @@ def _disk(status: Status) -> Iterator[Finding]:
 
 
 def _store(status: Status) -> Iterator[Finding]:
-    salvaged = (status.get("database") or {}).get("salvaged") or {}
     for damaged in status.get("damaged", ()):
-        file = damaged["file"]
+        file, salvaged = damaged["file"], damaged["salvaged"]
         what = f"The database {damaged['database']} was damaged"
-        if file == salvaged.get("aside"):
-            number, before = salvaged["documents"], salvaged["before"]
-            copied = (
-                f"{number:,} of {before:,} documents" if before else counted(number, "document")
-            )
-            what += f" on {salvaged['time']} ({salvaged['reason']}); {copied} could be copied"
+        if salvaged:
+            what += f" on {salvaged['time']} ({salvaged['reason']}); {copied(salvaged)}"
         elif damaged["reason"]:
             what += f": {damaged['reason']}"
         do = "Check the card. When the remotes have sent the rest, or there are none: "
         do += f"rm {shlex.quote(file)}*"
         yield Finding("warning", f"{what}.", do, database=damaged["database"])
+
+
+def copied(salvaged: Status) -> str:
+    """How much of a damaged database is in the one that there is now."""
+    number, before = salvaged["documents"], salvaged["before"]
+    told = f"{number:,} of {before:,} documents" if before else counted(number, "document")
+    return f"{told} could be copied"
 
 
 def _retention(status: Status) -> Iterator[Finding]:
@@ -161,7 +163,7 @@ def _verified(name: str, verified: Status) -> Iterator[Finding]:
         number = verified["different"]
         differ = f"{counted(number, 'document')} differ{'s' if number == 1 else ''}"
         what = f"Remote {name}: {differ} from those there, as of {verified['time']}."
-        do = "See `verified` in edge-agent status --json; edge-agent verify --repair mends it."
+        do = "See `verified` in edge-agent status --json; edge-agent doctor has the command for it."
         yield Finding("error", what, do)
     if verified.get("error"):
         what = f"Remote {name} could not be verified: {_ended(verified['error'])}"
@@ -225,9 +227,8 @@ def _hooks(status: Status) -> Iterator[Finding]:
         name = hook["name"]
         if hook["dead"]:
             what = f"Hook {name} has given up {counted(hook['dead'], 'document')}."
-            yield Finding(
-                "error", what, f"edge-agent hooks dead {name} lists them, retry tries again."
-            )
+            do = f"edge-agent hooks dead {name} lists them, retry tries again."
+            yield Finding("error", what, do, _page("hooks", name=name))
         if hook["last_error"]:
             what = f"Hook {name} does not get through: {_ended(hook['last_error'])}"
             yield Finding("warning", what, "Check what it calls; it is tried again by itself.")
@@ -248,6 +249,10 @@ def _conflicts(status: Status) -> Iterator[Finding]:
         of_hub = "" if "database" in status else " --database NAME"
         do = f"edge-agent conflicts list{of_hub} shows them, and resolve decides."
         yield Finding("warning", what, do, _page("conflicts"))
+    for name in conflicts.get("stuck", ()):
+        what = f"Policies do not come to an end in {name}; no conflict is resolved there."
+        do = "See whether a function of a package (entry_point) hangs, and restart the agent."
+        yield Finding("error", what, do, _page("conflicts", db=name), database=name)
     for name, policy in conflicts.get("policies", {}).items():
         if present and policy.get("failed"):
             what = f"The conflict policy {name} has failed {counted(policy['failed'], 'time')}."
@@ -274,7 +279,7 @@ def _restarts(status: Status) -> Iterator[Finding]:
             yield Finding("warning", what, "The log says why; please report it.", part=name)
 
 
-def _page(name: str, **shown: str) -> str:
+def _page(name: str, /, **shown: str) -> str:
     """A page of the dashboard, as a path on the server."""
     query = urlencode(shown, quote_via=quote)
     return f"/_utils/#/{name}{query and '?'}{query}"

@@ -18,7 +18,7 @@ from agent.peers.peer import Announcing, Peer, PresenceFigures, traffic_of
 from agent.rates import Passages, Rates
 from agent.replication.job import Job, State
 from agent.sensors.recorder import Recorder
-from agent.store.store import Store
+from agent.store.store import Store, Tally
 
 _PAGE = resource.getpagesize()
 _ANNOUNCED = 60.0
@@ -107,11 +107,7 @@ class Figures:
         """The four stages: `count` since the start and `rate`, per second. A detected change is one
         of the store, wherever it came from; `readings` are those that devices told."""
         counts, rates = self._counters(), self._rates.now()
-        stages = {"detect": "changes", "transfer": "transferred", "confirm": "confirmed"}
-        told: dict[str, Any] = {
-            stage: {"count": round(counts[name]), "rate": round(rates[name], 3)}
-            for stage, name in {**stages, "process": "processed"}.items()
-        }
+        told = _stages(counts, rates)
         told["detect"]["count"] -= self._first_seq
         told["detect"]["readings"] = round(counts["readings"])
         told["detect"]["readings_rate"] = round(rates["readings"], 3)
@@ -160,6 +156,41 @@ class Figures:
             found = readings_of(page.documents[0].body) if page.documents else None
             age = None if found is None else time.time() - found.times[0] / 1_000_000
         return None if age is None else round(max(0.0, age), 1)
+
+
+class HubFigures:
+    """Of a hub, which sends nothing by itself: what comes into its databases."""
+
+    def __init__(self, tally: Tally, processed: Callable[[], int]) -> None:
+        """`processed` counts the documents that hooks are done with."""
+        self._tally = tally
+        self._processed = processed
+        self._rates = Rates(self._counters)
+
+    async def run(self) -> None:
+        """Take samples until it is cancelled."""
+        await self._rates.run()
+
+    def _counters(self) -> dict[str, float]:
+        return {
+            "changes": self._tally.changes,
+            "transferred": self._tally.arrived,
+            "confirmed": self._tally.durable,
+            "processed": self._processed(),
+        }
+
+    def pipeline(self) -> dict[str, Any]:
+        """The four stages, as `Figures.pipeline`: changes of all databases, the revisions that
+        gateways and others brought, those of them that are on the disk, and what hooks did."""
+        return _stages(self._counters(), self._rates.now())
+
+
+def _stages(counts: Mapping[str, float], rates: Mapping[str, float]) -> dict[str, Any]:
+    names = {"detect": "changes", "transfer": "transferred", "confirm": "confirmed"}
+    return {
+        stage: {"count": round(counts[name]), "rate": round(rates[name], 3)}
+        for stage, name in {**names, "process": "processed"}.items()
+    }
 
 
 def _time_to_drain(pending: int | None, rate: float) -> float | None:

@@ -26,18 +26,21 @@ _RunningT = TypeVar("_RunningT", bound=Running)
 async def run_until_signalled(running: _RunningT, ready: Callable[[_RunningT], None]) -> None:
     """Run an agent or a bridge until SIGTERM or SIGINT, then stop it in order.
 
-    systemd is told when it is ready, that it is alive, and when it stops. Raises what `run` and
-    `check` raise.
+    systemd is told that it is still starting, when it is ready, that it is alive, and when it
+    stops. Raises what `run` and `check` raise.
     """
     stop = asyncio.Event()
     notifier = Notifier()
+    starting = asyncio.create_task(notifier.keep_starting())
     alive: list[asyncio.Task[None]] = []
 
     def signalled() -> None:
+        starting.cancel()  # it would now ask for more time to stop
         notifier.send("STOPPING=1")
         stop.set()
 
     def told(started: _RunningT) -> None:
+        starting.cancel()
         ready(started)
         notifier.send("READY=1")
         alive.append(asyncio.create_task(notifier.keep_alive(running.check)))
@@ -49,9 +52,9 @@ async def run_until_signalled(running: _RunningT, ready: Callable[[_RunningT], N
     try:
         await running.run(stop, told)
     finally:
-        for task in alive:
+        for task in (starting, *alive):
             task.cancel()
-        ends = await asyncio.gather(*alive, return_exceptions=True)
+        ends = await asyncio.gather(starting, *alive, return_exceptions=True)
     for end in ends:
         if isinstance(end, Exception):
             raise end

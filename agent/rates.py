@@ -60,7 +60,7 @@ class Rates:
         self._clock = clock
         self._samples = deque([(clock(), dict(counters()))], maxlen=1 + round(_WINDOW / _INTERVAL))
 
-    async def run(self, sampled: Callable[[], None]) -> None:
+    async def run(self, sampled: Callable[[], None] = lambda: None) -> None:
         """Take samples until it is cancelled; `sampled` is called with each."""
         while True:
             self.sample()

@@ -25,7 +25,7 @@ from agent.config_conflicts import ConflictConfig
 from agent.config_hooks import HookConfig
 from agent.conflict_policies import policies_for
 from agent.device import Device
-from agent.figures import Figures, system
+from agent.figures import Figures, HubFigures, system
 from agent.parts import (
     access_for,
     first_on_brokers,
@@ -89,8 +89,8 @@ class Agent:
         self._remotes: list[Remote] = []
         self._publishers: list[Publisher] = []
         self._resolving = Supervisor()
-        self._figures: Figures | None = None
         self._hooks: list[Hook] = []
+        self._figures: Figures | HubFigures = HubFigures(self.databases.tally, self._processed)
         self._retention: Retention | None = None
         self._responding = Supervisor()
         self._publishing = Supervisor()
@@ -166,8 +166,8 @@ class Agent:
         if self._broker is not None:
             self._responder = responder_for(self._broker, self.databases)
             self._responding.start("MQTT responder", self._responder.run)
-        if self._figures is not None:
-            self._publishing.start("figures", self._figures.run)
+        self._publishing.start("figures", self._figures.run)
+        if isinstance(self._figures, Figures):
             self._publishing.start("presence", self._figures.announce)
         for publisher in self._publishers:
             self._publishing.start(f"telemetry {publisher.name}", publisher.run)
@@ -216,8 +216,12 @@ class Agent:
             store,
             [device.recorder for device in self._devices],
             {remote.config.name: (remote.peer, remote.jobs) for remote in self._remotes},
-            lambda: sum(hook.processed for hook in self._hooks),
+            self._processed,
         )
+
+    def _processed(self) -> int:
+        """Documents that hooks are done with."""
+        return sum(hook.processed for hook in self._hooks)
 
     def _unwanted(self, remote: RemoteConfig, config: Config) -> Callable[[str], bool] | None:
         """What is not to be pulled from a remote, as retention has deleted it. Readings of other
@@ -308,11 +312,12 @@ class Agent:
             "data": str(self.databases.folder),
             "restarts": {name: count for name, count in restarts.items() if count},
             "conflicts": await self._conflicts.status(),
-            "damaged": await self.databases.damaged(),
+            "damaged": msgspec.to_builtins(await self.databases.damaged()),
         }
         if self._responder is not None:
             status |= responder_status(self._responder)
         status["hooks"] = [await hook_status(hook) for hook in self._hooks]
+        status["pipeline"] = self._figures.pipeline()
         if self._store is None or self._config is None or self._clock is None:
             return status
         info = await self._store.info()
@@ -331,11 +336,10 @@ class Agent:
             device_status(device.config, device.link, device.recorder, device.settings)
             for device in self._devices
         ]
-        assert self._figures is not None  # noqa: S101  (made with the store)
+        assert isinstance(self._figures, Figures)  # noqa: S101  (made with the store)
         status["remotes"] = [
             await self._figures.of_remote(await remote_status(remote)) for remote in self._remotes
         ]
         status["retention"] = None if self._retention is None else self._retention.status()
-        status["pipeline"] = self._figures.pipeline()
         status["telemetry"] = [publisher.status() for publisher in self._publishers]
         return status

@@ -51,22 +51,28 @@ def job(**members: Any) -> dict[str, Any]:
     return {"remotes": [{"name": "cloud", "push": {**JOB, **members}, "pull": JOB}]}
 
 
+GONE: dict[str, Any] = {"database": "a", "file": "a.damaged", "salvaged": None}
+
+
 def device(**members: Any) -> dict[str, Any]:
     return {"devices": [{**DEVICE, **members}]}
 
 
 def salvaged(*, before: int) -> dict[str, Any]:
     return {
-        "damaged": [{"database": "edge", "file": "edge.damaged", "reason": None}],
-        "database": {
-            "salvaged": {
-                "time": "2026",
-                "reason": "malformed",
-                "documents": 5,
-                "before": before,
-                "aside": "edge.damaged",
+        "damaged": [
+            {
+                "database": "edge",
+                "file": "edge.damaged",
+                "reason": None,
+                "salvaged": {
+                    "time": "2026",
+                    "reason": "malformed",
+                    "documents": 5,
+                    "before": before,
+                },
             }
-        },
+        ]
     }
 
 
@@ -129,13 +135,14 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         (salvaged(before=0), "warning", "damaged on 2026 (malformed); 5 documents could"),
         (salvaged(before=6000), "warning", "(malformed); 5 of 6,000 documents could"),
         (
-            {"damaged": [{"database": "a", "file": "a.damaged", "reason": "it is gone"}]},
+            {"damaged": [{**GONE, "reason": "it is gone"}]},
             "warning",
             "The database a was damaged: it is gone.",
         ),
         ({"conflicts": {"present": 1, "policies": {}}}, "warning", "1 document;"),
         ({"conflicts": {}, "database": {"conflicts": 2}}, "warning", "2 documents;"),
         ({"conflicts": {"present": 0, "policies": {"p": {"failed": 1}}}}, None, ""),
+        ({"conflicts": {"stuck": ["edge"]}}, "error", "not come to an end in edge;"),
         (
             {"gateways": [{"name": "g2", "status": "offline", "since": "2026"}]},
             "warning",

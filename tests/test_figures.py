@@ -10,10 +10,12 @@ import pytest
 
 from agent.documents.revision import first_revision
 from agent.documents.times import timestamp
-from agent.figures import Figures, system
+from agent.errors import EdgeAgentError
+from agent.figures import Figures, HubFigures, system
 from agent.peers.local import LocalPeer
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
+from agent.store.databases import Databases
 from agent.store.store import Store
 from tests.sensors.recording import line, recording
 from tests.store.helpers import put
@@ -106,6 +108,23 @@ async def test_what_was_lost_before_the_start_is_not_news(store: Store) -> None:
             assert recorder.lost_since_start == known
     assert recorder.state.lost == 6
     await store.close()
+
+
+async def test_what_comes_into_a_hub(tmp_path: Path) -> None:
+    databases = Databases(tmp_path)
+    figures = HubFigures(databases.tally, lambda: 3)
+    for name in ("a", "b"):
+        await put(await databases.create(name), "edited here", value=1)
+    store = await databases.get("a")
+    brought = [first_revision("brought", {})]
+    await store.graft(brought)
+    await store.graft(brought)  # the answer was lost
+    store.refusal = "full"
+    with pytest.raises(EdgeAgentError):
+        await store.graft([first_revision("no room", {})])
+    counts = {stage: told["count"] for stage, told in figures.pipeline().items()}
+    assert counts == {"detect": 3, "transfer": 3, "confirm": 2, "process": 3}
+    await databases.close()
 
 
 def test_the_system(tmp_path: Path) -> None:

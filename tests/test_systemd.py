@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import hashlib
 import os
 import socket
+import time
 import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,8 +20,10 @@ from tests.agents import AgentProcess, edge_agent, gateway, gateway_config
 from tests.cli.helpers import documents, make_store, request
 from tests.rig.disk_errors import DiskErrors
 
-LONGEST = 20.0
+LONGEST = 100.0
 """Seconds that a message may take; only so that a test cannot hang."""
+
+pytestmark = pytest.mark.timeout(240)
 
 
 class Listener:
@@ -30,9 +35,12 @@ class Listener:
         self.channel.settimeout(LONGEST)
 
     def wait_for(self, message: str) -> int:
-        """How many other messages came before it."""
+        """How many other messages came before it, but for those that ask for time to start."""
         others = 0
         while (got := self.channel.recv(4096).decode()) != message:
+            if got.startswith("EXTEND_TIMEOUT_USEC="):
+                assert message == "READY=1", "it is not starting"
+                continue
             others += 1
             assert got == "WATCHDOG=1"
         return others
@@ -101,6 +109,55 @@ def test_a_hub_that_cannot_start_is_not_ready(
         listener.channel.setblocking(False)
         with pytest.raises(BlockingIOError):
             listener.channel.recv(4096)
+
+
+async def test_a_start_that_works_gets_more_time_and_one_that_hangs_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = Listener(str(tmp_path / "notify"))
+    environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "900000"}
+    starting = asyncio.create_task(Notifier(environment).keep_starting())
+    with listener.channel:
+        listener.channel.setblocking(False)
+        await asyncio.sleep(1.5)
+        with pytest.raises(BlockingIOError):
+            listener.channel.recv(4096)
+        end = time.monotonic() + LONGEST
+        while True:
+            await asyncio.to_thread(_work, 0.2)
+            with contextlib.suppress(BlockingIOError):
+                assert listener.channel.recv(4096) == b"EXTEND_TIMEOUT_USEC=900000"
+                break
+            assert time.monotonic() < end
+        # What goes in a circle has an end, too.
+        monkeypatch.setattr("agent.systemd._LONGEST_START", 1.0)
+        await asyncio.wait_for(Notifier(environment).keep_starting(), LONGEST)
+        starting.cancel()
+
+
+def _work(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        hashlib.sha256(bytes(65536))
+
+
+def test_a_long_start_asks_for_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged store is copied; once the program is ready, it asks no more."""
+    path = make_store(tmp_path / "data" / "edge.sqlite", documents(1000))
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 3)
+        file.write(os.urandom(path.stat().st_size // 2))
+    listener = Listener(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "90000")
+    config = gateway_config(tmp_path / "gateway.toml")
+    config.write_text(config.read_text().replace('data = "gateway"', 'data = "data"'))
+    with listener.channel, gateway(config) as agent:
+        assert listener.channel.recv(4096) == b"EXTEND_TIMEOUT_USEC=90000"
+        assert listener.wait_for("READY=1") == 0
+        for _ in range(10):
+            listener.wait_for("WATCHDOG=1")
+        assert agent.stop().status == 0
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,8 @@ def leaf_of(conflict: Conflict, text: str) -> Version:
     found = [leaf for leaf in conflict.leaves if str(leaf.rev).startswith(text)]
     if len(found) != 1 or not text:
         known = ", ".join(str(leaf.rev) for leaf in conflict.leaves)
-        raise ConfigError(f"{text!r} is none of the revisions in conflict; these are: {known}")
+        which = "more than one" if found else "none"
+        raise ConfigError(f"{text!r} is {which} of the revisions in conflict; these are: {known}")
     return found[0]
 
 

@@ -31,6 +31,7 @@ from agent.conflict_policies import policies_for, policy_for
 from agent.documents.conflict import Conflict
 from agent.documents.differences import value_at
 from agent.documents.fields import Absent, parse_field
+from agent.documents.merge import Path as FieldPath
 from agent.documents.policies import Policy
 from agent.errors import ConfigError
 from agent.peers.http_errors import one_line
@@ -258,14 +259,21 @@ def _by_field(conflict: Conflict, fields: Sequence[str], values: Sequence[str]) 
             raise ConfigError(f"{option} {text}: {error}") from None
         if not equals:
             raise ConfigError(f"{option} {text}: expected {option} FIELD=…")
+        if path[0].startswith("_"):
+            raise ConfigError(f"{option} {text}: what begins with _ is CouchDB's, and no field")
         if option == "--field":
             value = value_at(leaf_of(conflict, told).body, path)
+            if path not in open_fields and not _is_known(conflict, path):
+                raise ConfigError(f"{option} {text}: none of the revisions has a field {name}")
         else:
             try:
                 value = msgspec.json.decode(told)
             except msgspec.DecodeError as error:
                 raise ConfigError(f"{option} {text}: no JSON value ({error})") from None
-        _assign(body, path, value)
+        if not _assign(body, path, value):
+            raise ConfigError(
+                f"{option} {text}: what it is to be in is no object; name all of that instead"
+            )
         for clash in [clash for clash in open_fields if clash[: len(path)] == path]:
             del open_fields[clash]
     if open_fields:
@@ -274,16 +282,26 @@ def _by_field(conflict: Conflict, fields: Sequence[str], values: Sequence[str]) 
     return body
 
 
-def _assign(body: dict[str, Any], path: Sequence[str], value: Any) -> None:
+def _is_known(conflict: Conflict, path: FieldPath) -> bool:
+    versions = [*conflict.leaves, *conflict.bases.values()]
+    return any(value_at(each.body, path) is not Absent.NOT_FOUND for each in versions)
+
+
+def _assign(body: dict[str, Any], path: FieldPath, value: Any) -> bool:
+    """False, and nothing done, where something on the way is there and is no object."""
+    if any(
+        not isinstance(value_at(body, path[:end]), dict | Absent) for end in range(1, len(path))
+    ):
+        return False
     for part in path[:-1]:
-        inner = body.get(part)
         # A copy: what was merged may belong to a leaf.
-        body[part] = inner = dict(inner) if isinstance(inner, dict) else {}
+        body[part] = inner = dict(body.get(part, {}))
         body = inner
     if value is Absent.NOT_FOUND:
         body.pop(path[-1], None)
     else:
         body[path[-1]] = value
+    return True
 
 
 def _edited(conflict: Conflict) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
+from collections import Counter
 from typing import Any
 
 import click
@@ -33,6 +35,10 @@ _COMMANDS = {
     "config": "agent.cli.config",
     "user": "agent.cli.user",
 }
+
+
+_MINUTE = 60.0
+_MOST_OF_A_KIND = 60
 
 
 class _Commands(click.Group):
@@ -73,6 +79,29 @@ class _OneLine(logging.Formatter):
         return _shown(super().formatMessage(record)).replace("\n", " ")
 
 
+class _NoFlood(logging.Filter):
+    """Lets so many warnings of a kind pass in a minute: who can cause one, such as by failing to
+    log in, could cause any number, and fill the disk or wear the card out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: Counter[tuple[str, str]] = Counter()
+        self._until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True  # somebody has asked for all of it
+        now = time.monotonic()
+        if now >= self._until:
+            self._passed.clear()
+            self._until = now + _MINUTE
+        kind = record.name, str(record.msg)
+        self._passed[kind] += 1
+        if self._passed[kind] == _MOST_OF_A_KIND:
+            record.msg = f"{record.msg} (more of this kind are left out, for a minute)"
+        return self._passed[kind] <= _MOST_OF_A_KIND
+
+
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="edge-agent")
 @click.option(
@@ -85,6 +114,7 @@ class _OneLine(logging.Formatter):
 def main(log_level: str) -> None:
     """Reads sensors, keeps everything in a local store, replicates it both ways."""
     handler = logging.StreamHandler()
+    handler.addFilter(_NoFlood())
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=log_level.upper(), handlers=[handler])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from agent.cli.options import config_option
 from agent.config import DEFAULT_LISTEN, HubConfig
 from agent.config_file import load, load_hub, naming
 from agent.conflict_policies import policies_for
+from agent.errors import PermanentError
 from agent.process import run_until_signalled
 from agent.runtime import Agent
 
@@ -81,10 +83,26 @@ def hub_command(
 
 
 def _serve(agent: Agent) -> None:
+    _check_user(agent.databases.folder)
     # The stores are for this user only: among them is `_replicator`, with the passwords of remotes.
     # `edge-agent replicate` leaves that to the umask, since its user names the file.
     os.umask(0o077)
     asyncio.run(run_until_signalled(agent, _ready))
+
+
+def _check_user(folder: Path) -> None:
+    """Raises PermanentError for root, among the data of a user who could not use what root makes
+    there. One that has no name here, as in a container, is left to root."""
+    try:
+        owner = folder.stat().st_uid
+        name = pwd.getpwuid(owner).pw_name
+    except (OSError, KeyError):
+        return
+    if os.geteuid() == 0 != owner:
+        raise PermanentError(
+            f"{folder}: these are the data of the user {name}, who could not use what root makes "
+            f"there; run this as {name}: runuser -u {name} -- edge-agent ..."
+        )
 
 
 def _ready(agent: Agent) -> None:

@@ -18,7 +18,7 @@ import click
 from agent.cli.running import Running, Where, fetch_status, running_options
 from agent.cli.sensors import Courses
 from agent.cli.showing import duration, plain_console, size, sparkline
-from agent.errors import ConfigError
+from agent.errors import ConfigError, ConnectError
 from agent.peers.http_errors import one_line
 from agent.words import counted
 
@@ -33,10 +33,15 @@ _WIDTH = 24
 _WIDEST = 28
 _MOST_FINDINGS = 3
 _STAGES = {
-    "detect": "changes seen",
-    "transfer": "revisions stored by remotes",
-    "confirm": "changes confirmed",
-    "process": "documents done by hooks",
+    "detect": ("change", "seen"),
+    "transfer": ("revision", "stored by remotes"),
+    "confirm": ("change", "confirmed"),
+    "process": ("document", "done by hooks"),
+}
+_HUB_STAGES = {
+    **_STAGES,
+    "transfer": ("revision", "received"),
+    "confirm": ("revision", "on disk and confirmed"),
 }
 _COLOURS = {"live": "green", "catching up": "yellow", "open": "green", "online": "green"}
 
@@ -63,30 +68,36 @@ async def _once(find: Callable[[], Running]) -> None:
 
 
 async def _watch(find: Callable[[], Running]) -> None:
-    from rich.live import Live
-
     frames = Frames()
-    console = plain_console()
     # Before the screen changes: an agent that does not answer is an error like any other.
     frames.add(await fetch_status(await asyncio.to_thread(find)))
-    stopped = asyncio.Event()
+    drawing = asyncio.ensure_future(_draw(frames, find))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    with _keys(stopped), Live(console=console, auto_refresh=False, screen=True) as live:
-        while not stopped.is_set():
+        loop.add_signal_handler(number, drawing.cancel)
+    with _keys(drawing.cancel), contextlib.suppress(asyncio.CancelledError):
+        await drawing
+
+
+async def _draw(frames: Frames, find: Callable[[], Running]) -> None:
+    """Until it is cancelled. An agent that does not answer any more may have been restarted."""
+    from rich.live import Live
+
+    console = plain_console()
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while True:
             live.update(frames.frame(console.width, console.height), refresh=True)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_REFRESH):
-                    await stopped.wait()
-            if not stopped.is_set():
+            await asyncio.sleep(_REFRESH)
+            try:
                 # Found anew each time: what lets us in is a session, which expires.
                 frames.add(await fetch_status(await asyncio.to_thread(find)))
+            except ConnectError as error:
+                frames.missed(str(error))
 
 
 @contextlib.contextmanager
-def _keys(stopped: asyncio.Event) -> Iterator[None]:
-    """Set `stopped` when q is pressed; what is typed is not shown."""
+def _keys(stop: Callable[[], object]) -> Iterator[None]:
+    """Call `stop` when q is pressed; what is typed is not shown."""
     loop = asyncio.get_running_loop()
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
@@ -94,7 +105,7 @@ def _keys(stopped: asyncio.Event) -> Iterator[None]:
     def pressed() -> None:
         keys = os.read(terminal, 64)
         if not keys or b"q" in keys.lower():
-            stopped.set()
+            stop()
             loop.remove_reader(terminal)
 
     tty.setcbreak(terminal)
@@ -113,13 +124,19 @@ class Frames:
         self._status: Mapping[str, Any] = {}
         self._courses = Courses()
         self._rates: dict[str, deque[float]] = {}
+        self._missed: str | None = None
 
     def add(self, status: Mapping[str, Any]) -> None:
         """Take a status."""
         self._status = status
+        self._missed = None
         self._courses.add(status.get("devices", ()))
         for stage, told in status.get("pipeline", {}).items():
             self._rates.setdefault(stage, deque(maxlen=_WIDTH)).append(told["rate"])
+
+    def missed(self, reason: str) -> None:
+        """There is none at the moment."""
+        self._missed = reason
 
     def frame(self, width: int, height: int) -> RenderableType:
         """The screen, at most `height` lines of `width` characters."""
@@ -128,6 +145,9 @@ class Frames:
         status = self._status
         parts: list[RenderableType] = [_head(status)]
         left = height - 2  # one for the cursor
+        if self._missed is not None:
+            parts.append(_styled(f"What is shown is old: {one_line(self._missed)}", "red"))
+            left -= 1
         for heading, make, most in (
             ("", _findings, _MOST_FINDINGS),
             ("", self._stages, len(_STAGES)),
@@ -154,9 +174,9 @@ class Frames:
                 _styled(stage, "bold"),
                 f"{pipeline[stage]['rate']:,.1f}/s",
                 _styled(sparkline(self._rates[stage], lowest=0.0), "cyan"),
-                f"{pipeline[stage]['count']:,} {what}",
+                f"{counted(pipeline[stage]['count'], thing)} {done}",
             ]
-            for stage, what in _STAGES.items()
+            for stage, (thing, done) in (_STAGES if "remotes" in status else _HUB_STAGES).items()
             if stage in pipeline
         ]
 

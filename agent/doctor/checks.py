@@ -33,7 +33,7 @@ def checks_for(
     data = _data(config, told)
     account = agent_account(process, data)
     if told is not None:
-        yield Check.blocking("agent", "status", partial(running.status, told))
+        yield Check.blocking("agent", "status", partial(running.status, told, config))
     else:
         yield Check.blocking(
             "listen", config.server.listen, partial(listening.listen, config.server)

@@ -13,6 +13,7 @@ from pathlib import Path
 from agent.config import Config, HubConfig
 from agent.doctor.account import Account
 from agent.doctor.finding import Finding, Level
+from agent.server.sessions import SECRET_FILE
 from agent.store.connection import marker
 from agent.store.schema import APPLICATION_ID, SCHEMA_VERSION
 from agent.words import counted
@@ -35,7 +36,10 @@ def data(folder: Path, account: Account) -> Sequence[Finding]:
         return [Finding("data", str(folder), Level.ERROR, text, _aside(folder, "old"))]
     refused = [folder] if not account.may(folder.stat(), _USE) else []
     refused += [
-        file for file in folder.glob("*.sqlite*") if not account.may(file.stat(), os.R_OK | os.W_OK)
+        file
+        for pattern in ("*.sqlite*", SECRET_FILE)
+        for file in folder.glob(pattern)
+        if not account.may(file.stat(), os.R_OK | os.W_OK)
     ]
     if refused:
         text = f"user {account.name!r} may not write {', '.join(map(str, refused[:3]))}"

@@ -6,21 +6,25 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from agent.attention import copied
+from agent.config import Config, HubConfig, RemoteConfig
+from agent.doctor.comparing import verify_command
 from agent.doctor.finding import Finding, Level
 from agent.peers.http_errors import one_line
 from agent.words import counted, differing
 
 
-def status(told: Mapping[str, Any]) -> Sequence[Finding]:
-    """From the agent's status."""
+def status(told: Mapping[str, Any], config: Config | HubConfig) -> Sequence[Finding]:
+    """From the status of the agent that runs with this configuration."""
     text = f"runs (process {told.get('pid')}, version {told.get('version')})"
-    return [Finding("agent", "status", Level.OK, text), *_unwell(told)]
+    return [Finding("agent", "status", Level.OK, text), *_unwell(told, config)]
 
 
-def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
+def _unwell(told: Mapping[str, Any], config: Config | HubConfig) -> Iterator[Finding]:
     journal = "journalctl -u edge-agent -n 200"
+    remotes = {each.name: each for each in config.remote} if isinstance(config, Config) else {}
     for name, count in told.get("restarts", {}).items():
-        text = f"the task {name!r} failed and was started again {count} times"
+        text = f"the task {name!r} failed and was started again {counted(count, 'time')}"
         yield Finding("agent", name, Level.WARNING, text, journal)
     for device in told.get("devices", ()):
         if device["state"] != "open":
@@ -45,7 +49,10 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
         verified = remote.get("verified") or {}
         if verified.get("different"):
             text = f"of the documents here and there {differing(verified['different'])}"
-            mend = "edge-agent verify DATABASE REMOTE --repair"
+            configured = remotes.get(remote["name"])
+            mend = "edge-agent status"
+            if configured is not None and isinstance(config, Config):
+                mend = verify_command(config, configured, repair=True)
             subject = f"remote {remote['name']!r}"
             yield Finding("agent", subject, Level.ERROR, text, mend)
     refusing = (told.get("retention") or {}).get("refusing")
@@ -64,15 +71,45 @@ def _unwell(told: Mapping[str, Any]) -> Iterator[Finding]:
         if hook["dead"]:
             text = f"could not be processed: {counted(hook['dead'], 'document')}"
             yield Finding("agent", subject, Level.WARNING, text, mend)
+    yield from _damaged(told, config)
+    yield from _conflicts(told)
+
+
+def _conflicts(told: Mapping[str, Any]) -> Iterator[Finding]:
+    database = told.get("database", {})
+    own = database.get("name")
+    numbers = {own: database["conflicts"]} if database.get("conflicts") else {}
+    # Only administrators are told of other databases.
+    for name, number in (numbers | told.get("conflicts", {}).get("databases", {})).items():
+        text = f"not resolved: {counted(number, 'document')}"
+        mend = "edge-agent conflicts list"
+        if name != own:
+            mend += f" --database {shlex.quote(name)}"
+        subject = "conflicts" if name == own else f"conflicts of {one_line(name)}"
+        yield Finding("agent", subject, Level.WARNING, text, mend)
+
+
+def _damaged(told: Mapping[str, Any], config: Config | HubConfig) -> Iterator[Finding]:
     for damaged in told.get("damaged", ()):
-        file = one_line(damaged["file"])
-        text = f"was damaged; what can be read of it was copied, and {file} is what it was"
-        if damaged["reason"]:
-            text = f"was damaged: {damaged['reason']}"
-        mend = f"edge-agent verify DATABASE REMOTE && rm {shlex.quote(file)}*"
+        file, salvaged = one_line(damaged["file"]), damaged.get("salvaged")
+        text = "was damaged"
+        if salvaged:
+            text += f"; {copied(salvaged)}, and {file} is what it was"
+        elif damaged["reason"]:
+            text += f": {damaged['reason']}"
+        mend = f"rm {shlex.quote(file)}*"
+        if isinstance(config, Config) and damaged["database"] == config.agent.database:
+            both = [verify_command(config, each) for each in config.remote if _has_all(each)]
+            mend = " && ".join([*both, mend])
+        else:
+            text += "; remove that when those who replicate with it have sent the rest"
         subject = f"database {one_line(damaged['database'])!r}"
         yield Finding("agent", subject, Level.WARNING, text, mend)
-    conflicts = told.get("database", {}).get("conflicts", 0)
-    if conflicts:
-        text = f"not resolved: {counted(conflicts, 'document')}"
-        yield Finding("agent", "conflicts", Level.WARNING, text, "edge-agent conflicts list")
+
+
+def _has_all(remote: RemoteConfig) -> bool:
+    """Whether it is to have, and to send, the same documents as are here."""
+    chosen = (
+        remote.push_selector, remote.pull_selector, remote.push_doc_ids, remote.pull_doc_ids
+    )  # fmt: skip
+    return remote.direction == "both" and not any(each is not None for each in chosen)

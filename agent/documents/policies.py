@@ -96,11 +96,12 @@ class Newest:
         times = [_seconds(field_value(doc, self.path)) for doc in docs]
         known = [time for time in times if time is not None]
         if len(known) < len(times):
-            return Undecided(f"{'.'.join(self.path)} is no time in one of the revisions")
+            return Undecided(f"one of the revisions has no time in {'.'.join(self.path)}")
         newest = max(known)
         if newest > now + self.tolerance:
             return Undecided(
-                f"{'.'.join(self.path)} is in the future: {_shown(newest)}", newest - self.tolerance
+                f"the time in {'.'.join(self.path)} is in the future: {_shown(newest)}",
+                newest - self.tolerance,
             )
         return known.index(newest)
 

@@ -202,6 +202,7 @@ class Hook:
         known = self._known(ids)
         for id in known:
             self.letters.remove(id)
+        self._again = [id for id in self._again if id not in known]
         if self._store is not None:
             await self._save(self._store)
         self._woken.set()

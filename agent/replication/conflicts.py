@@ -98,6 +98,8 @@ class Resolver:
         self.database = database
         self.policies = policies
         self.counts = {policy.name: Counts() for policy in policies}
+        self.stuck = False
+        """Whether the decisions of a page take longer than they should."""
         self._databases = databases
         self._clock = clock
         self._left: dict[str, Left] = {}
@@ -205,7 +207,8 @@ class Resolver:
         )
         try:
             await asyncio.wait([deciding], timeout=_PATIENCE)
-            if not deciding.done():
+            self.stuck = not deciding.done()
+            if self.stuck:
                 log.error(
                     "%s: the policies have not decided on %d conflicts within %d s; see whether a "
                     "function of a package hangs, no conflict is resolved until it returns",
@@ -213,6 +216,7 @@ class Resolver:
                 )  # fmt: skip
             return await deciding
         finally:
+            self.stuck = False
             deciding.cancel()
 
     async def _write(
@@ -289,14 +293,20 @@ class ConflictService:
 
     async def status(self) -> dict[str, Any]:
         """`present`: documents in conflict now; `databases`: those that have any, and how many.
-        `policies`: their counts since the start, by name."""
+        `policies`: their counts since the start, by name; `stuck`: databases in which they do not
+        come to an end."""
         present = await self._census.take()
         counts = {
             name: asdict(counted)
             for resolver in self._resolvers.values()
             for name, counted in resolver.counts.items()
         }
-        return {"present": sum(present.values()), "databases": present, "policies": counts}
+        return {
+            "present": sum(present.values()),
+            "databases": present,
+            "policies": counts,
+            "stuck": [name for name, resolver in self._resolvers.items() if resolver.stuck],
+        }
 
 
 def decide(

@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from weakref import WeakSet
 
 from aiohttp import web
@@ -34,18 +34,23 @@ _PLAIN, _ENCRYPTED = 16 * 1024, 320 * 1024
 _BACKLOG = 128
 """Connections that the system holds until they are taken."""
 
+_IDLE = 120.0
+"""Seconds after which a connection is closed that asks for nothing, or not to the end. Proxies and
+clients that keep connections give them up earlier, so that none is closed under a request."""
+
 _LONGEST_LINE = 32 * 1024
 """Bytes of a request's first line: `open_revs` makes long ones."""
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """A client that speaks no HTTP is worth a line in the log, no more: it could fill it up."""
+    """A client that speaks no HTTP is worth a line for who asks for information, no more."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError):
         record.exc_info = None
         record.levelno, record.levelname = logging.INFO, "INFO"
         # Its message may have a part of the request, such as a cookie.
         record.msg, record.args = "a request that is not HTTP: %s", (type(error).__name__,)
+        return _request_log.isEnabledFor(record.levelno)
     return True
 
 
@@ -59,17 +64,16 @@ class Server:
         self,
         runner: web.AppRunner,
         connections: _Connections,
-        listening: Sequence[asyncio.Server],
         scheme: str,
         host: str,
+        port: int,
     ) -> None:
         """Use `serve`."""
         self._runner = runner
         self._connections = connections
-        self._listening = listening
         self._scheme = scheme
         self.host = host
-        self.port: int = listening[0].sockets[0].getsockname()[1]
+        self.port = port
 
     @property
     def url(self) -> str:
@@ -83,8 +87,6 @@ class Server:
         # What asyncio has accepted it makes a transport of in the next turn of the loop, for which
         # the server has to be open; otherwise it leaves the connection to the garbage collector.
         await asyncio.sleep(0)
-        for each in self._listening:
-            each.close()
         await self._runner.cleanup()
 
 
@@ -176,25 +178,23 @@ async def serve(
         logger=_request_log,
         max_line_size=_LONGEST_LINE,
         shutdown_timeout=_GRACE,
+        keepalive_timeout=_IDLE,
         auto_decompress=False,  # attachments are stored as they come
     )
     await runner.setup()
-    assert runner.server is not None  # noqa: S101 - it is set up
     connections = _Connections(_most_connections(encrypted=tls is not None))
-    bound: list[socket.socket] = []
-    listening: list[asyncio.Server] = []
+    listening: list[socket.socket] = []
     try:
-        bound = await _bound(host, port)
-        for each in bound:
-            listening.append(await _listen(runner.server, _Listening(each, connections), tls))
+        listening = [_Listening(each, connections) for each in await _bound(host, port)]
+        for each in listening:
+            await web.SockSite(runner, each, ssl_context=tls, backlog=_BACKLOG).start()
     except OSError as error:
-        for server in listening:
-            server.close()
-        for each in bound:
-            each.close()
         await runner.cleanup()
+        for each in listening:
+            each.close()
         raise PermanentError(_refusal(host, port, error)) from error
-    return Server(runner, connections, listening, "http" if tls is None else "https", host)
+    port = listening[0].getsockname()[1]
+    return Server(runner, connections, "http" if tls is None else "https", host, port)
 
 
 def _most_connections(*, encrypted: bool) -> int:
@@ -211,19 +211,6 @@ async def _bound(host: str, port: int) -> list[socket.socket]:
         asyncio.Protocol, host, port, start_serving=False
     ) as server:
         return [each.dup() for each in server.sockets]
-
-
-async def _listen(
-    server: web.Server, listening: socket.socket, tls: ssl.SSLContext | None
-) -> asyncio.Server:
-    """Raises OSError."""
-    try:
-        return await asyncio.get_running_loop().create_server(
-            server, sock=listening, ssl=tls, backlog=_BACKLOG
-        )
-    except OSError:
-        listening.close()
-        raise
 
 
 def _refusal(host: str, port: int, error: OSError) -> str:

@@ -98,7 +98,9 @@ def _for_members(status: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **status,
         "restarts": {},
-        "conflicts": {name: value for name, value in conflicts if name != "databases"},
+        "conflicts": {
+            name: value for name, value in conflicts if name not in ("databases", "stuck")
+        },
         "damaged": [each for each in status.get("damaged", ()) if each["database"] in own],
         "attention": [
             each

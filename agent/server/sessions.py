@@ -26,7 +26,7 @@ COOKIE = "AuthSession"
 DEFAULT_TIMEOUT = 600
 """Seconds, as in CouchDB. A session that is used is renewed."""
 
-_SECRET_FILE = "session.secret"  # noqa: S105  (the file's name)
+SECRET_FILE = "session.secret"  # noqa: S105  (the file's name)
 _SECRET_BYTES = 32
 _RENEWED_BELOW = 0.9  # of the time-out
 
@@ -98,7 +98,7 @@ def server_secret(folder: Path) -> bytes:
 
     Readable by its owner only; whoever has it can log in as anybody. Raises PermanentError.
     """
-    path = folder / _SECRET_FILE
+    path = folder / SECRET_FILE
     try:
         make_folder(folder)
         if not path.exists():
@@ -120,7 +120,7 @@ def existing_secret(folder: Path) -> bytes | None:
 
     For who may read the file anyway. Raises PermanentError.
     """
-    path = folder / _SECRET_FILE
+    path = folder / SECRET_FILE
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
@@ -18,8 +19,8 @@ from agent.durable import make_folder, sync_folder
 from agent.errors import DocumentError, NotFoundError, StoreError, StoreExistsError, StoreHeldError
 from agent.store.connection import StoreLock, marker
 from agent.store.opening import exists
-from agent.store.salvage import COPY, copies_of, files_aside, note_of
-from agent.store.store import Store
+from agent.store.salvage import COPY, Salvage, copies_of, files_aside, note_of, salvaged
+from agent.store.store import Store, Tally
 
 _T = TypeVar("_T")
 
@@ -36,6 +37,20 @@ BAD_NAME = (
     "Name: '{}'. Only lowercase characters (a-z), digits (0-9), and any of the characters "
     "_, $, (, ), +, -, and / are allowed. Must begin with a letter."
 )
+
+
+@dataclass
+class Damaged:
+    """A database that was damaged, and the file that it was then.
+
+    `reason` is there where there is nothing else in the file; `salvaged` where the database that is
+    there now was made of it.
+    """
+
+    database: str
+    file: str
+    reason: str | None
+    salvaged: Salvage | None = None
 
 
 def _nothing(_: str) -> None:
@@ -66,6 +81,10 @@ class Databases:
         self._held: set[str] = set()
         self.on_open: Callable[[str], None] = _nothing
         """Called with the name of each database that is opened: only those that are open change."""
+        self.tally = Tally()
+        """Of all databases."""
+        self._salvages: dict[str, Salvage | None] = {}
+        """By the file that was set aside."""
 
     def path(self, name: str) -> Path:
         """The file of a database. Raises DocumentError for a name that is not allowed."""
@@ -101,10 +120,10 @@ class Databases:
             if name not in self._open:
                 self._check_open()
                 await self._make_room()
-                self._open[name] = await Store.open(
+                store = await Store.open(
                     self.path(name), create=False, revs_limit=self._revs_limit, salvage=True
                 )
-                self.on_open(name)
+                self._opened(name, store)
             return self._open[name]
 
     @contextmanager
@@ -132,13 +151,16 @@ class Databases:
                 )
             await self.make_folder()
             await self._make_room()
-            store = self._open[name] = await Store.open(
-                path, revs_limit=self._revs_limit, salvage=True
-            )
+            store = await Store.open(path, revs_limit=self._revs_limit, salvage=True)
+            self._opened(name, store)
             self._created.set()
             self._created = asyncio.Event()
-            self.on_open(name)
             return store
+
+    def _opened(self, name: str, store: Store) -> None:
+        store.tally = self.tally
+        self._open[name] = store
+        self.on_open(name)
 
     async def ensure(self, name: str) -> Store:
         """The database, made if there is none."""
@@ -186,10 +208,25 @@ class Databases:
                 await store.close()
             await asyncio.to_thread(_unlink, path)
 
-    async def damaged(self) -> list[dict[str, str | None]]:
-        """What was damaged, and the file that it was, as long as that is there: `{"database",
-        "file", "reason"}` for each; the reason where there is nothing else in the file."""
-        return await asyncio.to_thread(self._damaged)
+    async def damaged(self) -> list[Damaged]:
+        """What was damaged, as long as the file that it was is there. A database that is not open
+        is opened, once, to be asked what could be copied."""
+        found = await asyncio.to_thread(self._damaged)
+        for each in found:
+            if each.file not in self._salvages:
+                self._salvages[each.file] = await self._salvage(each)
+            each.salvaged = self._salvages[each.file]
+        return found
+
+    async def _salvage(self, damaged: Damaged) -> Salvage | None:
+        with (
+            self.using(damaged.database),
+            contextlib.suppress(NotFoundError, StoreError, DocumentError),
+        ):
+            made = await salvaged(await self.get(damaged.database))
+            if made is not None and Path(made.aside).name == Path(damaged.file).name:
+                return made
+        return None
 
     async def check(self) -> None:
         """Returns when the writer of each open store has had its turn. Raises StoreDamagedError."""
@@ -243,13 +280,9 @@ class Databases:
         }
         return sorted(unquote(file.name.removesuffix(_SUFFIX)) for file in files)
 
-    def _damaged(self) -> list[dict[str, str | None]]:
+    def _damaged(self) -> list[Damaged]:
         return [
-            {
-                "database": unquote(file.name.partition(_SUFFIX)[0]),
-                "file": str(file),
-                "reason": note_of(file),
-            }
+            Damaged(unquote(file.name.partition(_SUFFIX)[0]), str(file), note_of(file))
             for file in files_aside(self.folder, f"*{_SUFFIX}")
         ]
 

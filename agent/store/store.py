@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,17 @@ _PAGE_SIZE = 4096
 """Of SQLite's files, unless they say otherwise."""
 
 
+@dataclass
+class Tally:
+    """What came into one or several databases since somebody began to count."""
+
+    changes: int = 0
+    arrived: int = 0
+    """Revisions that replication brought, those among them that were here already, too."""
+    durable: int = 0
+    """Of these, those that are on the disk: then who brought them is told."""
+
+
 class Store(StoreView):
     """A database. Everything written is durable when the call returns."""
 
@@ -45,6 +57,8 @@ class Store(StoreView):
         """Why no document is taken at the moment, if none is."""
         self.data = 0
         """Bytes of the file's used pages after the latest commit, once there was one."""
+        self.tally = Tally()
+        """Several stores may share one."""
         self._lock = lock
         self._writer: Writer
         self._compaction: asyncio.Task[None] | None = None
@@ -124,8 +138,11 @@ class Store(StoreView):
 
         Idempotent, in any order. One bool per revision: True when it was new.
         """
+        self.tally.arrived += len(revisions)
         self.check_room()
-        return await self._writer.run(lambda transaction: transaction.graft(revisions))
+        fresh = await self._writer.run(lambda transaction: transaction.graft(revisions))
+        self.tally.durable += len(revisions)
+        return fresh
 
     async def edit(self, edits: Sequence[Edit]) -> list[Rev | None]:
         """Apply edits that name the revision they replace. None where that is a conflict."""
@@ -229,5 +246,6 @@ class Store(StoreView):
                 "%s: documents that have come into conflict: %d", self.path, done.new_conflicts
             )
         if done.update_seq > self.update_seq:
+            self.tally.changes += done.update_seq - self.update_seq
             self.update_seq = done.update_seq
             self.wake()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -93,11 +94,21 @@ def test_what_hooks_do_is_shown(opener: Opener, tmp_path: Path) -> None:
         request("PUT", f"{url}/edge/order", {})
         page = opener(url)
         rows = page.get_by_role("region", name="Hooks").get_by_role("row")
-        expect(rows.nth(1)).to_have_text(re.compile(r"mail.*live.*0\s*0\s*1\s*1$"))
+        expect(rows.nth(1)).to_have_text(re.compile(r"mail.*live.*0\s*0\s*1\s*Show 1\s*$"))
         expect(rows.nth(2)).to_have_text(re.compile(r"bus.*waiting.*1\s*0\s*[1-9]\d*\s*0$"))
         expect(rows.nth(3)).to_have_text(re.compile("cannot be reached.*(Next try|tried again)"))
         page.set_viewport_size(PHONE)
         assert sideways(page) == []
+
+
+def test_a_hub_shows_what_comes_in(site: Site, opener: Opener) -> None:
+    page = opener(site.hub_url)
+    for stage, note in (("Detect", "in all databases"), ("Transfer", "received")):
+        shown = page.locator(".stage", has_text=stage)
+        expect(shown.locator(".figure .number")).to_have_text(re.compile(r"[1-9]"))
+        expect(shown.locator(".note")).to_have_text(re.compile(rf"^[1-9].* in all · {note}$"))
+    expect(page.locator(".stage", has_text="Verify and confirm")).to_contain_text("on disk")
+    expect(page.locator(".stage", has_text="Process")).to_contain_text("no hook configured")
 
 
 @pytest.mark.parametrize("time", ["2031-07-01T12:00:00Z", "1970-01-02T00:00:00Z"])
@@ -217,6 +228,39 @@ def test_what_came_while_there_was_no_connection_is_shown(site: Site, opener: Op
         now = {"type": "device", "device": "shed", "reported": {"volume": 11}}
         site.put("device:shed", _rev=rev, **now)
         run(line.mend())
+        expect(volume).to_contain_text("11")
+        expect(page.get_by_text(old)).to_have_count(0)
+        page.close()
+
+
+def test_a_connection_that_is_dead_is_not_taken_for_live(site: Site, opener: Opener) -> None:
+    """As when a phone goes from one network to another: nothing comes, and nobody is told."""
+    time = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    site.put(f"barn:t:{time}:0", type="reading", device="barn", sensor="t", time=time, value=1)
+    barn = {"type": "device", "device": "barn"}
+    rev = site.put("device:barn", **barn, reported={"volume": 7})
+    old = "What is shown here may be old"
+    with line_to(site.url) as (line, run):
+
+        async def abandon() -> None:
+            line.abandon()
+
+        url = f"http://127.0.0.1:{line.port}"
+        page = opener(url, "#/sensors?device=barn&sensor=t", time=time, expected=["net::ERR_"])
+        volume = page.get_by_role("row", name=re.compile("^volume"))
+        expect(page.get_by_text("live", exact=True)).to_be_visible()
+        expect(volume).to_contain_text("7")
+        run(abandon())
+        site.put("device:barn", _rev=rev, **barn, reported={"volume": 11})
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            to_agent, line.target = line.target, silent.getsockname()[1]
+            while not page.get_by_text(old).is_visible():
+                page.clock.fast_forward(20_000)
+                page.wait_for_timeout(100)
+            page.clock.fast_forward(45_000)
+            expect(page.get_by_text("connecting", exact=True)).to_be_visible()
+            line.target = to_agent
+        page.clock.fast_forward(45_000)
         expect(volume).to_contain_text("11")
         expect(page.get_by_text(old)).to_have_count(0)
         page.close()

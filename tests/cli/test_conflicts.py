@@ -159,7 +159,11 @@ def test_fields_are_chosen_and_set(gateway: Gateway) -> None:
     [
         (["--field", "z"], "FIELD="),
         (["--field", "z=9-x"], "none of the revisions"),
+        (["--field", "z=2-"], "more than one of the revisions"),
         (["--field", "a..b=2-b"], "Invalid field name"),
+        (["--field", "z=2-b", "--field", "zz=2-b"], "none of the revisions has a field zz"),
+        (["--field", "z=2-b", "--set", "type.x=1"], "is no object"),
+        (["--field", "z=2-b", "--set", "_id=1"], "CouchDB's"),
         (["--set", "z={"], "no JSON"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import resource
 import signal
 import socket
@@ -62,6 +63,23 @@ def test_the_files_of_an_agent_are_its_users_only(tmp_path: Path) -> None:
         os.umask(before)
     assert {"_replicator.sqlite", "_replicator.sqlite-wal"} <= set(modes)
     assert set(modes.values()) == {0o600}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="this needs root")
+def test_root_does_not_work_among_the_data_of_somebody_else(tmp_path: Path) -> None:
+    """Once it had, the service could not start any more. But in a container nobody has a name."""
+    data = tmp_path / "hub"
+    data.mkdir()
+    nobody = pwd.getpwnam("nobody").pw_uid
+    os.chown(data, nobody, -1)
+    complaint = agents.edge_agent("hub", "--data", data, "--listen", "127.0.0.1:0").complaint()
+    assert complaint.startswith(f"{data}: these are the data of the user nobody, ")
+    assert "runuser -u nobody -- edge-agent" in complaint
+    assert list(data.iterdir()) == []
+    os.chown(data, 2_000_000_000, -1)
+    with agents.hub(data) as hub:
+        assert hub.wait_until_ready()
+        assert hub.stop().status == 0
 
 
 def test_a_process_may_open_as_many_files_as_the_system_allows(tmp_path: Path) -> None:

@@ -237,6 +237,46 @@ def test_what_needs_attention_comes_first() -> None:
     assert lines[-1].startswith("… ")
 
 
+def test_an_agent_that_answers_no_more_is_waited_for(tmp_path: Path) -> None:
+    port = find_free_port()
+    config = agents.gateway_config(tmp_path / "gateway.toml", port=port)
+    with contextlib.ExitStack() as stack:
+        with agents.gateway(config) as agent:
+            agent.wait_until_ready()
+            process, terminal = stack.enter_context(on_a_terminal("--config", config))
+            seen = b""
+
+            def read_until(text: bytes) -> None:
+                nonlocal seen
+                while text not in seen:
+                    if select.select([terminal], [], [], 1)[0]:
+                        seen += os.read(terminal, 65536)
+
+            read_until(b"gateway-1")
+        read_until(b"What is shown is old: ")
+        os.write(terminal, b"q")
+        while process.poll() is None:
+            if select.select([terminal], [], [], 1)[0]:
+                os.read(terminal, 65536)
+        assert process.returncode == 0
+
+
+def test_what_is_old_is_said_until_there_is_something_new() -> None:
+    from rich.console import Console
+
+    def second_line() -> str:
+        console = Console(width=80, file=io.StringIO())
+        console.print(frames.frame(80, 24))
+        return console.file.getvalue().splitlines()[1]  # type: ignore[attr-defined, no-any-return]
+
+    frames = Frames()
+    frames.add(status())
+    frames.missed("no agent answers")
+    assert second_line() == "What is shown is old: no agent answers"
+    frames.add(status())
+    assert second_line().startswith("detect")
+
+
 def test_one_is_not_told_as_several() -> None:
     one = {**MUCH["gateways"][0], "conflicts": 1}
     [line] = [line for line in drawn(gateways=[one]) if line.startswith("gateway-0")]

@@ -250,14 +250,19 @@ def test_somebody_else_has_the_port(device: str, tmp_path: Path) -> None:
 
 
 @root
-def test_the_data_are_somebody_elses(config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["edge.sqlite", "session.secret"])
+def test_the_data_are_somebody_elses(config: Path, tmp_path: Path, name: str) -> None:
     store = make_store(tmp_path / "gateway" / "edge.sqlite")
-    os.chown(tmp_path / "gateway", NOBODY, NOBODY)
-    store.chmod(0o600)
+    for each in (store.parent, *store.parent.iterdir()):
+        os.chown(each, NOBODY, NOBODY)
+    file = store.with_name(name)
+    file.touch()
+    file.chmod(0o600)
+    os.chown(file, 0, 0)
     found = examined(config)
     level, text, mend = found.of("data")
     user = account_of(NOBODY).name
-    assert (level, str(store) in text) == ("error", True)
+    assert (level, str(file) in text) == ("error", True)
     assert mend is not None
     assert mend.startswith(f"sudo chown -R {user}: {tmp_path / 'gateway'} && ")
 

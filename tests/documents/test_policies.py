@@ -211,7 +211,7 @@ def test_the_newest_is_kept_and_of_equal_ones_the_winner(
 def test_without_a_time_in_each_nothing_is_decided(value: Any) -> None:
     asked = conflict({"at": 1}, {"at": value})
     assert decided(Keep(Newest(("at",))), asked) == Undecided(
-        "at is no time in one of the revisions"
+        "one of the revisions has no time in at"
     )
     assert isinstance(decided(Keep(Newest(("at",))), conflict({"at": 1}, {})), Undecided)
 
@@ -261,7 +261,9 @@ def test_a_clash_goes_to_another_rule_or_to_people() -> None:
     assert decided(ThreeWay(Newest(("at",))), two) == {"v": 2, "at": 2, "x": 1, "y": 1}
     no_time = decided(ThreeWay(Newest(("t",))), two)
     assert isinstance(no_time, Undecided)
-    assert no_time.reason.startswith("both sides have changed v, at; t is no time")
+    assert no_time.reason.startswith(
+        "both sides have changed v, at; one of the revisions has no time in t"
+    )
 
 
 def test_whoever_lacks_the_ancestor_leaves_it_to_a_side_that_has_it() -> None:

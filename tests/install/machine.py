@@ -120,8 +120,8 @@ class Machine:
         assert done.status == 0, done.text
         return json.loads(done.text)
 
-    def log(self) -> str:
-        return (self.root / "run/units/edge-agent.service.log").read_text()
+    def log(self, unit: str) -> str:
+        return (self.root / f"run/units/{unit}.log").read_text()
 
 
 CONFIG = "/etc/edge-agent/config.toml"
@@ -139,10 +139,16 @@ def build_package(folder: Path) -> Path:
 
 
 def rebuild(
-    package: Path, folder: Path, *, version: str, broken: bool = False, needs: str | None = None
+    package: Path,
+    folder: Path,
+    *,
+    version: str,
+    broken: bool = False,
+    refuses: bool = False,
+    needs: str | None = None,
 ) -> Path:
-    """The same package with another version; `broken`: the program does not start; `needs`: a
-    version of Python."""
+    """The same package with another version; `broken`: the program does not start; `refuses`: it
+    cannot be unpacked; `needs`: a version of Python."""
     tree = folder / version
     subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True, timeout=_LONGEST)
     control = tree / "DEBIAN/control"
@@ -163,6 +169,10 @@ def _serve(agent: Agent) -> None:
     agent.databases.folder.joinpath("spoilt").write_text("")
     raise SystemExit("broken")
 """)
+    if refuses:
+        preinst = tree / "DEBIAN/preinst"
+        preinst.write_text("#!/bin/sh\nexit 1\n")
+        preinst.chmod(0o755)
     out = folder / f"{version}.deb"
     subprocess.run(
         ["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, out],

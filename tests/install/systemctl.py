@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 """Stands in for systemctl in the root where the package is installed, which no systemd has booted.
 
-It does with the package's real unit what systemd does of it that matters there: runs ExecStart as
-User, waits for READY=1, counts a service as active while its main process lives, stops it with
-SIGTERM. Hardening and restarts are systemd's alone.
+It does with the package's real units what systemd does of them that matters there: runs ExecStart
+as User, waits for READY=1 or, of a oneshot service, for the end, counts a service as active while
+its main process lives, stops it with SIGTERM; `default` starts what starts with the machine.
+Hardening and restarts are systemd's alone.
 """
 
 import configparser
@@ -13,6 +14,7 @@ import pwd
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,7 +22,6 @@ from pathlib import Path
 UNITS = Path("/lib/systemd/system")
 WANTED = Path("/etc/systemd/system/multi-user.target.wants")
 RUNTIME = Path("/run/units")
-START_TIMEOUT = 30.0
 STOP_TIMEOUT = 30.0
 
 
@@ -34,15 +35,22 @@ def pid_of(name: str) -> int | None:
 
 
 def start(name: str) -> int:
+    if pid_of(name) is not None:
+        return 0
     text = (UNITS / name).read_text()
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read_string(text)
     service = unit["Service"]
-    for negated, path in re.findall(r"(?m)^ConditionPathExists=(!?)(\S+)$", text):
-        if Path(path).exists() == bool(negated):
+    for kind, negated, path in re.findall(r"(?m)^ConditionPath(\w+)=(!?)(\S+)$", text):
+        found = {"Exists": os.path.exists, "IsSymbolicLink": os.path.islink}[kind](path)
+        if found == bool(negated):
             return 0
-    RUNTIME.mkdir(exist_ok=True)
+    if service["Type"] == "oneshot":
+        with (RUNTIME / f"{name}.log").open("a") as output:
+            return subprocess.call(
+                service["ExecStart"].split(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
     address = RUNTIME / f"{name}.notify"
     address.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
@@ -51,7 +59,7 @@ def start(name: str) -> int:
         channel.settimeout(0.2)
         if os.fork() == 0:
             run(name, service, str(address))
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + float(service["TimeoutStartSec"])
         while time.monotonic() < deadline:
             try:
                 if b"READY=1" in channel.recv(4096).split(b"\n"):
@@ -100,6 +108,7 @@ def stop(name: str) -> int:
 
 
 def main() -> int:
+    RUNTIME.mkdir(exist_ok=True)
     action, *names = [word for word in sys.argv[1:] if not word.startswith("-")]
     name = names[0] if names else ""
     if action == "is-active":
@@ -111,6 +120,11 @@ def main() -> int:
         if "--quiet" not in sys.argv:
             print("enabled" if enabled else "disabled")
         return 0 if enabled else 1
+    if action == "default":
+        wanted = {
+            unit.name for folder in (UNITS / WANTED.name, WANTED) for unit in folder.iterdir()
+        }
+        return max(map(start, sorted(wanted)))
     if action == "preset":
         WANTED.mkdir(parents=True, exist_ok=True)
         (WANTED / name).symlink_to(UNITS / name)

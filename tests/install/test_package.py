@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from packaging.utils import canonicalize_name
 
+from tests.agents import when_true
 from tests.install.machine import CHECKOUT, CONFIG, Machine, missing, rebuild
 
 _LACKING = missing()
@@ -21,6 +23,7 @@ needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="this needs systemd-analyze"
 )
 UNIT = CHECKOUT / "scripts/debian/edge-agent.service"
+UPDATE_UNIT = UNIT.with_name("edge-agent-update.service")
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +58,16 @@ def test_the_unit_is_exposed_little() -> None:
 
 
 @needs_systemd
-def test_the_unit_is_valid(tmp_path: Path) -> None:
-    # The program of the installed package, which is not here.
-    unit = tmp_path / UNIT.name
-    unit.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text()))
+@pytest.mark.parametrize("source", [UNIT, UPDATE_UNIT], ids=lambda unit: unit.stem)
+def test_the_units_are_valid(tmp_path: Path, source: Path) -> None:
+    # The programs of the installed package, which is not here.
+    unit = tmp_path / source.name
+    unit.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", source.read_text()))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    complaints = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    complaints = [line for line in done.stderr.splitlines() if source.name in line]
     assert complaints == []
 
 
@@ -201,7 +205,18 @@ def test_the_same_version_again_and_updates_that_cannot_be(
     assert done.status == 1
     assert "python3 (>= 3.99)" in done.text, done.text
     assert machine.status()["database"]["doc_count"] == 1
-    assert machine.install("--uninstall", "--purge").status == 0
+    # One that dpkg cannot unpack, as on a full disk, leaves the old one running.
+    refused = rebuild(package, tmp_path, version="9.1", refuses=True)
+    assert machine.run("dpkg", "--install", bring(machine, refused)).status == 1
+    assert machine.run("systemctl", "is-active", "edge-agent.service").text == "active\n"
+    # Two at a time would be in each other's way; one may have begun with the machine.
+    other = "exec 9>/run/edge-agent-update.lock; flock 9; touch /tmp/held; sleep 5"
+    with ThreadPoolExecutor(1) as running:
+        running.submit(machine.run, "sh", "-c", other)
+        when_true((machine.root / "tmp/held").exists)
+        done = machine.install("--uninstall", "--purge")
+    assert done.status == 0, done.text
+    assert "waiting for another run" in done.text
 
 
 # Ends a script at once, between taking the data away and putting others in their place.
@@ -214,10 +229,11 @@ trap '[[ ${FUNCNAME[0]-} != exchange_data || ! $BASH_COMMAND =~ ^(mv|find)\ .\$r
 
 @needs_machine
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("partition", [False, True])
-def test_a_power_cut_while_going_back_is_made_good_by_the_next_run(
-    machine: Machine, package: Path, broken: Path, partition: bool
+@pytest.mark.parametrize(("partition", "by_hand"), [(False, True), (True, False)])
+def test_a_power_cut_while_going_back_is_made_good_at_the_next_start(
+    machine: Machine, package: Path, broken: Path, partition: bool, by_hand: bool
 ) -> None:
+    """Or by the next run, which is the same, should somebody be faster."""
     data = "/var/lib/edge-agent"
     if partition:
         assert machine.run("mkdir", "-p", data).status == 0
@@ -238,9 +254,13 @@ def test_a_power_cut_while_going_back_is_made_good_by_the_next_run(
     assert machine.run("systemctl", "start", "edge-agent.service").status == 0
     assert machine.run("systemctl", "is-active", "edge-agent.service").text == "inactive\n"
     assert machine.run("test", "-e", f"{data}/spoilt").status == 1
-    done = machine.install(newer, healthy_within=5)
-    assert "an update was cut short" in done.text
-    assert "runs again, with its data" in done.text, done.text
+    if by_hand:
+        said = machine.install(newer, healthy_within=5).text
+    else:
+        machine.run("systemctl", "default", healthy_within=5)
+        said = machine.log("edge-agent-update.service")
+    assert "an update was cut short" in said
+    assert "runs again, with its data" in said, said
     assert machine.status()["database"]["doc_count"] == 1
     left = machine.run("ls", "/var/backups/edge-agent").text
     assert not re.search("under-way|next|going-back", left), left

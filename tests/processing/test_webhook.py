@@ -258,6 +258,23 @@ async def test_dead_letters_survive_and_can_be_tried_again(
         assert [letter["id"] for letter in hook.dead()] == ["doc:2"]
 
 
+async def test_what_is_forgotten_is_not_tried_again_after_all(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    receiver.answer = lambda _: 422
+    async with opened(tmp_path) as (databases, store):
+        await store.graft(documents(2))
+        async with hooked(databases, url=receiver.url, retry_cap=0.1) as hook:
+            await until(lambda: len(hook.letters) == 2)
+            receiver.answer = lambda _: 503
+            hook.retry(None)
+            await until(lambda: hook.state is State.WAITING)  # for doc:0; doc:1 has its turn next
+            assert await hook.drop(None) == 2
+            receiver.answer = lambda _: 200
+            await until(lambda: hook.state is State.LIVE)
+    assert "doc:1" not in receiver.taken
+
+
 async def test_a_later_change_that_goes_through_settles_it(
     receiver: Receiver, tmp_path: Path
 ) -> None:

@@ -337,14 +337,17 @@ async def test_it_is_said_that_a_policy_takes_long(
         return {"v": 3}
 
     await conflict(store, "a", {"v": 1}, {"v": 2})
-    async with running(Resolver(databases, "db", [policy(python(slow))])):
+    resolver = Resolver(databases, "db", [policy(python(slow))])
+    async with running(resolver):
         await until(lambda: _true("whether a function of a package hangs" in caplog.text))
+        assert resolver.stuck
         returns.set()
 
         async def resolved() -> bool:
             return (await store.info()).conflict_count == 0
 
         await until(resolved)
+        assert not resolver.stuck
     assert await body(store, "a") == {"v": 3}
 
 

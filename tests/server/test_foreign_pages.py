@@ -36,7 +36,10 @@ def by_form(**headers: str) -> dict[str, Any]:
 async def test_a_form_elsewhere_writes_nothing_where_nobody_logs_in(
     api: Api, headers: dict[str, str]
 ) -> None:
-    for path in ("/db/_bulk_docs", "/db", "/db/_purge", "/_replicate", "/db/_compact", "/_session"):
+    for path in (
+        *("/db/_bulk_docs", "/db", "/db/_purge", "/db/_compact", "/db/_resolve"),
+        *("/_replicate", "/_session", "/_hooks/mail/retry", "/_hooks/mail/drop"),
+    ):
         answer = await api.request("POST", path, **by_form(**headers))
         assert answer.status == 403, path
         assert answer.json["reason"].startswith(REFUSED)

@@ -137,6 +137,24 @@ async def test_connections_are_bounded(
     await server.close()
 
 
+@pytest.mark.parametrize("asked", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
+@pytest.mark.parametrize("before", [False, True])
+async def test_who_does_not_ask_to_the_end_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bytes, before: bool
+) -> None:
+    monkeypatch.setattr("agent.server.http._IDLE", 0.5)
+    server = await serve(make_app(Databases(tmp_path)), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    if before:
+        writer.write(b"GET /_up HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    writer.write(asked)
+    async with asyncio.timeout(20):
+        await reader.read()  # returns when the connection is closed
+    writer.close()
+    await server.close()
+
+
 def test_how_many_depends_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """With TLS a connection takes 20 times as much."""
     pages = {"SC_PHYS_PAGES": 512 * 256, "SC_PAGE_SIZE": 4096}  # 512 MiB

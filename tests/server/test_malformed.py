@@ -442,6 +442,10 @@ async def test_the_log_has_nothing_of_what_is_no_request(
     assert b" 400 " in answer.splitlines()[0]
     assert "a request that is not HTTP: " in caplog.text
     assert "CANARY" not in caplog.text
+    caplog.clear()
+    caplog.set_level("WARNING")
+    await api.raw(request_head + b"\r\n\r\n")
+    assert caplog.text == ""
 
 
 async def test_urls_that_are_too_long(api: Api) -> None:

@@ -219,11 +219,17 @@ async def test_who_may_see_it(tmp_path: Path) -> None:
 
 
 async def test_the_names_of_other_databases_are_for_administrators(tmp_path: Path) -> None:
-    damaged = [{"database": name, "file": f"{name}.x", "reason": None} for name in ("db", "secret")]
+    gone = {"file": "x", "reason": None, "salvaged": None}
+    damaged = [{**gone, "database": name} for name in ("db", "secret")]
     hooks = [{**HOOK, "name": f"of {name}", "database": name} for name in ("db", "secret")]
 
     async def status() -> dict[str, Any]:
-        conflicts = {"present": 2, "databases": {"secret": 2}, "policies": {}}
+        conflicts = {
+            "present": 2,
+            "databases": {"secret": 2},
+            "policies": {},
+            "stuck": ["secret"],
+        }
         told = {**STATUS, "conflicts": conflicts, "damaged": damaged, "hooks": hooks}
         told["database"] = {"name": "db", **COUNTS}
         told["restarts"] = {"conflicts of secret": 1}
@@ -232,7 +238,7 @@ async def test_the_names_of_other_databases_are_for_administrators(tmp_path: Pat
     async with running(tmp_path, access=quick_access(), status=status) as api:
         assert (await api.put("/db", **auth("anna"))).status == 201
         await secure(api, "db", {"members": {"names": ["mia"]}})
-        assert (await api.get("/_status", **auth("anna"))).text.count('"secret"') == 4
+        assert (await api.get("/_status", **auth("anna"))).text.count('"secret"') == 6
         answer = await api.get("/_status", **auth("mia"))
         told = answer.json
         assert told["conflicts"] == {"present": 2, "policies": {}}

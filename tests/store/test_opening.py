@@ -107,7 +107,7 @@ async def test_a_file_that_is_gone_or_emptied_is_never_replaced_silently(
     report = told(path)
     # Until somebody removes that file, the status tells.
     [damaged] = await databases.damaged()
-    assert (damaged["database"], damaged["file"]) == ("db", report.aside)
+    assert (damaged.database, damaged.file) == ("db", report.aside)
     reason = report.reason
     assert reason in ("it is gone", "it is empty, and was not", "it is no SQLite file any more")
     await databases.close()
@@ -326,7 +326,7 @@ async def test_a_wal_that_is_gone_is_told(tmp_path: Path) -> None:
         assert [each.id for each in page.documents] == [f"new {n}" for n in range(opening + 1)]
         damaged = await databases.damaged()
         assert len(damaged) == notes
-        assert "its WAL is gone" in str(damaged[0]["reason"])
+        assert "its WAL is gone" in str(damaged[0].reason)
         await databases.close()
     # Closed in order, none is missed, even if the file is opened by others meanwhile.
     databases = Databases(tmp_path)

@@ -26,6 +26,8 @@ export interface Options {
   readonly signal?: AbortSignal;
 }
 
+const NO_ANSWER = "The agent does not answer. Is it running?";
+
 /** A browser takes these for steps in the path, however they are written; it would ask for another. */
 const STEP = /\/\.\.?(?=[/?]|$)/;
 
@@ -48,7 +50,7 @@ async function send(method: string, path: string, options: Options): Promise<Res
     });
   } catch (error) {
     if (options.signal?.aborted) throw error;
-    throw new ApiError(0, "unreachable", "The agent does not answer. Is it running?", "");
+    throw new ApiError(0, "unreachable", NO_ANSWER, "");
   }
   if (response.ok) return response;
   const answer = await response.text();
@@ -77,6 +79,13 @@ export function get<T>(path: string, signal?: AbortSignal): Promise<T> {
 /** An answer's JSON text as it is: see json.ts. */
 export async function getText(path: string, signal?: AbortSignal): Promise<string> {
   return (await send("GET", path, signal ? { signal } : {})).text();
+}
+
+/** Aborted with `signal`, or after so many milliseconds. */
+export function within(milliseconds: number, signal: AbortSignal): AbortSignal {
+  const abort = new AbortController();
+  setTimeout(() => abort.abort(new DOMException(NO_ANSWER, "TimeoutError")), milliseconds);
+  return AbortSignal.any([signal, abort.signal]);
 }
 
 /** The path of something in a database, with its query. */
@@ -113,13 +122,15 @@ export interface Change {
 }
 
 const HEARTBEAT = 15_000;
+const LONGEST_SILENCE = 3 * HEARTBEAT;
 const RETRY = 2_000;
 
 /**
  * Calls `onChange` with each change from now on that a selector matches, until the signal. A lost
- * connection is made again; `onState` is told whether there is one. While the page is not seen there
- * is none: a browser has six to a server, for all its pages. What comes meanwhile is not told, as
- * it may be a night's readings: who was told of a new connection asks for what there is.
+ * connection is made again, also one over which not even a sign of life comes any more; `onState` is
+ * told whether there is one. While the page is not seen there is none: a browser has six to a server,
+ * for all its pages. What comes meanwhile is not told, as it may be a night's readings: who was told
+ * of a new connection asks for what there is.
  */
 export async function follow(
   db: string,
@@ -133,6 +144,12 @@ export async function follow(
     const hidden = new AbortController();
     const hide = () => document.hidden && hidden.abort();
     document.addEventListener("visibilitychange", hide);
+    const silent = new AbortController();
+    let alarm: ReturnType<typeof setTimeout> | undefined;
+    const heard = () => {
+      clearTimeout(alarm);
+      alarm = setTimeout(() => silent.abort(), LONGEST_SILENCE);
+    };
     try {
       const path = inDb(db, ["_changes"], {
         feed: "continuous",
@@ -141,10 +158,11 @@ export async function follow(
         heartbeat: HEARTBEAT,
         since: "now",
       });
-      const either = AbortSignal.any([signal, hidden.signal]);
+      const either = AbortSignal.any([signal, hidden.signal, silent.signal]);
+      heard();
       const response = await send("POST", path, { body: { selector }, signal: either });
       onState(true);
-      for await (const line of lines(response)) {
+      for await (const line of lines(response, heard)) {
         const change = JSON.parse(line) as Change & { last_seq?: string };
         if (change.last_seq === undefined) onChange(change);
       }
@@ -153,6 +171,7 @@ export async function follow(
       if (signal.aborted) return;
     } finally {
       document.removeEventListener("visibilitychange", hide);
+      clearTimeout(alarm);
     }
     onState(false);
     if (!hidden.signal.aborted) await new Promise((resolve) => setTimeout(resolve, RETRY));
@@ -168,13 +187,14 @@ export async function seen(): Promise<void> {
   }
 }
 
-async function* lines(response: Response): AsyncGenerator<string> {
+async function* lines(response: Response, heard: () => void): AsyncGenerator<string> {
   if (!response.body) return;
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
+    heard();
     const parts = (rest + value).split("\n");
     rest = parts.pop() ?? "";
     for (const part of parts) if (part.trim()) yield part;

@@ -1,11 +1,12 @@
 /** The frame around the pages: who this is, where to go, which database. */
 
 import { useCallback, useEffect, useState } from "preact/hooks";
-import { ApiError, explained, get, request, whenUnauthorized } from "./api";
+import { ApiError, explained, get, request, whenUnauthorized, within } from "./api";
 import { type Session, SharedContext, go, link, setClock, useLoaded, useRoute } from "./hooks";
 import { Conflicts } from "./pages/conflicts";
 import { Documents } from "./pages/documents";
 import { Gateways } from "./pages/gateways";
+import { Hooks } from "./pages/hooks";
 import { Login } from "./pages/login";
 import { Overview } from "./pages/overview";
 import { Sensors } from "./pages/sensors";
@@ -35,8 +36,12 @@ const PAGES = [
     icon: "M4 13h16v7H4zM8 17h.01M12 17h4M9 9a4 4 0 0 1 6 0M6 6a8 8 0 0 1 12 0",
   },
 ] as const;
+/** Not among the others: the overview leads there. */
+const ASIDE = { name: "hooks", title: "Hooks", show: Hooks } as const;
 const STATUS_EVERY = 2000;
-const WITHOUT_DATABASES = ["overview", "gateways"];
+/** On a slow line, or where the agent has much to do; a connection that is dead has no other end. */
+const STATUS_TIMEOUT = 20_000;
+const WITHOUT_DATABASES = ["overview", "gateways", "hooks"];
 
 export function App() {
   const [session, setSession] = useState<Session>();
@@ -75,7 +80,7 @@ async function currentSession(): Promise<Session> {
 }
 
 async function currentStatus(signal: AbortSignal): Promise<Status> {
-  const status = await get<Status>("/_status", signal);
+  const status = await get<Status>("/_status", within(STATUS_TIMEOUT, signal));
   setClock(status);
   return status;
 }
@@ -86,7 +91,7 @@ function Frame({ session, onSession }: { session: Session; onSession: () => Prom
   const status = useLoaded("status", currentStatus, STATUS_EVERY);
   const { dbs, db, loading } = useDatabases(session, status.value, route.query["db"]);
   const pages = PAGES.filter(({ name }) => session.databases || WITHOUT_DATABASES.includes(name));
-  const page = pages.find(({ name }) => name === route.page) ?? PAGES[0];
+  const page = [...pages, ASIDE].find(({ name }) => name === route.page) ?? PAGES[0];
   const writes = !session.roles.includes("_reader") || session.roles.includes("_admin");
   useShortcuts(db, () => setHelp(true));
   useEffect(() => {

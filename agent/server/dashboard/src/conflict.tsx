@@ -18,7 +18,7 @@ import {
   withValue,
 } from "./json";
 import { Action, DeleteDialog, Empty, Failure, Loading, Name, Pill, StatePill } from "./parts";
-import { many } from "./text";
+import { many, sentence } from "./text";
 
 export function OneConflict({ db, id }: { db: string; id: string }) {
   const { value, error, reload } = useLoaded(`${db} ${id}`, async (signal) => {
@@ -34,7 +34,7 @@ export function OneConflict({ db, id }: { db: string; id: string }) {
       </h2>
       {overtaken !== undefined && (
         <div class="notice warning" role="alert">
-          {sentence(shown(overtaken))} This is how it stands now.
+          {capital(sentence(overtaken))} This is how it stands now.
         </div>
       )}
       {value === undefined && (error === undefined ? <Loading /> : <Failure error={error} />)}
@@ -63,9 +63,8 @@ function revsOf(conflict: Conflict): string[] {
   return conflict.leaves.map((leaf) => text(leaf, "_rev"));
 }
 
-/** A server's words, as a sentence of the page. */
-function sentence(words: string): string {
-  return `${words.slice(0, 1).toUpperCase()}${words.slice(1)}.`;
+function capital(words: string): string {
+  return `${words.slice(0, 1).toUpperCase()}${words.slice(1)}`;
 }
 
 function titleOf(leaf: number): string {
@@ -119,7 +118,7 @@ function Sides({
   return (
     <>
       <p class="hint">
-        <StatePill conflict={conflict} /> {conflict.reason && sentence(shown(conflict.reason))}
+        <StatePill conflict={conflict} /> {conflict.reason && capital(sentence(conflict.reason))}
         {!conflict.base && " The version that both sides began with is not kept here."}
         {unseen > 0 && ` ${unseen} more are not shown, too many or too large: keep one as it is.`}
       </p>

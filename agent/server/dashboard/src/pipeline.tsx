@@ -60,7 +60,7 @@ export function Pipeline({ stages, status }: { stages: Stages; status: Status })
   );
 }
 
-function viewsOf(status: Status): Record<(typeof STAGES)[number], View> {
+function viewsOf(status: Status): Views {
   const ways = directions(status);
   const sensors = (status.devices ?? []).flatMap((device) => device.sensors);
   const waiting = sum(ways.map(({ direction }) => direction.pending));
@@ -80,7 +80,7 @@ function viewsOf(status: Status): Record<(typeof STAGES)[number], View> {
       ? many(hooks.length, "hook")
       : "no hook configured";
   const linked = ways.length > 0 && !failing;
-  return {
+  const views: Views = {
     detect: {
       title: "Detect",
       unit: "changes/s",
@@ -106,7 +106,22 @@ function viewsOf(status: Status): Record<(typeof STAGES)[number], View> {
       tone: dead ? "error" : hooks.length ? "good" : "quiet",
     },
   };
+  return status.remotes ? views : { ...views, ...OF_HUB };
 }
+
+type Views = Record<(typeof STAGES)[number], View>;
+
+/** A hub sends nothing by itself: gateways bring, and are told when it is on the disk. */
+const OF_HUB: Pick<Views, "detect" | "transfer" | "confirm"> = {
+  detect: { title: "Detect", unit: "changes/s", note: "in all databases", tone: "good" },
+  transfer: { title: "Transfer", unit: "revisions/s", note: "received", tone: "good" },
+  confirm: {
+    title: "Verify and confirm",
+    unit: "revisions/s",
+    note: "on disk before the answer",
+    tone: "good",
+  },
+};
 
 /** How good the state of a replication, or of a hook, is. */
 export function toneOf({ state, last_error }: Direction | Hook): Tone {

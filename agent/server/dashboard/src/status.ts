@@ -63,6 +63,8 @@ export interface Device {
 
 export interface Hook {
   readonly name: string;
+  /** null: not everybody is told. */
+  readonly database: string | null;
   readonly target: string;
   readonly state: string;
   readonly pending: number | null;

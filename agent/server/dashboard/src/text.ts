@@ -97,6 +97,12 @@ export function many(number: number, thing: string, things = `${thing}s`): strin
   return `${count(number)} ${number === 1 ? thing : things}`;
 }
 
+/** A server's words as a sentence; some have an end already. */
+export function sentence(words: string): string {
+  const text = shown(words);
+  return /[.?!]$/.test(text) ? text : `${text}.`;
+}
+
 /** Of those that are known. */
 export function sum(numbers: readonly (number | null | undefined)[]): number {
   return numbers.reduce<number>((total, number) => total + (number ?? 0), 0);

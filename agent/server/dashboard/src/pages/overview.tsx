@@ -13,7 +13,7 @@ import {
   type Verified,
   directions,
 } from "../status";
-import { at, bytes, count, duration, many, parseTime, rate, sum } from "../text";
+import { at, bytes, count, duration, many, parseTime, rate, sentence, sum } from "../text";
 
 export function Overview(_: { route: Route }) {
   const { status } = useShared();
@@ -130,7 +130,7 @@ function VerifiedRow({ name, verified }: { name: string; verified: Verified }) {
             .
           </>
         )}
-        {error && ` ${shown(error)}.`}
+        {error && ` ${sentence(error)}`}
       </td>
     </tr>
   );
@@ -199,7 +199,7 @@ function Trouble({ of, columns }: { of: Direction | Hook; columns: number }) {
   return (
     <tr class="trouble">
       <td colSpan={columns}>
-        {shown(of.last_error)}.
+        {sentence(of.last_error)}
         {of.retry_at && (
           <>
             {" "}
@@ -266,11 +266,23 @@ function HookRow({ hook }: { hook: Hook }) {
           {count(hook.failed)}
         </td>
         <td class="number" data-label="Given up">
-          {hook.dead ? <Pill tone="error">{count(hook.dead)}</Pill> : "0"}
+          {hook.dead ? <Dead hook={hook} /> : "0"}
         </td>
       </tr>
       <Trouble of={hook} columns={6} />
     </>
+  );
+}
+
+/** How many documents a hook has given up; administrators get to them from here. */
+function Dead({ hook }: { hook: Hook }) {
+  const pill = <Pill tone="error">{count(hook.dead)}</Pill>;
+  if (!useShared().session.roles.includes("_admin")) return pill;
+  const label = `${many(hook.dead, "document")} given up by ${shown(hook.name)}`;
+  return (
+    <a href={link("hooks", { name: hook.name })} aria-label={label}>
+      Show {pill}
+    </a>
   );
 }
 
