@@ -172,7 +172,7 @@ async def write(store: Store, prefix: str, count: int) -> None:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(40):
         while True:
             found = condition()
             if await found if asyncio.iscoroutine(found) else found:
@@ -478,8 +478,9 @@ class Restless(Remote):
         await super().called(name)
         if self.backups and self.rng.random() < self.rate:
             self.rate = 0.0  # one at a time
-            # Any of them, also of a history that did not go on.
-            self.restoring = asyncio.create_task(self.restore(self.rng.choice(self.backups)))
+            place = self.rng.randrange(len(self.backups))
+            self.restoring = asyncio.create_task(self.restore(self.backups[place]))
+            del self.backups[place + 1 :]  # they are of a history that did not happen
             await asyncio.shield(self.restoring)
 
 
