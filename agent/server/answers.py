@@ -28,6 +28,9 @@ from agent.errors import (
 _COLLECTED = 64 * 1024
 """Bytes of a stream that come together before they are sent, unless said otherwise."""
 
+_LATER = "10"
+"""Seconds: what keeps a write from being stored, such as a full disk, seldom passes sooner."""
+
 _HEADERS = {
     "Cache-Control": "must-revalidate",
     "Content-Type": "application/json",
@@ -169,6 +172,8 @@ def error_answer(error: EdgeAgentError) -> web.Response:
         headers["Allow"] = error.allow
     if isinstance(error, RequestError) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
+    elif status == 503:
+        headers["Retry-After"] = _LATER
     return answer({"error": word, "reason": reason}, status=status, headers=headers)
 
 

@@ -51,6 +51,12 @@ _BAD_TEXT = "a text in it is not UTF-8 any more"
 _BAD_SCHEMA = "its schema makes no sense"
 _BAD_JSON = "a text in it makes no sense as JSON"
 _BAD_TREE = "the history of a document makes no sense"
+_NONSENSE_IN_SQL = {
+    "malformed JSON": _BAD_JSON,
+    "no such column": _BAD_SCHEMA,
+    "no such table": _BAD_SCHEMA,
+}
+"""How SQLite's messages begin when what is stored makes no sense; the queries are ours."""
 NONSENSE = (ValueError, TypeError, LookupError)
 """What is raised when sense is made of rows that SQLite can read and that are wrong."""
 
@@ -122,13 +128,21 @@ class StoreLock:
         self._write(False, False)
         os.fsync(self._file)
 
-    def closing(self) -> None:
-        """All is in the file, so the WAL may go."""
+    def closing(self) -> bool:
+        """All is in the file, so the WAL may go. Whether that could be written down."""
         self.was_in_use = False
-        # On a disk that fails the next start looks for a WAL, and tells that there is none.
-        with suppress(StoreError, OSError):
+        try:
             self._write(True, False)
             os.fsync(self._file)
+        except (StoreError, OSError):
+            return False
+        return True
+
+    def leaving(self) -> None:
+        """The same, and nothing else will be done with the store."""
+        if not self.closing():  # without a lock file the next start misses no WAL
+            with suppress(OSError):
+                self.path.unlink()
 
     def _write(self, is_store: bool, in_use: bool) -> None:
         """All at once and always as long, so that no kill leaves half of it."""
@@ -276,6 +290,10 @@ def explained(path: Path, *, is_open: bool = False) -> Iterator[None]:
         if str(error).startswith(_NO_TEXT):
             mark_damaged(path, _BAD_TEXT)
             raise StoreDamagedError(str(path), _BAD_TEXT) from None
+        for words, reason in _NONSENSE_IN_SQL.items():
+            if str(error).startswith(words):
+                mark_damaged(path, reason)
+                raise StoreDamagedError(str(path), reason) from error
         if name.startswith(damage):
             mark_damaged(path, str(error))
             raise StoreDamagedError(str(path), str(error)) from error
@@ -313,6 +331,8 @@ def look_at(connection: sqlite3.Connection, path: Path, *, in_order: bool) -> No
         try:
             read_info(connection)
             read_settings(connection)
+            for table, columns in schema.TABLES.items():
+                connection.execute(f"SELECT {columns} FROM {table} LIMIT 0")  # noqa: S608
         except NONSENSE as error:
             raise StoreDamagedError(str(path), "what it says of itself makes no sense") from error
         size = connection.execute(
@@ -346,6 +366,8 @@ def _check_format(connection: sqlite3.Connection, path: Path) -> None:
             raise StoreError(
                 f"{path}: an SQLite file of another program; give another path", path=str(path)
             )
+    elif version != schema.SCHEMA_VERSION and version != schema.migrated_to(connection):
+        raise StoreDamagedError(str(path), f"its schema's number makes no sense: {version}")
     elif version > schema.SCHEMA_VERSION:
         raise StoreError(
             f"{path}: written by a newer version (schema {version}, this one knows "

@@ -24,7 +24,7 @@ from agent.documents.wire import document_text
 from agent.store.mango_index import LISTED, sqlite_indexes
 from agent.store.planner import Plan, conjuncts
 from agent.store.selector_sql import OPERATORS, Sql, condition, conjunction
-from agent.store.stored import PAGE_BYTES
+from agent.store.stored import PAGE_BYTES, sound
 
 _PAGE = 1000
 
@@ -111,6 +111,7 @@ def _position(plan: Plan, text: str | None) -> Position | None:
 def _text(row: _Row) -> str:
     """`document_text`, by a shorter way for what nearly all documents are."""
     id, generation, digest, body, attachments, _ = row
+    sound(body)
     if attachments is None and body.startswith('{"') and digest.isalnum():
         return f'{{"_id":{_encode(id).decode()},"_rev":"{generation}-{digest}",{body[1:]}'
     stored = attachments_from_store(attachments)

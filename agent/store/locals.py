@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 
 from agent.errors import ConflictError
+from agent.store.stored import sound
 
 
 class Locals:
@@ -49,4 +50,4 @@ class Locals:
 def read_local(db: sqlite3.Connection, id: str) -> tuple[str, str] | None:
     """The revision and the body (JSON text) of `_local/{id}`."""
     row = db.execute("SELECT rev, body FROM local WHERE id = ?", (id,)).fetchone()
-    return (f"0-{row[0]}", row[1]) if row else None
+    return (f"0-{row[0]}", sound(row[1])) if row else None

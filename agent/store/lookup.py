@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from agent.documents.attachment import Attachment, attachments_from_store
 from agent.documents.revision import Rev, Revision
 from agent.errors import TooLargeError
-from agent.store.stored import PAGE_BYTES, StoredDocument, columns, document_of, size_of
+from agent.store.stored import PAGE_BYTES, StoredDocument, columns, document_of, size_of, sound
 
 _LOOKUP = 500
 _MOST_AT_ONCE = 16 * 1024 * 1024
@@ -149,7 +149,7 @@ def _revision(db: sqlite3.Connection, document: StoredDocument | None, rev: str)
         wanted.generation,
         tree.path(wanted),
         tree.is_deleted(wanted),
-        row[0],
+        sound(row[0]),
         attachments_from_store(row[1]),
     )
 

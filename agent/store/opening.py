@@ -35,6 +35,7 @@ _PIECE = 1024 * 1024
 _NO_WAL = (
     "its WAL is gone, and with it what was written last, unless another program has opened the file"
 )
+_BAD_WAL = "its WAL is damaged"
 _SKIPPED = 1_000_000
 """Sequences: more than the changes that a WAL can have had."""
 
@@ -81,6 +82,9 @@ def open_checked(path: Path, lock: StoreLock, *, create: bool) -> sqlite3.Connec
     in_order = not wal_is_gone and (not wal.exists() or wal.stat().st_size == 0)
     if lock.was_store and not in_order and not wal_is_gone:
         _write_again(wal)
+        with RawFile(path) as file:
+            if file.wal_is_damaged:
+                raise StoreDamagedError(str(path), _BAD_WAL)
     try:
         connection = open_writer(path, create=create)
     except StoreError as error:

@@ -15,7 +15,6 @@ from agent.store.raw_pages import (
     WAL_HEADER,
     Row,
     committed,
-    is_wal,
     rows,
     unused,
 )
@@ -33,6 +32,8 @@ class RawFile:
         self._wal = _opened(path.with_name(path.name + "-wal"))
         self._frames: dict[int, int] = {}
         """The latest frame of each page, in the WAL."""
+        self.wal_is_damaged = False
+        """SQLite would leave out what was committed, and not say so."""
         self._count = 0 if self._file is None else os.fstat(self._file).st_size // PAGE_SIZE
         if self._wal is not None:
             self._find_frames(self._wal)
@@ -82,18 +83,16 @@ class RawFile:
         return self._read(self._file, (number - 1) * PAGE_SIZE, PAGE_SIZE)
 
     def _find_frames(self, wal: int) -> None:
-        header = self._read(wal, 0, WAL_HEADER) or b""
-        if not is_wal(header):
-            return
-
         def frames() -> Iterator[bytes]:
             size, place = FRAME_HEADER + PAGE_SIZE, WAL_HEADER
             while frame := self._read(wal, place, size):
                 yield frame
                 place += size
 
-        self._frames, pages = committed(header, frames())
-        self._count = pages or self._count
+        header = self._read(wal, 0, WAL_HEADER)
+        if header is not None:
+            self._frames, pages, self.wal_is_damaged = committed(header, frames())
+            self._count = pages or self._count
 
     @staticmethod
     def _read(file: int, place: int, size: int) -> bytes | None:

@@ -8,7 +8,7 @@ out. Pure; sections in brackets are those of https://www.sqlite.org/fileformat2.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 Value: TypeAlias = int | float | str | bytes | None
@@ -200,40 +200,67 @@ def unused(page: bytes) -> frozenset[int] | None:
 # --- the WAL -------------------------------------------------------------------------------
 
 
-def is_wal(header: bytes) -> bool:
+class Committed(NamedTuple):
+    """What a WAL holds [4.2]: which frame, from 0 on, has the latest committed content of which
+    page, and how many pages the file has after the last commit, 0 without one: what lies behind
+    them was given back. `damaged`: something of a transaction was synced and is wrong.
+    """
+
+    frames: dict[int, int]
+    pages: int
+    damaged: bool
+
+
+def committed(header: bytes, frames: Iterable[bytes]) -> Committed:
+    """Frames are as long as a page and FRAME_HEADER.
+
+    For SQLite those count that come before the first one whose checksum is wrong: as a rule of a
+    transaction that was never finished. But no transaction is begun before the one before it is on
+    the disk. So where the checksum of a frame after the end of a transaction goes on from there,
+    that one had been finished, and what is wrong before it is damage.
+    """
+    is_wal = _is_wal(header)
+    words = ">" if is_wal and header[3] & 1 else "<"
+    salts = header[16:24] if is_wal else b""
+    before = header[24:32]
+    found: dict[int, int] = {}
+    waiting: dict[int, int] = {}
+    pages = ended = 0
+    damaged, certain = False, is_wal
+    for place, frame in enumerate(frames):
+        salts = salts or frame[8:16]
+        follows = frame[8:16] == salts and _follows(frame, before, words)
+        if follows and ended and not certain:
+            found |= waiting
+            waiting.clear()
+            pages, damaged, certain = ended, True, True
+        certain = certain and follows
+        number, size = struct.unpack_from(">II", frame)
+        if follows:
+            waiting[number] = place
+        if size and certain:  # the transaction is complete, and the file has so many pages
+            found |= waiting
+            waiting.clear()
+            pages = size
+        ended, before = size if follows else 0, frame[16:24]
+    return Committed(found, pages, damaged)
+
+
+def _is_wal(header: bytes) -> bool:
     """Whether a WAL of a store begins so [4.1]."""
     if len(header) < WAL_HEADER:
         return False
     magic, _, size = struct.unpack_from(">III", header)
-    return (magic & ~1, size) == (_WAL_MAGIC, PAGE_SIZE)
+    words = ">" if magic & 1 else "<"
+    return (magic & ~1, size) == (_WAL_MAGIC, PAGE_SIZE) and struct.unpack_from(
+        ">II", header, 24
+    ) == _checksum(header[:24], (0, 0), words)
 
 
-def committed(header: bytes, frames: Iterator[bytes]) -> tuple[dict[int, int], int]:
-    """Which frame of a WAL, from 0 on, has the latest committed content of which page [4.2].
-
-    With it how many pages the file has after the last commit, 0 without one: what lies behind them
-    was given back. Frames are as long as a page and FRAME_HEADER; those count up to the first that
-    is damaged.
-    """
-    words = ">" if header[3] & 1 else "<"
-    sums = _checksum(header[:24], (0, 0), words)
-    found: dict[int, int] = {}
-    pages = 0
-    if sums != struct.unpack_from(">II", header, 24):
-        return found, pages
-    waiting: dict[int, int] = {}
-    for place, frame in enumerate(frames):
-        sums = _checksum(frame[:8], sums, words)
-        sums = _checksum(frame[FRAME_HEADER:], sums, words)
-        if frame[8:16] != header[16:24] or sums != struct.unpack_from(">II", frame, 16):
-            break
-        number, size = struct.unpack_from(">II", frame)
-        waiting[number] = place
-        if size:  # the transaction is complete, and the file has so many pages
-            found |= waiting
-            waiting.clear()
-            pages = size
-    return found, pages
+def _follows(frame: bytes, before: bytes, words: str) -> bool:
+    """Whether a frame's checksum goes on from the one before it."""
+    sums = _checksum(frame[:8], struct.unpack(">II", before), words)
+    return struct.unpack_from(">II", frame, 16) == _checksum(frame[FRAME_HEADER:], sums, words)
 
 
 def _checksum(data: bytes, sums: tuple[int, int], words: str) -> tuple[int, int]:

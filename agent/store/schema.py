@@ -172,13 +172,39 @@ CREATE INDEX docs_urgent ON docs (seq) WHERE instr(body, '"urgent":true');
 """
 
 
+TABLES = {
+    "docs": "seq, id, gen, hash, deleted, conflicts, body, tree, attachments",
+    "revisions": "id, gen, hash, deleted, leaf, body, attachments",
+    "local": "id, rev, body",
+    "meta": "key, value",
+    "blobs": "id, sha256, length",
+    "chunks": "place, data",
+    "parts": "place, device, document, body",
+    "ranges": "start, count, digest",
+}
+"""The columns of each table, as they are after all migrations."""
+
+_MIGRATIONS = "edge-sync-agent"
+
+
+def migrated_to(connection: sqlite3.Connection) -> int:
+    """The version to which a store was migrated, by the records of that: `user_version` says the
+    same, unless it is damaged. Raises what SQLite raises where there are none."""
+    (version,) = connection.execute(
+        "SELECT max(CAST(substr(name, length('version_') + 1) AS INTEGER)) "
+        "FROM _sqlite_migrations WHERE migration_set = ?",
+        (_MIGRATIONS,),
+    ).fetchone()
+    return version or 0
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a store from its schema version to `SCHEMA_VERSION`, in one transaction."""
     # Imported here: it takes 3 MiB, and nearly every start finds the schema up to date.
     from sqlite_utils import Database
     from sqlite_utils.migrations import Migrations
 
-    migrations = Migrations("edge-sync-agent")
+    migrations = Migrations(_MIGRATIONS)
 
     @migrations()
     def version_1(db: Database) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from agent.store.transaction import Edit, Transaction
 from agent.store.upload import Upload
 from agent.store.view import StoreView
 from agent.store.writer import Writer
+from agent.threads import in_thread_of_its_own
 
 _T = TypeVar("_T")
 
@@ -109,7 +111,7 @@ class Store(StoreView):
             path,
             revs_limit=store.setting("revs_limit") or revs_limit,
             committed=store._on_commit,
-            closing=store._lock.closing,
+            closing=store._lock.leaving,
         )
         return store
 
@@ -214,7 +216,9 @@ class Store(StoreView):
 
         Raises StoreDamagedError once the file was found to be damaged, or is gone.
         """
-        reason = await asyncio.to_thread(damage_met, self.path)
+        # asyncio's threads may all be looking up names, which takes long when the network fails.
+        look = partial(damage_met, self.path)
+        reason = await in_thread_of_its_own(look, name=f"look at {self.path.name}")
         if reason is not None and not self._closed:  # it may just have been deleted
             raise StoreDamagedError(str(self.path), reason)
         await self._writer.check()

@@ -17,6 +17,8 @@ PAGE_BYTES = 1024 * 1024
 COLUMNS = "seq, id, gen, hash, deleted, conflicts, body, tree, attachments"
 """What `document_of` takes."""
 
+_json = msgspec.json.Decoder(msgspec.Raw)  # which looks at everything and makes nothing of it
+
 _NO_BODY = COLUMNS.replace("body", "''")
 
 
@@ -65,7 +67,21 @@ def columns(*, bodies: bool) -> str:
 def document_of(row: tuple[Any, ...]) -> StoredDocument:
     seq, id, generation, digest, deleted, conflicts, body, tree, attachments = row
     rev = Rev(generation, digest)
+    if body != "":
+        sound(body)
     return StoredDocument(seq, id, rev, bool(deleted), conflicts, body, tree, attachments)
+
+
+def sound(body: Any) -> str:
+    """The text of a body that is as it was stored: JSON. It goes as it is into answers with others,
+    and to remotes, which could not read any of them.
+
+    Raises msgspec.DecodeError: the store is damaged.
+    """
+    if not isinstance(body, str):
+        raise msgspec.DecodeError("a body is no text")
+    _json.decode(body)
+    return body
 
 
 def size_of(row: tuple[Any, ...]) -> int:

@@ -40,6 +40,12 @@ _WAL_BYTES = 8 * 1024 * 1024
 """A WAL file larger than this is truncated when no reader needs it."""
 
 
+def _hear(future: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any more, so its error is nobody's; asyncio would log it as forgotten."""
+    if not future.cancelled():
+        future.exception()
+
+
 class Writer:
     """Runs operations on the writing connection, in the order in which they were given."""
 
@@ -79,8 +85,12 @@ class Writer:
                 raise StoreWriteError(f"{self._path}: the store is being closed; try again later")
             future: asyncio.Future[_T] = self._loop.create_future()
             self._queue.put((operation, future))
-            # Shielded: a cancelled caller must not make the writer's answer an error.
-            return await asyncio.shield(future)
+            try:
+                # Shielded: a cancelled caller must not make the writer's answer an error.
+                return await asyncio.shield(future)
+            except asyncio.CancelledError:
+                future.add_done_callback(_hear)
+                raise
 
     async def shrink(self) -> None:
         """Write the WAL into the file, which then has the size that its pages need.

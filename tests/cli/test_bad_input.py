@@ -33,6 +33,7 @@ from tests.agents import edge_agent, when_true
 from tests.cli.helpers import documents, in_process, make_store, query, request
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.rig.network import find_free_port
+from tests.store.helpers import migrated_further
 
 SECRET = "hunter2"
 
@@ -236,7 +237,7 @@ def of_another_program(path: Path) -> str:
 def from_a_newer_version(path: Path) -> str:
     make_store(path)
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 99")
+        migrated_further(db, 99)
     return f"{path}: written by a newer version (schema 99, this one knows "
 
 

@@ -34,6 +34,7 @@ def refused(method: str, url: str, body: Any = None) -> str:
     with pytest.raises(urllib.error.HTTPError) as caught:
         request(method, url, body)
     assert caught.value.code in (500, 503)
+    assert (caught.value.headers["Retry-After"] is None) == (caught.value.code == 500)
     return caught.value.read().decode()
 
 
@@ -110,4 +111,5 @@ def test_a_stop_in_which_the_lock_cannot_be_written_is_one_in_order(
     with hub() as process:
         url = process.wait_until_ready()
         assert request("GET", f"{url}/db/x")["n"] == 1
+        assert request("GET", f"{url}/_status")["damaged"] == []  # and no WAL was missed
         assert process.stop().status == 0

@@ -23,6 +23,17 @@ def revision(
     return Revision(id, generation or len(path), path, deleted, body)
 
 
+def migrated_further(db: sqlite3.Connection, version: int) -> None:
+    """Say of a store what a newer version, with migrations of its own, would say."""
+    db.execute(f"PRAGMA user_version = {version}")
+    db.execute(
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) "
+        "VALUES ('edge-sync-agent', ?, '2030-01-01')",
+        (f"version_{version}",),
+    )
+    db.commit()
+
+
 def reading(number: int, **members: Any) -> Revision:
     """A document with one revision, as sensors make them."""
     return first_revision(

@@ -15,7 +15,7 @@ from agent.errors import StoreError
 from agent.store import schema
 from agent.store.store import Store
 from tests.store.fixtures.make import CONFLICT, ODD, READINGS, fill
-from tests.store.helpers import body, get, opened, put, rows
+from tests.store.helpers import body, get, migrated_further, opened, put, rows
 
 FIXTURES = sorted(Path(__file__).with_name("fixtures").glob("v*.sqlite"))
 _SCHEMA = "SELECT type, name, sql FROM sqlite_schema ORDER BY name"
@@ -46,7 +46,7 @@ async def test_a_store_of_a_newer_version_is_left_alone(path: Path) -> None:
     store = await Store.open(path)
     await store.close()
     with opened(path) as connection:
-        connection.execute("PRAGMA user_version = 7")
+        migrated_further(connection, 7)
     before = await asyncio.to_thread(path.read_bytes)
     with pytest.raises(StoreError) as caught:
         await Store.open(path)

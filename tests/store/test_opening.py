@@ -16,6 +16,7 @@ from agent.replication.replicator import Replicator
 from agent.store.databases import Databases
 from agent.store.info import read_info
 from agent.store.reader import Reader
+from agent.store.schema import TABLES
 from agent.store.sequences import number_of, text_of
 from agent.store.store import Store
 from tests.mqtt.site import contents
@@ -113,7 +114,7 @@ async def test_a_file_that_is_gone_or_emptied_is_never_replaced_silently(
     await databases.close()
 
 
-@pytest.mark.parametrize("place", [16, 18, 20, 45, 59, 60, 68])
+@pytest.mark.parametrize("place", [16, 18, 20, 45, 59, 60, 63, 68])
 async def test_a_head_that_makes_no_sense_is_damage(
     databases: Databases, path: Path, place: int
 ) -> None:
@@ -121,9 +122,41 @@ async def test_a_head_that_makes_no_sense_is_damage(
     before = await make(path, count=100)
     with path.open("r+b") as file:
         file.seek(place)
-        file.write(b"\x77\x77")
+        file.write(b"\x07" if place == 63 else b"\x77\x77")  # as if it were schema 7
     assert await contents(await databases.get("db")) == before
     await databases.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "damaged"),
+    [
+        (b"leaf INTEGER NOT NULL,\n    body", b"leaf INTEGER NOT NULL,\n    bo$y"),
+        (b"CREATE TABLE chunks (place", b"CREATE TABLE chunks (plact"),
+        (b"id TEXT PRIMARY KEY, rev", b"id TEXT PRIMARY KEY, rew"),
+    ],
+)
+async def test_a_schema_with_another_name_in_it_is_damage(
+    databases: Databases, path: Path, text: bytes, damaged: bytes
+) -> None:
+    """SQLite can read it, and refuses what has to do with the old name, again and again."""
+    before = await make(path, count=100)
+    content = await asyncio.to_thread(path.read_bytes)
+    assert content.count(text) == 1
+    await asyncio.to_thread(path.write_bytes, content.replace(text, damaged))
+    assert await contents(await databases.get("db")) == before
+    assert told(path).reason == "its schema makes no sense"
+    await databases.close()
+
+
+async def test_every_column_is_looked_at(path: Path) -> None:
+    await make(path, count=1)
+    columns = rows_of(
+        path,
+        "SELECT tables.name, group_concat(columns.name, ', ') "
+        "FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns "
+        "WHERE tables.type = 'table' AND substr(tables.name, 1, 1) <> '_' GROUP BY tables.name",
+    )
+    assert dict(columns) == TABLES
 
 
 async def test_texts_that_are_none_are_damage(databases: Databases, path: Path) -> None:
@@ -300,6 +333,36 @@ async def test_another_programs_file_is_left_alone(databases: Databases, path: P
     with pytest.raises(StoreError, match="not a store"):
         await databases.get("db")
     assert await asyncio.to_thread(path.read_bytes) == b"not ours" * 1000
+
+
+@pytest.mark.parametrize("place", [20, 30_000, 100_000])
+async def test_a_wal_that_is_damaged_is_salvaged(tmp_path: Path, place: int) -> None:
+    """SQLite takes what comes before the damage for all that there was. The sequences of what was
+    lost would be used again."""
+    databases = Databases(tmp_path)
+    store = await databases.create("db")
+    for number in range(40):
+        await put(store, f"{number}")
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for suffix in ("", "-wal", ".lock"):
+        shutil.copy(store.path.with_name(store.path.name + suffix), killed)
+    await databases.close()
+    wal = killed / "db.sqlite-wal"
+    content = bytearray(await asyncio.to_thread(wal.read_bytes))
+    assert len(content) > 200_000
+    content[place] ^= 1
+    await asyncio.to_thread(wal.write_bytes, content)
+    with pytest.raises(StoreDamagedError, match="its WAL is damaged"):
+        await Store.open(killed / "db.sqlite")
+    databases = Databases(killed)
+    store = await databases.get("db")
+    assert [document.id for document in (await store.all_docs(limit=50)).documents] == sorted(
+        map(str, range(40))
+    )
+    assert "its WAL is damaged" in told(killed / "db.sqlite").reason
+    assert len(await databases.damaged()) == 1
+    await databases.close()
 
 
 async def test_a_wal_that_is_gone_is_told(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.store.raw_file import RawFile
-from agent.store.raw_pages import FRAME_HEADER, PAGE_SIZE, _checksum
+from agent.store.raw_pages import FRAME_HEADER, PAGE_SIZE, WAL_HEADER, _checksum
 
 INTEGERS = st.integers(-(2**63), 2**63 - 1)
 VALUES = st.one_of(
@@ -32,6 +32,10 @@ FAST = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+
+_OF_A_FRAME = (0, 7, 10, 20, FRAME_HEADER, 2000, FRAME_HEADER + PAGE_SIZE - 1)
+"""Places in the number of its page, the size of the file, salts, checksum, and the page."""
 
 
 def write(path: Path, rows: dict[int, tuple[object, ...]], keyed: dict[str, object]) -> None:
@@ -94,10 +98,44 @@ def test_a_wal_counts_as_far_as_it_does_for_sqlite(tmp_path: Path) -> None:
         copy.with_name(f"{copy.name}-wal").write_bytes(wal[: len(wal) - cut])
         with RawFile(copy) as file:
             found = sum(len(row.values) == 4 for row in file.rows())
+            assert not file.wal_is_damaged  # the last transaction was not finished
         with closing(sqlite3.connect(copy)) as db:
             assert db.execute("SELECT count(*) FROM numbered").fetchone() == (found,)
         seen.add(found)
     assert seen == {0, 1, 2, 3, 4, 5}
+
+
+def test_of_a_damaged_wal_what_comes_after_the_damage_is_read(tmp_path: Path) -> None:
+    """It had been synced, unlike a last transaction; SQLite leaves it out and says nothing."""
+    path, copy = tmp_path / "file", tmp_path / "copy"
+    write(path, {}, {})
+    ends = []
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for n in range(5):
+            db.execute("INSERT INTO numbered VALUES (?, ?, 0, 0)", (n, "x" * 9000))
+            ends.append(path.with_name("file-wal").stat().st_size)
+        content, wal = path.read_bytes(), path.with_name("file-wal").read_bytes()
+    copy.write_bytes(content)
+    frame = FRAME_HEADER + PAGE_SIZE
+    places = [*range(0, WAL_HEADER, 3)]
+    places += [start + n for start in range(WAL_HEADER, len(wal), frame) for n in _OF_A_FRAME]
+    for place in places:
+        damaged = bytearray(wal)
+        damaged[place] ^= 0x11
+        copy.with_name("copy-wal").write_bytes(damaged)
+        with RawFile(copy) as file:
+            found = {row.rowid for row in file.rows() if len(row.values) == 4}
+            told = file.wal_is_damaged
+        # The last one may have been under way, and what its beginning goes on from has to be right.
+        hit = sum(end <= place for end in ends)
+        commit = ends[3] - frame
+        unknown = commit <= place < ends[3] or commit - PAGE_SIZE - 8 <= place < commit - PAGE_SIZE
+        assert told == (hit < 4 and not unknown), place
+        if told:
+            assert found >= {*range(5)} - {hit}, place
+        else:
+            assert found == {*range(hit)}, place
 
 
 def test_a_wal_that_says_there_are_billions_of_pages_comes_to_an_end(tmp_path: Path) -> None:
