@@ -15,6 +15,7 @@ from agent.replication.budget import Budget
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
 from agent.replication.verifier import Verifier
+from agent.replication.witnesses import Past
 from agent.store.store import Store
 
 
@@ -43,6 +44,7 @@ class Remote:
         if config.bytes_per_day is not None:
             self.budget = Budget(config.name, config.bytes_per_day, store, self.traffic)
         local = LocalPeer(store)
+        self._past = Past()
         self.jobs: dict[str, Job] = {}
         if config.direction != "pull":
             self._add("push", local, self.peer)
@@ -75,6 +77,7 @@ class Remote:
             unasked=self._arrivals if direction == "push" else None,
             lanes=direction == "push",
             budget=self.budget,
+            past=self._past,
         )
         self.jobs[direction] = Job(
             f"{config.name} {direction}", replicator, patient=True, retry_cap=config.retry_cap

@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from agent.errors import ConflictError, TransientError
+from agent.errors import ConflictError
 from agent.peers.peer import START, Ordered, Peer, Seq, WriteResult
 from agent.replication.clones import PROCESS, Others
 from agent.replication.lanes import Range, ranges_from_log
@@ -40,11 +40,6 @@ _LOG_VERSION = 1
 
 _MEMBERS = ("id", "rev", "error", "reason")
 _LONGEST_REASON = 200
-
-
-class DatabaseRecreatedError(TransientError):
-    """One of the databases is another one than at the start, or in an older state; the next run
-    starts from what both sides vouch for."""
 
 
 def replication_id(source: Peer, target: Peer, selection: Selection = EVERYTHING) -> str:
@@ -112,9 +107,15 @@ class Log:
         self._revs = [(log or {}).get("_rev") for log in (source_log, target_log)]
         self._known = [next(iter(_history(log)), None) for log in (source_log, target_log)]
         """The newest entry on each side, when it was last read or written."""
+        self._opened = [
+            {entry["session_id"]: _checkpoint_number(entry) for entry in _history(each)}
+            for each in (source_log, target_log)
+        ]
+        """The sessions that each side had then."""
         self._older = [] if common is None else _sessions_from(common, target_log)
         self._most_sessions = most_sessions
         self._session = secrets.token_hex(16)
+        self._others.own.append(self._session)
         self._written = 0
         self._start_time = _now()
         self.last: dict[str, Any] | None = None
@@ -166,16 +167,18 @@ class Log:
         A crash between the two sides leaves the older common session. Raises
         DatabaseRecreatedError.
         """
-        noted, vouched = self._witnesses.noted(), self._vouched
-        log = self.note(seq, counts, ranges, refused)
-        for side in (0, 1):
-            self._look(self._peers[side], await self._read(side))
-        first, last = self._sides
-        await self._put(first, log)
-        for side in self._remote:
-            await self._ask(side, noted, vouched)
-        await self._put(last, log)
-        self._witnesses.vouched_for(noted)
+        async with self._witnesses.recording:
+            self._witnesses.check()
+            noted, vouched = self._witnesses.noted(), self._vouched
+            log = self.note(seq, counts, ranges, refused)
+            for side in (0, 1):
+                self._look(self._peers[side], await self._read(side))
+            first, last = self._sides
+            await self._put(first, log)
+            for side in self._remote:
+                await self._ask(side, noted, vouched)
+            await self._put(last, log)
+            self._witnesses.vouched_for(noted)
 
     async def check(self) -> None:
         """Notice a database that was restored from a backup, though nothing is to be recorded.
@@ -232,8 +235,12 @@ class Log:
     async def _read(self, side: int) -> dict[str, Any] | None:
         peer = self._peers[side]
         present = await peer.get_local(self.id)
-        if self._is_older(present, self._known[side]):
-            raise DatabaseRecreatedError(
+        older = self._is_older(side, present)
+        if older is None:
+            # Somebody else's, unless the backup is of a history that did not go on.
+            older = side in self._remote and bool(await missing(peer, self._vouched))
+        if older:
+            raise self._witnesses.lapse(
                 f"{peer.label}: the checkpoint {'is an older one' if present else 'has gone'}, so "
                 "the database was probably restored from a backup; starting from there"
             )
@@ -249,10 +256,7 @@ class Log:
         if await missing(peer, vouched):
             # It went back beyond that log, after it was looked at: nothing there is to be believed.
             await self._put(side, {**(self.last or {}), "history": []})
-        raise DatabaseRecreatedError(
-            f"{peer.label}: {' '.join(lost)} was there and has gone, so the database was "
-            "probably restored from a backup; starting from the latest common checkpoint"
-        )
+        raise self._witnesses.gone(lost, peer)
 
     async def _put(self, side: int, log: Mapping[str, Any]) -> None:
         peer, rev = self._peers[side], self._revs[side]
@@ -267,17 +271,20 @@ class Log:
             self._revs[side] = await peer.put_local(self.id, again)
         self._known[side] = next(iter(log["history"]), None)
 
-    def _is_older(self, present: Mapping[str, Any] | None, known: Mapping[str, Any] | None) -> bool:
-        """Whether a log is from before the entry that it had."""
+    def _is_older(self, side: int, present: Mapping[str, Any] | None) -> bool | None:
+        """Whether a log is from before the entry that it had; None if it tells nothing of that."""
+        known = self._known[side]
         if known is None:
             return False
-        entries = {entry["session_id"]: entry for entry in _history(present)}
-        same = entries.get(known["session_id"])
-        if same is not None:
-            return _checkpoint_number(same) < _checkpoint_number(known)
-        # Without the session it is older, too, unless somebody else has written it.
-        newest = next(iter(entries), None)
-        return newest is None or newest in {entry["session_id"] for entry in self._older}
+        history = _history(present)
+        for entry in history:
+            if entry["session_id"] == known["session_id"]:
+                return _checkpoint_number(entry) < _checkpoint_number(known)
+        if not history:
+            return True
+        session, number = history[0]["session_id"], _checkpoint_number(history[0])
+        earlier = session in self._others.own and session != self._session
+        return True if earlier or number <= self._opened[side].get(session, -1) else None
 
     def _look(self, peer: Peer, present: Mapping[str, Any] | None) -> None:
         """Look at who wrote the log that is there. Servers, CouchDB too, take any revision."""

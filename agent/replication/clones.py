@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import Counter
+from collections import Counter, deque
 
 log = logging.getLogger(__name__)
 
@@ -14,6 +14,7 @@ PROCESS = secrets.token_hex(16)
 
 _MEETINGS = 2
 _REMEMBERED = 3600.0
+_OWN_SESSIONS = 200
 
 
 class Others:
@@ -25,6 +26,8 @@ class Others:
     """
 
     def __init__(self) -> None:
+        self.own = deque[str](maxlen=_OWN_SESSIONS)
+        """The latest sessions of this process itself, one for each run."""
         self._meetings: Counter[str] = Counter()
         self._last: float | None = None
 

@@ -13,18 +13,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from agent.documents.readings import readings_in
 from agent.documents.revision import Revision
 from agent.errors import TooLargeError, TransientError
-from agent.peers.peer import ChangeBatch, Peer, Seq, WriteResult
+from agent.peers.peer import ChangeBatch, Ordered, Peer, Seq, WriteResult
 from agent.replication.arrivals import Arrivals
 from agent.replication.lanes import Lane
 from agent.replication.progress import Progress
 from agent.replication.room import Room
-from agent.replication.witnesses import Witnesses
+from agent.replication.witnesses import Revs, Witnesses
 from agent.tasks import together
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,8 @@ class Pipeline:
         self._batch_size = batch_size
         self._brought = brought
         self._unasked = unasked
+        self._pulls = isinstance(target, Ordered)
+        """Whether the source is the remote, which the witnesses are of."""
         self._piece_size = max(1, min(_FIRST_PIECE, room.piece_bytes // _SMALL))
         self._size_known = False
         self._entered = 0
@@ -157,23 +159,32 @@ class Pipeline:
                 # The winner is the first of the leaves.
                 wanted_revs = change.revs[:1] if self._winners_only else change.revs
                 revs.setdefault(change.id, []).extend(wanted_revs)
-            missing: Mapping[str, Sequence[str]] = revs
-            if revs and (self._unasked is None or not self._unasked.are_news(revs)):
+            missing: Revs = revs
+            hidden = {} if self._pulls else self._witnesses.hidden_by(revs)
+            news = self._unasked is not None and self._unasked.are_news(revs)
+            if revs and (hidden or not news):
                 await self._room.admit(self._lane)
-                missing = await self._target.revs_diff(revs)
-                present = [
-                    (id, rev)
-                    for id, told in revs.items()
-                    for rev in told
-                    if rev not in missing.get(id, ())
-                ]
-                self._witnesses.note(present, stored=False)
+                missing = await self._ask(revs, hidden)
             self._progress.missing_checked += sum(map(len, revs.values()))
             self._progress.missing_found += sum(map(len, missing.values()))
             # In the order of the changes, so that the target's own feed keeps it.
             wanted = [(id, missing[id]) for id in revs if id in missing]
             await out.put((step, wanted))
         await out.put(None)
+
+    async def _ask(self, revs: Revs, hidden: Revs) -> Revs:
+        """Which of `revs` the target lacks, if it has those that they hide. Raises
+        DatabaseRecreatedError."""
+        witnesses = self._witnesses
+        asked = {id: [*told, *hidden.get(id, ())] for id, told in revs.items()}
+        missing = await self._target.revs_diff(asked)
+        if not self._pulls and (lost := witnesses.lost_of(missing, self._target)):
+            raise witnesses.gone(lost, self._target)
+        if self._pulls:  # now, since a push may send them as soon as they are stored
+            witnesses.note(revs, stored=True, told=True)
+        else:
+            witnesses.note(_without(revs, missing), stored=False)
+        return _without(missing, hidden)
 
     async def _fetch(
         self,
@@ -259,8 +270,12 @@ class Pipeline:
                 return
             revision = revisions[0]
             results = [WriteResult(revision.id, str(revision.rev), "too_large", str(error))]
-        stored = [(each.id, each.rev) for each in results if each.error is None]
-        self._witnesses.note(stored, stored=True)
+        if not self._pulls:
+            stored: dict[str, list[str]] = {}
+            for each in results:
+                if each.error is None:
+                    stored.setdefault(each.id, []).append(each.rev)
+            self._witnesses.note(stored, stored=True)
         for revision, result in zip(revisions, results, strict=True):
             if result.error is None:
                 self._progress.docs_written += 1
@@ -289,6 +304,14 @@ class Pipeline:
             result.error,
             result.reason,
         )
+
+
+def _without(revs: Revs, others: Revs) -> Revs:
+    left = {
+        id: [rev for rev in each if rev not in others[id]] if id in others else each
+        for id, each in revs.items()
+    }
+    return {id: each for id, each in left.items() if each}
 
 
 def _split(revisions: Sequence[Revision]) -> Sequence[Sequence[Revision]]:

@@ -26,7 +26,6 @@ from agent.replication.budget import Budget
 from agent.replication.checkpoint import (
     MOST_SESSIONS,
     Counts,
-    DatabaseRecreatedError,
     Log,
 )
 from agent.replication.clones import Others
@@ -35,7 +34,7 @@ from agent.replication.pipeline import Pipeline, Step
 from agent.replication.progress import Progress
 from agent.replication.room import Room
 from agent.replication.selection import EVERYTHING, Selection
-from agent.replication.witnesses import Witnesses
+from agent.replication.witnesses import DatabaseRecreatedError, Past, Witnesses
 from agent.tasks import together
 
 log = logging.getLogger(__name__)
@@ -102,6 +101,7 @@ class Replicator:
         unasked: Arrivals | None = None,
         lanes: bool = False,
         budget: Budget | None = None,
+        past: Past | None = None,
     ) -> None:
         """`batch_size` in changes, `checkpoint_interval` in seconds.
 
@@ -112,6 +112,8 @@ class Replicator:
         With `lanes`, where the source is far ahead, what is urgent or new goes first; the source
         has to be an `Ordered` peer and the replication continuous. With a `budget` all waits that
         is not admitted to the link; a run without lanes ends then with BudgetSpentError.
+
+        `past` is what the other replications with the same remote know of it, too.
         """
         self.source = source
         self.target = target
@@ -122,7 +124,7 @@ class Replicator:
         self.checkpoint: Log | None = None
         """The log of the latest run."""
         self.others = Others()
-        self._witnesses = Witnesses()
+        self._witnesses = Witnesses(past)
         self.selection = selection
         self.budget = budget
         self._lanes = lanes
@@ -169,6 +171,7 @@ class Replicator:
         self._confirmed = confirmed
         self._room = self._new_room()
         await self._room.open(self._first)
+        await self._witnesses.begin()
         self.opening = self.source.label
         source_info = await _open(self.source, create=self._create_source)
         self.opening = self.target.label
@@ -253,7 +256,8 @@ class Replicator:
         reached = self._reached
         gaps = [] if reached is None else reached.gaps(start)
         async with together() as lanes:
-            others = [lanes.create_task(self._watch())] if self.continuous else []
+            watches = (self._watch(), self._witnesses.watch()) if self.continuous else ()
+            others = [lanes.create_task(each) for each in watches]
             if reached is not None and (gaps or self.budget is not None):
                 self._room.divide()
                 feed = self._urgent_feed(reached)
@@ -380,7 +384,7 @@ class Replicator:
             (self.source, self.target), self._instances, instances, strict=True
         ):
             if then != now:
-                raise DatabaseRecreatedError(
+                raise self._witnesses.lapse(
                     f"{peer.label}: the database was deleted and made again; starting afresh"
                 )
 

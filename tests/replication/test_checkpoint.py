@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from agent.peers.local import LocalPeer
 from agent.peers.peer import START
 from agent.replication.checkpoint import (
     Counts,
-    DatabaseRecreatedError,
     Log,
     common_entry,
     replication_id,
 )
 from agent.replication.clones import PROCESS, Others
+from agent.replication.witnesses import DatabaseRecreatedError
 from agent.store.store import Store
+from agent.store.transaction import Transaction
 
 COUNTS = Counts(1, 1, 1, 1, 0)
 
@@ -147,6 +149,51 @@ async def test_a_target_restored_during_a_run_ends_it(tmp_path: Path, sessions: 
         await log.write(9, COUNTS)
     assert (await Log.open(source, target)).start_seq == 3
     await asyncio.gather(a.close(), b.close())
+
+
+async def test_a_restored_log_that_was_only_on_its_own_side_is_an_older_one(
+    tmp_path: Path,
+) -> None:
+    """A process was killed between the two sides of its first checkpoint; then the backup was
+    made. Its session is in no log of ours, but it was there when we began."""
+    a, b = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
+    source, target = LocalPeer(a), LocalPeer(b)
+    log = await Log.open(source, target)
+    await log.write(3, COUNTS)
+    killed = await Log.open(source, target)
+    await target.put_local(log.id, {**killed.note(5, COUNTS), "_rev": "0-1"})
+    backup = await target.get_local(log.id)
+    assert backup is not None
+    log = await Log.open(source, target)
+    await log.write(7, COUNTS)
+    await b.write(lambda transaction: transaction.locals.put(log.id, "0-3", encoded(backup)))
+    with pytest.raises(DatabaseRecreatedError, match="restored from a backup"):
+        await log.write(9, COUNTS)
+    assert (await Log.open(source, target)).start_seq == 3
+    await asyncio.gather(a.close(), b.close())
+
+
+async def test_a_later_backup_after_an_earlier_one_is_no_other_agents_log(tmp_path: Path) -> None:
+    """The first one restored was too old. The second one is of a history that did not go on."""
+    a, b = await Store.open(tmp_path / "a"), await Store.open(tmp_path / "b")
+    source, target, others = LocalPeer(a), LocalPeer(b), Others()
+    backups = []
+    log = await Log.open(source, target, others=others)
+    for seq in (3, 5, 7):
+        await log.write(seq, COUNTS)
+        backups.append(await target.get_local(log.id) or {})
+    for number, backup in enumerate(backups[:2]):
+        log = await Log.open(source, target, others=others)
+        await log.write(9 + number, COUNTS)
+        await b.write(partial(restored, log.id, encoded(backup)))
+        with pytest.raises(DatabaseRecreatedError, match="restored from a backup"):
+            await log.write(20, COUNTS)
+    assert (await Log.open(source, target)).start_seq == 3
+    await asyncio.gather(a.close(), b.close())
+
+
+def restored(id: str, text: str, transaction: Transaction) -> None:
+    transaction.locals.overwrite(id, 1, text)
 
 
 def encoded(log: dict[str, Any]) -> str:

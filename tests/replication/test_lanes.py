@@ -313,12 +313,12 @@ async def edit_at_random(store: Store, rng: random.Random, known: dict[str, Rev]
 
 
 async def contents(store: Store) -> dict[str, Any]:
-    found = {}
-    for document in (await store.changes(0, limit=100_000)).documents:
-        leaves = [str(leaf) for leaf in document.leaves()]
-        [revisions] = await store.revisions([(document.id, leaves)])
-        found[document.id] = (str(document.rev), document.deleted, document.conflicts, revisions)
-    return found
+    documents = (await store.changes(0, limit=100_000)).documents
+    leaves = [(document.id, [str(leaf) for leaf in document.leaves()]) for document in documents]
+    return {
+        document.id: (str(document.rev), document.deleted, document.conflicts, revisions)
+        for document, revisions in zip(documents, await store.revisions(leaves), strict=True)
+    }
 
 
 def back_up(file: Path, backup: Path) -> None:

@@ -17,8 +17,8 @@ from agent.documents.revision import Rev, Revision, canonical, first_revision
 from agent.errors import ConnectError, EdgeAgentError, NotFoundError, TransientError
 from agent.peers.local import LocalPeer
 from agent.peers.peer import PeerInfo, WriteResult
-from agent.replication.checkpoint import DatabaseRecreatedError
 from agent.replication.replicator import Replicator
+from agent.replication.witnesses import DatabaseRecreatedError
 from agent.store.store import Store
 from agent.store.transaction import Edit
 from tests.replication.faulty import FaultyPeer

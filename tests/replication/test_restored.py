@@ -22,7 +22,7 @@ from agent.peers.peer import ChangeBatch, Ordered, Seq
 from agent.replication.arrivals import Arrivals
 from agent.replication.job import Job
 from agent.replication.replicator import Replicator
-from agent.replication.witnesses import MOST_WITNESSES, Witnesses
+from agent.replication.witnesses import MOST_WITNESSES, Past, Witnesses
 from agent.store.store import Store
 from tests.replication.test_lanes import contents, edit_at_random
 from tests.store.helpers import edit
@@ -131,6 +131,7 @@ class Ends:
 
     @contextlib.asynccontextmanager
     async def running(self, *directions: str, **options: Any) -> AsyncIterator[dict[str, Job]]:
+        options = {"past": Past(), **options}
         jobs = {
             each: Job(each, self.replicator(each, **options), patient=True, retry_cap=0.02)
             for each in directions
@@ -154,6 +155,11 @@ class Ends:
         replicator.continuous = False
         await replicator.run()
 
+    async def have(self, count: int) -> bool:
+        """Whether each has so many documents."""
+        counts = {(await each.info()).doc_count for each in (self.here, self.remote.present)}
+        return counts == {count}
+
     async def equal(self) -> bool:
         return await contents(self.here) == await contents(self.remote.present)
 
@@ -171,7 +177,7 @@ async def write(store: Store, prefix: str, count: int) -> None:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while True:
             found = condition()
             if await found if asyncio.iscoroutine(found) else found:
@@ -223,6 +229,84 @@ async def test_what_a_pull_has_read_after_the_backups_checkpoint_is_read_again(
     await ends.carry("push")
     assert await ends.equal()
     assert (await ends.here.info()).doc_count == 60
+
+
+async def test_a_witness_is_not_hidden_by_its_successor(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later revision brings its ancestors, but not what was lost with them."""
+    late = 2.0
+    monkeypatch.setattr("agent.replication.replicator._FIRST_CHECKPOINT", late)
+    await write(ends.here, "doc", 10)
+    async with ends.running("push", checkpoint_interval=late) as jobs:
+        await until(lambda: jobs["push"].progress.confirmed_seq == 10)
+        backup = await ends.remote.back_up()
+        last = [f"doc:{n:05}" for n in range(4, 10)]
+        await ends.here.edit([edit(id, await rev(ends, id), by="here") for id in last])
+        await until(lambda: jobs["push"].progress.confirmed_seq == ends.here.update_seq)
+        await ends.remote.restore(backup)
+        await ends.here.edit([edit(last[-1], await rev(ends, last[-1]), by="here again")])
+        await until(ends.equal)
+        assert jobs["push"].errors == 1
+
+
+class Sending(Remote):
+    """Is set back while a push asks whether it has what a pull has just brought from there."""
+
+    backup: Path | None = None
+    restored = False
+
+    async def pulled(self) -> None:
+        """Wait until the pull has come to the point in question."""
+
+    async def revs_diff(self, revs: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+        if self.backup is not None and any(id.startswith("there") for id in revs):
+            backup, self.backup = self.backup, None
+            await self.pulled()
+            await self.restore(backup)
+            await write(self.present, "new", 3)  # at sequences at which others were
+            self.restored = True
+        return await super().revs_diff(revs)
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["before a checkpoint", "after one"])
+async def test_what_a_push_gives_back_is_no_witness_for_a_pull(
+    ends: Ends, recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The feed goes on where the sequences are others, and what it has told of is there again."""
+    late = 0.1 if recorded else 5.0
+    monkeypatch.setattr("agent.replication.replicator._FIRST_CHECKPOINT", late)
+    ends.remote = remote = Sending(ends.remote.present)
+    await write(remote.present, "before", 20)
+    async with ends.running("push", "pull", checkpoint_interval=late) as jobs:
+        if recorded:
+            pull = jobs["pull"].replicator
+            remote.pulled = lambda: until(lambda: pull.recorded == 26)  # type: ignore[method-assign]
+        await until(lambda: all(job.progress.up_to_date for job in jobs.values()))
+        remote.backup = await remote.back_up()
+        await write(remote.present, "there", 6)
+        await until(lambda: remote.restored)
+        await until(lambda: ends.have(20 + 6 + 3))
+        await until(ends.equal)
+        assert [job.errors for job in jobs.values()] == [1, 1]
+
+
+async def test_a_pulls_witness_is_not_hidden_by_what_is_made_of_it_here(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = 2.0
+    monkeypatch.setattr("agent.replication.replicator._FIRST_CHECKPOINT", late)
+    async with ends.running("push", "pull", checkpoint_interval=late) as jobs:
+        await until(lambda: all(job.progress.up_to_date for job in jobs.values()))
+        backup = await ends.remote.back_up()
+        await write(ends.remote.present, "there", 1)
+        await until(lambda: jobs["push"].progress.confirmed_seq == ends.here.update_seq == 1)
+        await ends.remote.restore(backup)
+        await write(ends.remote.present, "new", 1)  # at the sequence at which the other one was
+        await ends.here.edit([edit("there:00000", await rev(ends, "there:00000"), by="here")])
+        await until(lambda: ends.have(2))
+        await until(ends.equal)
+        assert [job.errors for job in jobs.values()] == [1, 1]
 
 
 # --- while nothing happens ------------------------------------------------------------------
@@ -338,19 +422,49 @@ async def test_a_checkpoint_takes_one_question_more(ends: Ends) -> None:
         assert sum(ends.remote.asked) == 10
 
 
-def test_witnesses_are_few() -> None:
+def noted(*parts: tuple[Mapping[str, Sequence[str]], bool]) -> Witnesses:
     witnesses = Witnesses()
-    witnesses.note([(f"doc:{n}", "1-a") for n in range(1000)], stored=True)
-    assert witnesses.noted() == (("doc:999", "1-a"),)
-    witnesses.note([("reading:1", "1-a"), ("setpoint", "7-b")], stored=True)
-    witnesses.note([("setpoint", "8-c")], stored=False)
-    witnesses.note([], stored=True)
-    assert witnesses.noted() == (("doc:999", "1-a"), ("reading:1", "1-a"), ("setpoint", "8-c"))
+    for revs, stored in parts:
+        witnesses.note(revs, stored=stored)
+    return witnesses
+
+
+def test_witnesses_are_few() -> None:
+    many = ({f"doc:{n}": ["1-a"] for n in range(1000)}, True)
+    assert noted(many).noted() == (("doc:999", "1-a"),)
+    later = {
+        **{f"reading:{n}": ["1-a"] for n in range(2)},
+        "x": ["4-a"],
+        "y": ["5-a"],
+        "z": ["7-b"],
+    }
+    witnesses = noted(many, (later, True), ({"z": ["8-c"]}, False), ({}, True))
+    assert witnesses.noted() == (("doc:999", "1-a"), ("reading:1", "1-a"), ("z", "8-c"))
     for n in range(MOST_WITNESSES - 3):
         assert not witnesses.full
-        witnesses.note([(f"live:{n}", "1-a")], stored=False)
-    assert witnesses.newest() == (("setpoint", "8-c"), (f"live:{n}", "1-a"))
+        witnesses.note({f"live:{n}": ["1-a"]}, stored=False)
+    assert witnesses.newest() == (("z", "8-c"), (f"live:{n}", "1-a"))
     assert witnesses.full
+
+
+def test_of_a_conflict_all_leaves_are_witnesses() -> None:
+    """One of them may have been there for long, and nothing says which."""
+    witnesses = noted(({"doc": ["3-b", "2-a"]}, False))
+    assert witnesses.noted() == (("doc", "3-b"), ("doc", "2-a"))
+
+
+def test_a_witness_that_stands_for_others_goes_on_doing_so() -> None:
+    batch = {f"doc:{n}": ["2-a"] for n in range(5)}
+    witnesses = noted((batch, True))
+    assert witnesses.hidden_by({"doc:3": ["3-b"], "doc:4": ["3-b"]}) == {"doc:4": ["2-a"]}
+    witnesses.note({"doc:4": ["3-b"]}, stored=True)
+    assert witnesses.hidden_by({"doc:4": ["4-c"]}) == {"doc:4": ["3-b"]}
+    # One that came alone takes nothing with it that its successor does not bring again.
+    witnesses.note({"alone": ["1-a"]}, stored=True)
+    assert witnesses.hidden_by({"alone": ["2-b"]}) == {}
+    # But what a source tells of says how far it had come.
+    witnesses.note({"there": ["1-a"]}, stored=True, told=True)
+    assert witnesses.hidden_by({"there": ["2-b"]}) == {"there": ["1-a"]}
 
 
 async def test_when_there_are_many_witnesses_they_are_asked_for_before_it_is_time(
@@ -382,11 +496,10 @@ class Restless(Remote):
     async def called(self, name: str) -> None:
         await super().called(name)
         if self.backups and self.rng.random() < self.rate:
-            place = self.rng.randrange(len(self.backups))
-            backup = self.backups[place]
-            del self.backups[place + 1 :]  # they are of a history that did not happen
             self.rate = 0.0  # one at a time
-            self.restoring = asyncio.create_task(self.restore(backup))
+            place = self.rng.randrange(len(self.backups))
+            self.restoring = asyncio.create_task(self.restore(self.backups[place]))
+            del self.backups[place + 1 :]  # they are of a history that did not happen
             await asyncio.shield(self.restoring)
 
 
@@ -402,8 +515,7 @@ async def test_nothing_is_lost_wherever_it_is_set_back(
     rng = random.Random(seed)
     here, there = [await Store.open(tmp_path / name) for name in ("here", "remote")]
     remote = Restless(there, rng)
-    # Or a push might give back what a pull asks about, before it asks.
-    remote.feed_breaks = True
+    remote.feed_breaks = rng.random() < 0.5
     ends = Ends(here, remote)
     known: dict[str, Rev] = {}
     for _ in range(6):
