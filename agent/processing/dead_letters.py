@@ -46,6 +46,9 @@ class DeadLetters:
     def __len__(self) -> int:
         return len(self._letters)
 
+    def __contains__(self, id: str) -> bool:
+        return id in self._letters
+
     def __iter__(self) -> Iterator[DeadLetter]:
         return iter(self._letters.values())
 

@@ -202,7 +202,6 @@ class Hook:
         known = self._known(ids)
         for id in known:
             self.letters.remove(id)
-        self._again = [id for id in self._again if id not in known]
         if self._store is not None:
             await self._save(self._store)
         self._woken.set()
@@ -264,12 +263,18 @@ class Hook:
     def _change(self, store: Store, document: StoredDocument) -> Change:
         return change_of(self.name, self._options.database, store, document)
 
-    async def _deliver(self, store: Store, changes: Iterable[Change]) -> None:
-        """Call with each until it is done or given up, or the store is closed."""
+    async def _deliver(
+        self, store: Store, changes: Iterable[Change], *, again: bool = False
+    ) -> None:
+        """Call with each until it is done or given up, or the store is closed; `again`, with one
+        that was given up, until somebody forgets it."""
         queue = deque(changes)
         tries = 0
         while queue and not store.closed:
             await self._save_in_time(store)
+            if again and queue[0].id not in self.letters:
+                self.last_error = None  # nothing is waited for
+                return
             part = list(islice(queue, self._size))
             try:
                 await self._target.call(part)
@@ -288,6 +293,8 @@ class Hook:
                     if not self._skipping:
                         continue
                     self._skipping = False
+                if again and part[0].id not in self.letters:
+                    continue
                 if not await self._give_up(store, part[0], error, max(tries, 1)):
                     continue
             else:
@@ -327,7 +334,7 @@ class Hook:
             if document is None:
                 self.letters.remove(id)
             elif document.seq <= self._seq:  # or else it comes anyway
-                await self._deliver(store, [self._change(store, document)])
+                await self._deliver(store, [self._change(store, document)], again=True)
 
     # --- waiting -----------------------------------------------------------------------
 
@@ -365,11 +372,12 @@ class Hook:
     # --- the checkpoint ----------------------------------------------------------------
 
     async def _load(self, store: Store, *, from_beginning: bool) -> None:
+        now = store.update_seq  # before anything is waited for: what comes meanwhile counts
         await self.letters.load(store)
         found = await store.get_local(self._local_id)
         if found is None:
-            self._seq = 0 if from_beginning else store.update_seq
-            await self._save(store)  # whatever comes from now on counts
+            self._seq = 0 if from_beginning else now
+            await self._save(store)
             return
         try:
             seq = msgspec.json.decode(found[1], type=Checkpoint).seq

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from agent.documents.revision import first_revision
+from agent.processing.dead_letters import DeadLetters
 from agent.processing.hook import State
+from agent.store.store import Store
 from tests.processing.hooks import documents, hooked, opened, until, write
 from tests.processing.receiver import Receiver, receiving
 from tests.server.certificates import self_signed
@@ -65,6 +67,27 @@ async def test_all_of_them_in_order_and_none_twice(receiver: Receiver, tmp_path:
         async with hooked(databases, url=receiver.url) as again:
             await until(lambda: again.state is State.LIVE)
     assert receiver.taken == [revision.id for revision in expected]
+
+
+async def test_what_comes_while_a_new_hook_starts_counts(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has been told that the agent runs writes at once."""
+    load, written = DeadLetters.load, asyncio.Event()
+
+    async def load_late(letters: DeadLetters, store: Store) -> None:
+        await written.wait()
+        await load(letters, store)
+
+    monkeypatch.setattr(DeadLetters, "load", load_late)
+    async with opened(tmp_path) as (databases, store):
+        await write(store, "before")
+        async with hooked(databases, url=receiver.url, start="now"):
+            await write(store, "at once")
+            written.set()
+            await write(store, "later")
+            await receiver.until(lambda: "later" in receiver.taken)
+    assert receiver.taken == ["at once", "later"]
 
 
 async def test_a_batch_is_an_array(receiver: Receiver, tmp_path: Path) -> None:
@@ -266,13 +289,40 @@ async def test_what_is_forgotten_is_not_tried_again_after_all(
         await store.graft(documents(2))
         async with hooked(databases, url=receiver.url, retry_cap=0.1) as hook:
             await until(lambda: len(hook.letters) == 2)
-            receiver.answer = lambda _: 503
+            receiver.answer = lambda change: 200 if change["id"] == "later" else 503
             hook.retry(None)
             await until(lambda: hook.state is State.WAITING)  # for doc:0; doc:1 has its turn next
             assert await hook.drop(None) == 2
-            receiver.answer = lambda _: 200
-            await until(lambda: hook.state is State.LIVE)
-    assert "doc:1" not in receiver.taken
+            await write(store, "later")
+            await until(lambda: hook.processed == 1)
+            assert hook.last_error is None
+    assert receiver.taken == ["later"]
+    assert "doc:1" not in [id for call in receiver.calls if call.status == 503 for id in call.ids]
+
+
+async def test_what_is_forgotten_during_a_call_is_not_given_up_again(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    receiver.answer = lambda _: 422
+    async with opened(tmp_path) as (databases, store):
+        await store.graft(documents(1))
+        async with hooked(databases, url=receiver.url) as hook:
+            await until(lambda: len(hook.letters) == 1)
+            forgetting: list[asyncio.Task[int]] = []
+
+            def refused(change: Any) -> int:
+                if change["id"] == "later":
+                    return 200
+                forgetting.append(asyncio.create_task(hook.drop(None)))
+                return 422
+
+            receiver.answer = refused
+            hook.retry(None)
+            await until(lambda: forgetting)
+            assert await forgetting[0] == 1
+            await write(store, "later")
+            await until(lambda: hook.processed == 1)
+            assert hook.dead() == []
 
 
 async def test_a_later_change_that_goes_through_settles_it(

@@ -2,7 +2,7 @@
 
 import { createContext } from "preact";
 import { useContext, useEffect, useRef, useState } from "preact/hooks";
-import { seen } from "./api";
+import { seen, within } from "./api";
 import type { Status } from "./status";
 import { parseTime } from "./text";
 
@@ -73,6 +73,9 @@ export interface Loaded<T> {
   readonly reload: () => void;
 }
 
+/** Milliseconds after which what is loaded again and again is asked for anew: the connection is dead. */
+const LONGEST_LOAD = 60_000;
+
 /**
  * What `load` brings, again whenever `key` changes and, with `every`, after so many milliseconds
  * while the page is seen. What was there stays until there is something new of the same key.
@@ -94,7 +97,8 @@ export function useLoaded<T>(
       if (every !== undefined) await seen();
       if (abort.signal.aborted) return;
       try {
-        const value = await latest.current(abort.signal);
+        const { signal } = abort;
+        const value = await latest.current(every ? within(LONGEST_LOAD, signal) : signal);
         if (!abort.signal.aborted) setState({ key, value });
       } catch (error) {
         if (abort.signal.aborted) return;
