@@ -88,7 +88,7 @@ def check(site: Site, *acknowledged: Known) -> Contents:
     return ours
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.may_block("compares two stores at once")
 async def test_kill_while_recording_and_writing(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     print(f"seed {SEED}")
@@ -160,7 +160,7 @@ def check_readings(found: Contents, witnesses: Sequence[Witness], kills: int) ->
     assert sum(bool(gap) for gap in gaps) <= kills
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.may_block("compares two stores at once")
 @pytest.mark.parametrize("direction", ["push", "pull"])
 async def test_kill_while_replicating(direction: Literal["push", "pull"], tmp_path: Path) -> None:
     """From a full store to one that has other edits of some documents, while more is written."""
