@@ -24,7 +24,7 @@ from agent.replication.arrivals import Arrivals
 from agent.replication.lanes import Lane
 from agent.replication.progress import Progress
 from agent.replication.room import Room
-from agent.replication.witnesses import Revs, Witnesses
+from agent.replication.witnesses import Revs, Witnesses, by_id
 from agent.tasks import together
 
 log = logging.getLogger(__name__)
@@ -178,10 +178,10 @@ class Pipeline:
         witnesses = self._witnesses
         asked = {id: [*told, *hidden.get(id, ())] for id, told in revs.items()}
         missing = await self._target.revs_diff(asked)
-        if not self._pulls and (lost := witnesses.lost_of(missing, self._target)):
-            raise witnesses.gone(lost, self._target)
         if self._pulls:  # now, since a push may send them as soon as they are stored
             witnesses.note(revs, stored=True, told=True)
+        elif lost := witnesses.lost_of(missing, self._target):
+            raise witnesses.gone(lost, self._target)
         else:
             witnesses.note(_without(revs, missing), stored=False)
         return _without(missing, hidden)
@@ -271,11 +271,8 @@ class Pipeline:
             revision = revisions[0]
             results = [WriteResult(revision.id, str(revision.rev), "too_large", str(error))]
         if not self._pulls:
-            stored: dict[str, list[str]] = {}
-            for each in results:
-                if each.error is None:
-                    stored.setdefault(each.id, []).append(each.rev)
-            self._witnesses.note(stored, stored=True)
+            stored = ((each.id, each.rev) for each in results if each.error is None)
+            self._witnesses.note(by_id(stored), stored=True)
         for revision, result in zip(revisions, results, strict=True):
             if result.error is None:
                 self._progress.docs_written += 1

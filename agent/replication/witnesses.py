@@ -252,6 +252,14 @@ class Witnesses:
         return None
 
 
+def by_id(pairs: Iterable[Witness]) -> Revs:
+    """Documents' ids and revisions, as `note` and `Peer.revs_diff` take them."""
+    revs: dict[str, list[str]] = {}
+    for id, rev in pairs:
+        revs.setdefault(id, []).append(rev)
+    return revs
+
+
 def _is_first(rev: str) -> bool:
     return rev.startswith("1-")
 
@@ -260,8 +268,5 @@ async def missing(peer: Peer, witnesses: Sequence[Witness]) -> Sequence[Witness]
     """Those that a peer does not have. Raises what the peer raises."""
     if not witnesses:
         return ()
-    asked: dict[str, list[str]] = {}
-    for id, rev in witnesses:
-        asked.setdefault(id, []).append(rev)
-    lost = await peer.revs_diff(asked)
+    lost = await peer.revs_diff(by_id(witnesses))
     return [(id, rev) for id, rev in witnesses if rev in lost.get(id, ())]
