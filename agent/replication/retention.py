@@ -106,10 +106,12 @@ class Retention:
         confirmations: Iterable[Confirmation],
         *,
         clock: Callable[[], float] = time.time,
+        known: Callable[[], bool] = lambda: True,
         correcting: Callable[[], bool] = bool,
     ) -> None:
-        """`clock` tells the time in seconds since the epoch, `correcting` whether times of readings
-        may still be corrected: those are not old until then, whatever they say.
+        """`clock` tells the time in seconds since the epoch, and `known` whether that is right:
+        nothing is old until then. `correcting` tells whether times of readings may still be
+        corrected: those are not old until then, whatever they say.
         """
         self.retained = Retained(store)
         self.confirmations = list(confirmations)
@@ -118,6 +120,7 @@ class Retention:
         self._store = store
         self._options = options
         self._clock = clock
+        self._known = known
         self._correcting = correcting
         self._space = Space(0, 0, 0)
         self._aged = -_LONGEST
@@ -168,7 +171,7 @@ class Retention:
 
         Raises StoreError, StoreWriteError.
         """
-        if time.monotonic() - self._aged >= self._interval:
+        if self._known() and time.monotonic() - self._aged >= self._interval:
             self._aged = time.monotonic()
             await self._delete_aged()
         if self._options.max_size is not None:

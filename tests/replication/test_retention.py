@@ -139,6 +139,19 @@ async def test_what_is_still_to_be_corrected_is_not_old(store: Store) -> None:
     assert bodies(store.path) == {}
 
 
+async def test_nothing_is_old_until_the_time_is_known(store: Store) -> None:
+    """A battery-backed clock may begin years ahead."""
+    await store.graft([reading(0)])
+    known = [False]
+    rules = Options(rules=[Rule("*", "*", 20)])
+    made = Retention(store, rules, [], known=lambda: known[0])
+    await made.once()
+    assert set(bodies(store.path)) == {reading(0).id}
+    known[0] = True
+    await made.once()
+    assert bodies(store.path) == {}
+
+
 async def test_what_was_refused_was_not_confirmed(store: Store) -> None:
     await store.graft([reading(0), reading(1)])
     cloud = Confirmed(2)
