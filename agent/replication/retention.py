@@ -159,7 +159,8 @@ class Retention:
         """Until it is time to look, or the budget is nearly spent and more of it than before."""
         most = self._options.max_size
         enough = inf if most is None else max(_HIGH * most, self._space.data) + _GROWTH * most
-        if self._store.refusal is not None and self._more_has_come():
+        failed = self.last_error is not None  # a disk that is full is not asked all the time
+        if self._store.refusal is not None and self._more_has_come() and not failed:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(_LOOK, self._interval)):
@@ -301,8 +302,9 @@ class Retention:
         newest = self._store.update_seq
         while self._passed < newest:
             enough = self._space.data - low
-            drop, self._passed = await self._chosen(_whole, self._passed, newest, enough)
+            drop, after = await self._chosen(_whole, self._passed, newest, enough)
             await self._drop(drop, "drop-oldest")
+            self._passed = after
             if await self._look() <= low:
                 return
 

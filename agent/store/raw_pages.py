@@ -21,6 +21,9 @@ WAL_HEADER = 32
 FRAME_HEADER = 24
 
 _FILE_HEADER = 100
+_PAGE_HEADER, _CELL_HEADER = 8, 10
+"""Bytes of a table's leaf page, and about those of a row in it, with the pointer to it [1.6]."""
+
 _INDEX_INTERIOR, _INDEX_LEAF, _TABLE_LEAF = 2, 10, 13
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 """Bytes of the serial types that are integers [2.1]."""
@@ -114,6 +117,15 @@ def _stored_here(length: int, *, table: bool) -> int:
     least = (PAGE_SIZE - 12) * 32 // 255 - 23
     rest = least + (length - least) % (PAGE_SIZE - 4)
     return rest if rest <= most else least
+
+
+def row_size(length: int) -> int:
+    """Bytes of the file that a table's row with such a payload takes among others that are as long:
+    with what is left of a page that has no room for another one."""
+    here = _stored_here(length, table=True)
+    further = -(-(length - here) // (PAGE_SIZE - 4))
+    in_a_page = (PAGE_SIZE - _PAGE_HEADER) // (here + _CELL_HEADER)
+    return PAGE_SIZE * further + PAGE_SIZE // in_a_page
 
 
 def _whole(begun: bytes, length: int, onward: int, read: Callable[[int], bytes | None]) -> bytes:

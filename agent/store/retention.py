@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from agent.documents.floors import RETENTION, Floors, sensor_of
 from agent.documents.revision import canonical
+from agent.store.raw_pages import row_size
 from agent.store.store import Store
 from agent.store.transaction import Edit, Transaction
 
@@ -94,7 +95,7 @@ class Found(NamedTuple):
     provisional: bool
     """The time was not known when it was recorded, and may still be corrected."""
     size: int
-    """Bytes that its row takes, about."""
+    """Bytes of the file that its row takes, about."""
 
     @property
     def key(self) -> str:
@@ -139,7 +140,8 @@ _COLUMNS = (
     "seq, id, gen || '-' || hash, body ->> '$.device', body ->> '$.sensor', body ->> '$.time', "
     "NOT conflicts AND attachments IS NULL AND NOT deleted, body ->> '$.type', "
     "json_array_length(body, '$.columns.value'), body ->> '$.columns.time[#-1]', "
-    "body ->> '$.clock', 2 * length(id) + length(body) + coalesce(length(tree), 0)"
+    "body ->> '$.clock', "
+    "length(id) + length(hash) + length(body) + coalesce(length(tree), 0)"
 )
 
 
@@ -192,7 +194,7 @@ def _found(
     rows: int | None,
     lasts: object,
     clock: object,
-    size: int,
+    length: int,
 ) -> Found:
     names = isinstance(device, str) and isinstance(sensor, str) and isinstance(time, str)
     readings = 0
@@ -211,7 +213,7 @@ def _found(
         readings,
         lasts if type == "readings" and isinstance(lasts, int) else 0,
         clock == "unset",
-        size,
+        row_size(length),
     )
 
 
