@@ -215,11 +215,9 @@ def _broker(status: Status) -> Iterator[Finding]:
 def _clock(status: Status) -> Iterator[Finding]:
     clock = status.get("clock")
     if clock and clock["state"] != "sure":
-        yield Finding(
-            "warning",
-            "No source has told the time yet; readings are marked, to be corrected later.",
-            CLOCK_ADVICE,
-        )
+        what = "No source has told the time yet; readings are marked, to be corrected later"
+        what += ", and none is deleted for its age." if status.get("retention") else "."
+        yield Finding("warning", what, CLOCK_ADVICE)
 
 
 def _hooks(status: Status) -> Iterator[Finding]:

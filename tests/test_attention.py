@@ -127,6 +127,11 @@ ALARM = [{"name": "t", "last_value": 99, "alarms": ["hot"]}]
         ),
         (device(sensors=ALARM), "warning", "Alarm hot: greenhouse t is 99"),
         ({"clock": {"state": "unsure"}}, "warning", "No source has told the time"),
+        (
+            {"clock": {"state": "unsure"}, "retention": {"max_size": None}},
+            "warning",
+            "none is deleted for its age",
+        ),
         ({"restarts": {"recorder x": 2}}, "warning", "recorder x, has failed 2 times"),
         ({"hooks": [{"name": "m", "dead": 3, "last_error": None}]}, "error", "3 documents"),
         ({"hooks": [{"name": "m", "dead": 0, "last_error": "no"}]}, "warning", "Hook m"),

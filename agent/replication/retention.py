@@ -28,8 +28,9 @@ from agent.store.retention import (
     Reason,
     Retained,
     Space,
+    by_id,
     by_seq,
-    by_time,
+    old_ids,
     sensors,
     space,
 )
@@ -222,11 +223,9 @@ class Retention:
         await self._give_back()
 
     async def _delete_before(self, sensor: str, before: str, until: int) -> None:
-        after = ""
+        after, end = "", await self._store.query(partial(old_ids, sensor=sensor, before=before))
         while True:
-            page = await self._store.query(
-                partial(by_time, sensor=sensor, after=after, before=before)
-            )
+            page = await self._store.query(partial(by_id, sensor=sensor, after=after, end=end))
             confirmed = [found for found in page if found.seq <= until]
             provisional = self._correcting()
             await self._delete_had(
@@ -241,6 +240,8 @@ class Retention:
             if len(page) < PAGE or not confirmed:
                 return  # what comes after what nobody has confirmed is still newer
             after = page[-1].id
+            if after > sensor + before and page[-1].time >= before:
+                return
 
     # --- size --------------------------------------------------------------------------
 

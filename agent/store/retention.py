@@ -154,13 +154,31 @@ def by_seq(db: sqlite3.Connection, *, after: int, until: int) -> list[Found]:
     return [_found(*row) for row in rows]
 
 
-def by_time(db: sqlite3.Connection, *, sensor: str, after: str, before: str) -> list[Found]:
-    """The next documents of `device:sensor:` by their ids, up to a time (RFC 3339)."""
+def old_ids(db: sqlite3.Connection, *, sensor: str, before: str) -> str:
+    """Before which id there are documents of `device:sensor:` from before a time (RFC 3339).
+
+    Ids are in the order of the times, and may be ahead of them: since a clock was, once.
+    """
+    end = sensor + before
+    row = db.execute(
+        "SELECT body ->> '$.time' < ? FROM docs WHERE id >= ? AND id < ? ORDER BY id LIMIT 1",
+        (before, end, _end(sensor)),
+    )
+    return _end(sensor) if any(old for (old,) in row) else end
+
+
+def by_id(db: sqlite3.Connection, *, sensor: str, after: str, end: str) -> list[Found]:
+    """The next documents of `device:sensor:` by their ids, before one."""
     rows = db.execute(
         f"SELECT {_COLUMNS} FROM docs WHERE id > ? AND id < ? ORDER BY id LIMIT ?",  # noqa: S608
-        (max(sensor, after), sensor + before, PAGE),
+        (max(sensor, after), end, PAGE),
     )
     return [_found(*row) for row in rows]
+
+
+def _end(sensor: str) -> str:
+    """What comes after all ids of `device:sensor:`, whose times begin with digits."""
+    return sensor + ":"
 
 
 def sensors(db: sqlite3.Connection, *, after: str) -> tuple[list[str], str | None]:
@@ -175,8 +193,7 @@ def sensors(db: sqlite3.Connection, *, after: str) -> tuple[list[str], str | Non
         if id is None:
             return names, None
         name = sensor_of(id)
-        # Times begin with digits; what comes after all of them begins with a colon at least.
-        after = id if name is None else name + ":"
+        after = id if name is None else _end(name)
         if name is not None:
             names.append(name)
     return names, after

@@ -153,6 +153,21 @@ async def test_nothing_is_old_until_the_time_is_known(store: Store) -> None:
     assert bodies(store.path) == {}
 
 
+async def test_ids_that_are_ahead_of_their_times_make_nothing_young(store: Store) -> None:
+    """A clock that was years ahead leaves such ids, also to what is recorded afterwards."""
+    ahead = 20 * 365 * 86400
+    ids = [reading(ahead + n).id for n in range(1200)]
+    for start in range(0, 1200, 400):
+        old = [(id, NOW - 1999 + n) for n, id in enumerate(ids)][start : start + 400]
+        await store.graft([first_revision(id, json.loads(reading(at).body)) for id, at in old])
+    made = await retention(store, Options(rules=[Rule("*", "*", 1000)]))
+    await made.once()
+    assert set(bodies(store.path)) == set(ids[999:])
+    await store.graft([reading(0), reading(NOW - 1)])
+    await (await retention(store, Options(rules=[Rule("*", "*", 1000)]))).once()
+    assert set(bodies(store.path)) == {*ids[999:], reading(NOW - 1).id}
+
+
 async def test_what_was_refused_was_not_confirmed(store: Store) -> None:
     await store.graft([reading(0), reading(1)])
     cloud = Confirmed(2)
