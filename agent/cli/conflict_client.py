@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -26,8 +25,7 @@ from agent.errors import (
 _PAGE = 100
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(msgspec.Struct, frozen=True):
     """A conflict as the agent tells of it. `row` is its row in `_conflicts`."""
 
     conflict: Conflict

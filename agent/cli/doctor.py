@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from agent.cli.options import DEFAULT_CONFIG, json_option, print_json
 from agent.cli.running import Where, fetch_status, running_options

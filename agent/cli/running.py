@@ -84,8 +84,7 @@ class Running:
     tls: aiohttp.Fingerprint | bool = True
 
 
-@dataclass(frozen=True)
-class Where:
+class Where(msgspec.Struct, frozen=True):
     """What a command was told of where the agent runs."""
 
     config_path: Path | None

@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -109,13 +108,12 @@ def _shown(value: Any, unit: str | None) -> str:
     return "-" if value is None else one_line(f"{value} {unit or ''}".strip())
 
 
-@dataclass(slots=True)
-class Course:
+class Course(msgspec.Struct):
     """What one sensor said of late: its numbers, and when, on the monotonic clock."""
 
     readings: int = 0
     heard: float = 0.0
-    numbers: deque[float] = field(default_factory=lambda: deque(maxlen=_WIDTH))
+    numbers: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=_WIDTH))
 
 
 class Courses:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent.documents.fields import Absent
 from agent.documents.merge import Path, same
@@ -14,8 +15,7 @@ from agent.documents.tree import RevTree
 _DEEPEST = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """What became of a live leaf that somebody has seen.
 
     `leaf`: the best of the leaves that it went on to; None where it was forgotten or purged.

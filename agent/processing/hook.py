@@ -12,7 +12,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from typing import Any, Final, Literal
@@ -73,8 +72,7 @@ class Checkpoint(msgspec.Struct):
     seq: str
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """How a hook is called. `batch` is in documents, `retry_cap` in seconds."""
 
     name: str
