@@ -71,8 +71,8 @@ async def _verify(
 ) -> None:
     started = time.monotonic()
     async with (
-        opened(*source, create=False) as source_peer,
-        opened(*target, create=False) as target_peer,
+        opened(*source) as source_peer,
+        opened(*target) as target_peer,
     ):
         verification = Verification(source_peer, target_peer)
         found: list[Difference] = []
