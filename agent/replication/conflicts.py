@@ -11,11 +11,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec.structs import asdict
 
 from agent.documents.conflict import Conflict, Join
 from agent.documents.policies import Decided, Failed, Policy, Undecided, first_match
