@@ -8,7 +8,8 @@ import gc
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 # Of glibc's malloc.h.
 _M_MMAP_THRESHOLD = -3
@@ -16,6 +17,9 @@ _M_ARENA_MAX = -8
 
 _LARGE = 128 * 1024
 """Bytes; as glibc has it at first, but it would raise it to the largest piece that was freed."""
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def prepare() -> None:
@@ -56,3 +60,23 @@ def importing() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(before)
     gc.freeze()
+
+
+def memory() -> int:
+    """Bytes that this process may have: all of the machine's, or what a control group of it allows,
+    as `MemoryMax=` and `MemoryHigh=` of a systemd unit or a container do. Reads files.
+
+    Source: the kernel's "Control Group v2", "Memory".
+    """
+    allowed = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    own = Path()
+    with suppress(OSError):
+        for line in _OWN_CGROUP.read_text().splitlines():
+            if line.startswith("0::/"):
+                own = Path(line.removeprefix("0::/"))
+    for group in (own, *own.parents):
+        for limit in ("memory.max", "memory.high"):
+            # Neither is there without the controller; without a limit they say "max".
+            with suppress(OSError, ValueError):
+                allowed.append(int((_CGROUPS / group / limit).read_text()))
+    return min(allowed)
