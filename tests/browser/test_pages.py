@@ -233,6 +233,32 @@ def test_what_came_while_there_was_no_connection_is_shown(site: Site, opener: Op
         page.close()
 
 
+def test_an_agent_that_is_slow_to_answer_is_asked_less_often(site: Site, opener: Opener) -> None:
+    """The answer takes 3 seconds; it is asked for again after 5, and after four times that here."""
+    slow = """() => {
+        window.asked = 0;
+        const { fetch } = window;
+        window.fetch = async (path, options) => {
+            if (!path.includes("/_conflicts")) return fetch(path, options);
+            window.asked += 1;
+            await new Promise((resolve) => setTimeout(resolve, 3000));
+            return fetch(path, options);
+        };
+    }"""
+    page = opener(site.url, time="2026-01-01T00:00:00Z")
+    settled(page, "Overview")
+    page.clock.pause_at("2026-01-02T00:00:00Z")
+    page.evaluate(slow)
+    page.evaluate("location.hash = '#/conflicts'")
+    page.wait_for_function("window.asked === 1")
+    page.clock.run_for(3000)
+    expect(page.get_by_role("link", name=re.compile("^setpoints"))).to_be_visible()
+    page.clock.run_for(11_000)
+    assert page.evaluate("window.asked") == 1
+    page.clock.run_for(2000)
+    page.wait_for_function("window.asked === 2")
+
+
 def test_a_connection_that_is_dead_is_not_taken_for_live(site: Site, opener: Opener) -> None:
     """As when a phone goes from one network to another: nothing comes, and nobody is told."""
     time = datetime.now(UTC).isoformat().replace("+00:00", "Z")

@@ -2,7 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { ApiError, inDb, request } from "./api";
-import { type Conflict, conflictsOf } from "./documents";
+import { type Conflict, conflictOf } from "./documents";
 import { go, link, useLoaded, useShared } from "./hooks";
 import {
   type Field,
@@ -21,10 +21,7 @@ import { Action, DeleteDialog, Empty, Failure, Loading, Name, Pill, StatePill } 
 import { many, sentence } from "./text";
 
 export function OneConflict({ db, id }: { db: string; id: string }) {
-  const { value, error, reload } = useLoaded(`${db} ${id}`, async (signal) => {
-    const { rows } = await conflictsOf(db, id, 1, signal);
-    return rows.find((row) => row.id === id) ?? null;
-  });
+  const { value, error, reload } = useLoaded(`${db} ${id}`, (signal) => conflictOf(db, id, signal));
   const [overtaken, setOvertaken] = useState<string>();
   return (
     <div class="stack">

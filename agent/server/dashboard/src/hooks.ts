@@ -73,12 +73,16 @@ export interface Loaded<T> {
   readonly reload: () => void;
 }
 
+/** How often as long as an answer took nothing is asked: an agent has other things to do. */
+const REST = 4;
+
 /** Milliseconds after which what is loaded again and again is asked for anew: the connection is dead. */
 const LONGEST_LOAD = 60_000;
 
 /**
- * What `load` brings, again whenever `key` changes and, with `every`, after so many milliseconds
- * while the page is seen. What was there stays until there is something new of the same key.
+ * What `load` brings, again whenever `key` changes and, with `every`, after so many milliseconds,
+ * more where answers take long, while the page is seen. What was there stays until there is
+ * something new of the same key.
  */
 export function useLoaded<T>(
   key: string | null,
@@ -96,15 +100,20 @@ export function useLoaded<T>(
     const run = async () => {
       if (every !== undefined) await seen();
       if (abort.signal.aborted) return;
+      const asked = performance.now();
+      let rest = 0;
       try {
         const { signal } = abort;
         const value = await latest.current(every ? within(LONGEST_LOAD, signal) : signal);
         if (!abort.signal.aborted) setState({ key, value });
+        rest = Math.min(REST * (performance.now() - asked), LONGEST_LOAD);
       } catch (error) {
         if (abort.signal.aborted) return;
         setState((before) => (before.key === key ? { ...before, error } : { key, error }));
       }
-      if (every !== undefined && !abort.signal.aborted) timer = setTimeout(run, every);
+      if (every !== undefined && !abort.signal.aborted) {
+        timer = setTimeout(run, Math.max(every, rest));
+      }
     };
     void run();
     return () => {

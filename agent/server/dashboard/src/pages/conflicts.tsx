@@ -3,9 +3,8 @@
 import { useState } from "preact/hooks";
 import { inDb, request } from "../api";
 import { OneConflict } from "../conflict";
-import { type Conflict, conflictsOf } from "../documents";
+import { type ConflictRow, conflictsOf } from "../documents";
 import { type Route, link, useLoaded, useShared } from "../hooks";
-import { body, differences } from "../json";
 import { Ago, Empty, Failure, Loading, Name, NoDatabase, StatePill } from "../parts";
 import { many, parseTime } from "../text";
 
@@ -30,13 +29,13 @@ function ConflictList({ db }: { db: string }) {
   const start = starts.at(-1);
   const { value, error } = useLoaded(
     `${db} ${start ?? ""}`,
-    (signal) => conflictsOf(db, start, PAGE + 1, signal),
+    (signal) => conflictsOf(db, start, PAGE, signal),
     5000,
   );
   if (!value) {
     return error === undefined ? <Loading /> : <Failure error={error} />;
   }
-  const next = value.rows[PAGE]?.id;
+  const { next } = value;
   const here = dbs && dbs.length > 1 ? " of this database" : "";
   return (
     <>
@@ -52,21 +51,21 @@ function ConflictList({ db }: { db: string }) {
             somebody, or a policy, decides.
           </p>
           <ul class="list card">
-            {value.rows.slice(0, PAGE).map((conflict) => (
+            {value.rows.map((conflict) => (
               <ConflictLine key={conflict.id} db={db} conflict={conflict} />
             ))}
           </ul>
         </section>
       )}
-      {(starts.length > 0 || next !== undefined) && (
+      {(starts.length > 0 || next !== null) && (
         <div class="row spread">
           <button type="button" disabled={!starts.length} onClick={() => setStarts([])}>
             First page
           </button>
           <button
             type="button"
-            disabled={next === undefined}
-            onClick={() => next !== undefined && setStarts([...starts, next])}
+            disabled={next === null}
+            onClick={() => next !== null && setStarts([...starts, next])}
           >
             Next page
           </button>
@@ -103,9 +102,9 @@ function Elsewhere({ db }: { db: string }) {
   );
 }
 
-function ConflictLine({ db, conflict }: { db: string; conflict: Conflict }) {
-  const fields = differences(conflict.leaves.map(body));
-  const names = fields.slice(0, 4).map(({ path }) => path.join("."));
+function ConflictLine({ db, conflict }: { db: string; conflict: ConflictRow }) {
+  const names = conflict.fields.slice(0, 4);
+  const more = conflict.differences - names.length;
   return (
     <li>
       <a href={link("conflicts", { db, id: conflict.id })}>
@@ -116,7 +115,7 @@ function ConflictLine({ db, conflict }: { db: string; conflict: Conflict }) {
         <span class="note">
           {many(conflict.revs.length, "version")}; they differ in{" "}
           <Name>{names.join(", ") || "nothing but their history"}</Name>
-          {fields.length > names.length && ` and ${fields.length - names.length} more`}
+          {more > 0 && ` and ${more} more`}
         </span>
       </a>
     </li>
