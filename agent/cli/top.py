@@ -18,7 +18,7 @@ import click
 from agent.cli.running import Running, Where, fetch_status, running_options
 from agent.cli.sensors import Courses
 from agent.cli.showing import duration, plain_console, size, sparkline
-from agent.errors import ConfigError, ConnectError
+from agent.errors import ConfigError, TransientError
 from agent.peers.http_errors import one_line
 from agent.words import counted
 
@@ -91,7 +91,7 @@ async def _draw(frames: Frames, find: Callable[[], Running]) -> None:
             try:
                 # Found anew each time: what lets us in is a session, which expires.
                 frames.add(await fetch_status(await asyncio.to_thread(find)))
-            except ConnectError as error:
+            except TransientError as error:
                 frames.missed(str(error))
 
 

@@ -18,7 +18,6 @@ import sqlite3
 import ssl
 import subprocess
 import termios
-import threading
 import tty
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -30,7 +29,7 @@ import pytest
 from agent.documents.revision import first_revision
 from tests import agents
 from tests.agents import edge_agent, when_true
-from tests.cli.helpers import documents, in_process, make_store, query, request
+from tests.cli.helpers import documents, in_process, make_store, query, request, serving
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.rig.network import find_free_port
 from tests.store.helpers import migrated_further
@@ -147,24 +146,6 @@ class Page(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Says nothing."""
-
-
-@contextmanager
-def serving(handler: Any, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """A web server on a thread; yields its port."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        if tls is not None:
-            server.socket = tls.wrap_socket(
-                server.socket, server_side=True, do_handshake_on_connect=False
-            )
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that give up
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_403(store: Path) -> None:
