@@ -147,6 +147,13 @@ def test_many_conflicts_of_large_documents_are_a_small_list(site: Site, opener: 
         lines.click()
     expect(page.get_by_role("radio", name='v: "b"')).to_be_visible()
     assert len(opened.value.body()) < 3 * len(text)
+    page.get_by_role("link", name="All conflicts").click()
+    expect(lines).to_have_text([re.compile("^d50")])  # where somebody came from
+    lines.click()
+    page.get_by_role("button", name="Keep version 2").click()
+    expect(page.get_by_text("None of them comes after where this page begins")).to_be_visible()
+    page.get_by_role("button", name="First page").click()
+    expect(lines).to_have_count(50)
     page.close()
     request("DELETE", db)
 

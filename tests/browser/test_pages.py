@@ -76,12 +76,16 @@ def test_the_overview_shows_what_is_going_on(site: Site, opener: Opener) -> None
 def test_a_remote_that_is_not_reached_is_said_with_what_to_do(
     site: Site, opener: Opener, tmp_path: Path
 ) -> None:
-    remote = table("remote", name="gone", url="http://127.0.0.1:9/edge", retry_cap=1)
+    url = f"http://127.0.0.1:9/{'a-long-name-' * 5}"
+    remote = table("remote", name="gone", url=url, retry_cap=1)
     with gateway(gateway_config(tmp_path / "alone.toml", remote)) as alone:
         page = opener(alone.wait_until_ready())
         row = page.locator(".trouble").first
         expect(row).to_contain_text("cannot be reached")
         expect(row).to_contain_text("check that the server runs")
+        page.set_viewport_size(PHONE)
+        expect(page.locator(".attention")).to_contain_text("a-long-name-")
+        assert sideways(page) == []
 
 
 def test_what_hooks_do_is_shown(opener: Opener, tmp_path: Path) -> None:
@@ -122,6 +126,30 @@ def test_a_browser_whose_clock_is_wrong_tells_times_right(
     expect(page.locator(".reading")).to_contain_text("just now")
     expect(page.locator(".legend")).to_be_visible()
     expect(page.get_by_text("No readings in this time")).to_have_count(0)
+
+
+def test_answers_that_take_long_put_no_clock_back(site: Site, opener: Opener) -> None:
+    """What is new while the status is on its way is not in the future."""
+    page = opener(site.url, f"#/sensors?device={DEVICE}&sensor=temperature")
+    reading = page.locator(".reading")
+    expect(reading).to_contain_text("just now")
+    page.evaluate(
+        """() => {
+            window.late = 0;
+            const { fetch } = window;
+            window.fetch = async (path, options) => {
+                const answer = await fetch(path, options);
+                if (path !== "/_status") return answer;
+                await new Promise((resolve) => setTimeout(resolve, 4000));
+                window.late += 1;
+                return answer;
+            };
+        }"""
+    )
+    when_true(lambda: page.evaluate("window.late"))
+    for _ in range(10):
+        page.wait_for_timeout(100)
+        assert "in " not in reading.inner_text()
 
 
 def test_what_needs_attention_leads_to_where_one_can_act(site: Site, opener: Opener) -> None:

@@ -49,9 +49,12 @@ export function now(): number {
   return Date.now() + ahead;
 }
 
-export function setClock({ started, uptime }: Status): void {
+/** The status was true at some time within the last so many milliseconds, which its answer took. */
+export function setClock({ started, uptime }: Status, took: number): void {
   const start = parseTime(started);
-  if (start !== null) ahead = start + uptime * 1000 - Date.now();
+  if (start === null) return;
+  const least = start + uptime * 1000 - Date.now();
+  ahead = Math.min(Math.max(ahead, least), least + took);
 }
 
 /** `now`, anew each second. */

@@ -1,10 +1,9 @@
 /** Documents that two sides have changed: what each made of it, and which of it is to stay. */
 
-import { useState } from "preact/hooks";
 import { inDb, request } from "../api";
 import { OneConflict } from "../conflict";
 import { type ConflictRow, conflictsOf } from "../documents";
-import { type Route, link, useLoaded, useShared } from "../hooks";
+import { type Route, go, link, useLoaded, useShared } from "../hooks";
 import { Ago, Empty, Failure, Loading, Name, NoDatabase, StatePill } from "../parts";
 import { many, parseTime } from "../text";
 
@@ -13,20 +12,19 @@ const PAGE = 50;
 export function Conflicts({ route }: { route: Route }) {
   const { db } = useShared();
   if (db === null) return <NoDatabase />;
-  const id = route.query["id"];
+  const { id, start } = route.query;
   return id === undefined ? (
-    <ConflictList key={db} db={db} />
+    <ConflictList key={db} db={db} start={start} />
   ) : (
-    <OneConflict key={`${db} ${id}`} db={db} id={id} />
+    <OneConflict key={`${db} ${id}`} db={db} id={id} start={start} />
   );
 }
 
 // --- all of them ---------------------------------------------------------------------
 
-function ConflictList({ db }: { db: string }) {
+/** A page of them, from the id `start` on. */
+function ConflictList({ db, start }: { db: string; start: string | undefined }) {
   const { dbs } = useShared();
-  const [starts, setStarts] = useState<readonly string[]>([]);
-  const start = starts.at(-1);
   const { value, error } = useLoaded(
     `${db} ${start ?? ""}`,
     (signal) => conflictsOf(db, start, PAGE, signal),
@@ -50,22 +48,30 @@ function ConflictList({ db }: { db: string }) {
             {many(value.total, "document")} with conflicts. Both sides of each are kept until
             somebody, or a policy, decides.
           </p>
-          <ul class="list card">
-            {value.rows.map((conflict) => (
-              <ConflictLine key={conflict.id} db={db} conflict={conflict} />
-            ))}
-          </ul>
+          {value.rows.length === 0 ? (
+            <Empty title="None of them comes after where this page begins" />
+          ) : (
+            <ul class="list card">
+              {value.rows.map((conflict) => (
+                <ConflictLine key={conflict.id} db={db} start={start} conflict={conflict} />
+              ))}
+            </ul>
+          )}
         </section>
       )}
-      {(starts.length > 0 || next !== null) && (
+      {(start !== undefined || next !== null) && (
         <div class="row spread">
-          <button type="button" disabled={!starts.length} onClick={() => setStarts([])}>
+          <button
+            type="button"
+            disabled={start === undefined}
+            onClick={() => go("conflicts", { db })}
+          >
             First page
           </button>
           <button
             type="button"
             disabled={next === null}
-            onClick={() => next !== null && setStarts([...starts, next])}
+            onClick={() => next !== null && go("conflicts", { db, start: next })}
           >
             Next page
           </button>
@@ -102,12 +108,20 @@ function Elsewhere({ db }: { db: string }) {
   );
 }
 
-function ConflictLine({ db, conflict }: { db: string; conflict: ConflictRow }) {
+function ConflictLine({
+  db,
+  start,
+  conflict,
+}: {
+  db: string;
+  start: string | undefined;
+  conflict: ConflictRow;
+}) {
   const names = conflict.fields.slice(0, 4);
   const more = conflict.differences - names.length;
   return (
     <li>
-      <a href={link("conflicts", { db, id: conflict.id })}>
+      <a href={link("conflicts", { db, start, id: conflict.id })}>
         <span class="line">
           <Name code>{conflict.id}</Name>
           <StatePill conflict={conflict} />
