@@ -76,7 +76,7 @@ def test_the_overview_shows_what_is_going_on(site: Site, opener: Opener) -> None
 def test_a_remote_that_is_not_reached_is_said_with_what_to_do(
     site: Site, opener: Opener, tmp_path: Path
 ) -> None:
-    url = f"http://127.0.0.1:9/{'a-long-name-' * 5}"
+    url = f"http://127.0.0.1:9/{'longname' * 8}"
     remote = table("remote", name="gone", url=url, retry_cap=1)
     with gateway(gateway_config(tmp_path / "alone.toml", remote)) as alone:
         page = opener(alone.wait_until_ready())
@@ -84,7 +84,7 @@ def test_a_remote_that_is_not_reached_is_said_with_what_to_do(
         expect(row).to_contain_text("cannot be reached")
         expect(row).to_contain_text("check that the server runs")
         page.set_viewport_size(PHONE)
-        expect(page.locator(".attention")).to_contain_text("a-long-name-")
+        expect(page.locator(".attention")).to_contain_text("longname")
         assert sideways(page) == []
 
 
@@ -172,21 +172,99 @@ def test_a_phone_shows_everything_without_scrolling_aside(site: Site, opener: Op
             assert box["height"] >= 44  # a thumb's width
 
 
+def barriers(page: Page) -> dict[str, list[str]]:
+    """What keeps people out of a page as it is; `axe` was evaluated in it."""
+    results = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return {
+        violation["id"]: [node["html"] for node in violation["nodes"]]
+        for violation in results["violations"]
+        if violation["impact"] in ("serious", "critical")
+    }
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_keeps_anybody_out(site: Site, opener: Opener, axe: str, scheme: str) -> None:
     # axe itself writes HTML, which the pages' policy does not allow.
     page = opener(site.url, color_scheme=scheme, bypass_csp=True, reduced_motion="reduce")
     page.evaluate(axe)
-    found = {}
     for where, title in PAGES.items():
         page.evaluate(f"location.hash = '#/{where}'")
         settled(page, title)
-        results = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        for violation in results["violations"]:
-            if violation["impact"] in ("serious", "critical"):
-                places = [node["html"] for node in violation["nodes"]]
-                found[f"{where}: {violation['id']}"] = places
-    assert found == {}
+        assert barriers(page) == {}, where
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_opens_keeps_nobody_out(site: Site, opener: Opener, axe: str, scheme: str) -> None:
+    """Dialogs, editors, queries, and what says that something is wrong or is not there."""
+    page = opener(
+        site.url,
+        "#/documents?id=setpoints",
+        color_scheme=scheme,
+        bypass_csp=True,
+        reduced_motion="reduce",
+        expected=["400", "404"],
+    )
+    page.evaluate(axe)
+    settled(page, "Documents")
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert barriers(page) == {}, "deleting"
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_role("textbox", name=re.compile("JSON")).fill("{")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert barriers(page) == {}, "editing, with a mistake"
+    page.evaluate("location.hash = '#/documents?id=nobody'")
+    expect(page.get_by_text(re.compile("missing|no such|not there|404"))).to_be_visible()
+    assert barriers(page) == {}, "a document that is not there"
+    page.get_by_role("button", name="Query").click()
+    page.get_by_role("button", name="Find").click()
+    settled(page, "Documents")
+    assert barriers(page) == {}, "a query"
+    page.evaluate("location.hash = '#/conflicts?id=nobody'")
+    expect(page.get_by_text("This document has no conflict any more")).to_be_visible()
+    assert barriers(page) == {}, "no conflict"
+    page.evaluate("location.hash = '#/conflicts?id=setpoints'")
+    page.get_by_text("The result").click()
+    expect(page.get_by_role("textbox", name="The result, as JSON")).to_be_visible()
+    assert barriers(page) == {}, "a result"
+    page.get_by_role("button", name="Keyboard shortcuts").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert barriers(page) == {}, "the keys"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_trouble_keeps_nobody_out(opener: Opener, axe: str, scheme: str, tmp_path: Path) -> None:
+    """What needs attention, and what hooks have given up."""
+    parts = [
+        table("remote", name="gone", url="http://127.0.0.1:9/edge", retry_cap=1),
+        table("device", name="silent", port=str(tmp_path / "gone"), adapter="json-lines"),
+        table("hook", name="mail", command=["/bin/false"], attempts=1),
+        table("hook", name="bus", url="http://127.0.0.1:9/", retry_cap=1),
+    ]
+    with gateway(gateway_config(tmp_path / "trouble.toml", *parts)) as agent:
+        url = agent.wait_until_ready()
+        request("PUT", f"{url}/edge/order", {})
+        page = opener(url, color_scheme=scheme, bypass_csp=True, reduced_motion="reduce")
+        page.evaluate(axe)
+        given_up = page.get_by_role("link", name="1 document given up by mail")
+        expect(given_up).to_be_visible()
+        expect(page.get_by_role("row", name=re.compile("^bus.*waiting"))).to_be_visible()
+        assert barriers(page) == {}, "the overview"
+        given_up.click()
+        expect(page.locator("main").get_by_role("listitem")).to_have_count(1)
+        assert barriers(page) == {}, "dead letters"
+        page.get_by_role("button", name="Forget all").click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        assert barriers(page) == {}, "forgetting"
+        page.get_by_role("button", name="Forget them").click()
+        expect(page.get_by_role("status")).to_have_text("1 document forgotten.")
+        assert barriers(page) == {}, "nothing given up"
+        for where in ("sensors", "hooks?name=bus"):
+            page.evaluate(f"location.hash = '#/{where}'")
+            settled(page, where.partition("?")[0].capitalize())
+            assert barriers(page) == {}, f"{where}, where there is nothing"
 
 
 def test_the_keyboard_is_enough(site: Site, opener: Opener) -> None:

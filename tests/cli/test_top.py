@@ -322,6 +322,13 @@ def test_directions_are_told_apart_however_long_a_name_is() -> None:
     assert [line.split()[1] for line in lines if line.startswith("a-long")] == ["push", "pull"]
 
 
+def test_what_is_cut_off_and_what_is_no_number() -> None:
+    device = {"name": "boiler-room-with-a-long-name", "state": "open", "last_error": None}
+    door = sensor("door", last_value=True, unit=None)
+    [line] = [line for line in drawn(devices=[{**device, "sensors": [door]}]) if "boiler" in line]
+    assert re.match(r"boiler-room-with-a-long-nam…  true  ", line)
+
+
 def test_names_are_no_styles() -> None:
     device = {"name": "d", "state": "open", "last_error": None}
     strange = sensor("[red]x[/red]\x1b[31m", last_value=":smile:\n")
