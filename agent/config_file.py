@@ -168,7 +168,8 @@ def _check_access(server: ServerConfig, users: list[UserConfig], path: Path) -> 
     if users and not any("_admin" in user.roles for user in users):
         raise ConfigError(
             f"{path}: user: nobody has the role _admin, so nobody could make a database or let "
-            'anyone into one; give it to somebody, for example roles = ["_admin"]'
+            'anyone into one; give it to somebody with roles = ["_admin"], or with edge-agent user '
+            "add NAME --role _admin"
         )
     if "*" in server.cors_origins and not users:
         raise ConfigError(

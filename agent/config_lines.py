@@ -7,6 +7,7 @@ import tomllib
 
 _BY_NUMBER = re.compile(r"(?P<keys>[\w.]+) \(in \[\[(?P<table>\w+)\]\] number (?P<number>\d+)\)")
 _BY_NAME = re.compile(r": (?P<table>[a-z]+) '(?P<name>[^']*)': (?P<keys>\w+)")
+_OF_THE_ONE = re.compile(r": (?P<table>[a-z]+)(?:\.|: )(?P<keys>\w+)(?: =|: unknown| is| needs)")
 _THERE = re.compile(r"\(line \d+\)\Z")
 
 
@@ -14,14 +15,17 @@ def with_line(message: str, text: str) -> str:
     """The message, with a line at its end where it is about a table in `text`, or a key in one.
 
     Messages name tables by number, `remote.url (in [[remote]] number 2)`, or by name,
-    `remote 'cloud': password`.
+    `remote 'cloud': password`, but for those of which there is one, `server.listen`.
     """
-    found = _BY_NUMBER.search(message) or _BY_NAME.search(message)
+    found = _BY_NUMBER.search(message) or _BY_NAME.search(message) or _OF_THE_ONE.search(message)
     if found is None or _THERE.search(message):
         return message
     parts = found.groupdict()
     table, key = parts["table"], parts["keys"].removeprefix(f"{parts['table']}.").partition(".")[0]
-    number = int(parts["number"]) if "number" in parts else _number(text, table, parts["name"])
+    if "number" in parts:
+        number = int(parts["number"])
+    else:
+        number = _number(text, table, parts["name"]) if "name" in parts else 1
     line = _line(text.splitlines(), table, number, key)
     return message if line is None else f"{message} (line {line})"
 
@@ -36,7 +40,7 @@ def _number(text: str, table: str, name: str) -> int:
 
 def _line(lines: list[str], table: str, number: int, key: str) -> int | None:
     """The line of a key in the table of that number, or else that of the table."""
-    header = re.compile(rf"\s*\[\[\s*{table}\s*\]\]")
+    header = re.compile(rf"\s*\[\[?\s*{table}\s*\]")
     other = re.compile(rf"\s*\[+\s*(?!{table}\s*\.)\w")
     begins = [place for place, line in enumerate(lines) if header.match(line)]
     if not 0 < number <= len(begins):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.metadata import entry_points
 
 from agent.config_conflicts import ConflictConfig
 from agent.documents.fields import parse_field
@@ -22,6 +21,7 @@ from agent.documents.policies import (
 )
 from agent.documents.selector import Selector, SelectorError, parse_selector
 from agent.errors import ConfigError
+from agent.published import published_function
 
 ENTRY_POINT_GROUP = "edge_sync_agent.conflict_policies"
 
@@ -84,24 +84,10 @@ def _selector(entry: ConflictConfig, key: str) -> Selector:
 
 
 def _function(entry: ConflictConfig) -> PolicyFunction:
-    published = {found.name: found for found in entry_points(group=ENTRY_POINT_GROUP)}
-    found = published.get(entry.entry_point or "")
-    if found is None:
-        known = ", ".join(sorted(published)) or "none is installed"
-        raise _mistake(
-            entry, "entry_point",
-            f"no installed package has the entry point {entry.entry_point!r} in the group "
-            f"{ENTRY_POINT_GROUP}; known are: {known}",
-        )  # fmt: skip
     try:
-        function = found.load()
-    except Exception as error:
-        reason = f"{found.value} cannot be loaded: {type(error).__name__}: {error}"
-        raise _mistake(entry, "entry_point", reason) from error
-    if not callable(function):
-        raise _mistake(entry, "entry_point", f"{found.value} is no function")
-    checked: PolicyFunction = function
-    return checked
+        return published_function(ENTRY_POINT_GROUP, entry.entry_point or "")
+    except ConfigError as error:
+        raise ConfigError(f"conflict {entry.name!r}: {error}") from error
 
 
 def _mistake(entry: ConflictConfig, key: str, reason: str) -> ConfigError:

@@ -121,7 +121,7 @@ def _factory(name: str) -> Callable[..., Adapter]:
         raise ValueError(f"no firmware adapter is called {name!r}; known are: {known}")
     try:
         factory: Callable[..., Adapter] = entry_point.load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the code of others may raise
         if built_in is not None and built_in.extra is not None:
             raise ValueError(
                 f"firmware adapter {name!r} needs more packages ({error}); install them with "

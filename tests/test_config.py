@@ -179,6 +179,31 @@ def test_mistakes_are_explained(tmp_path: Path, text: str, parts: list[str]) -> 
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ("[server]\nlisten = 'localhost'\n", 4),
+        ("[server]\n\nlissten = 'x'\n", 5),
+        ("[server]\ntls_key = 'k'\n", 4),
+        ("[clock]\ntrust = 'sytem'\n", 4),
+        ("[ retention ]\nmax_size = '2 gigs'\n", 4),
+        ("name = 7\n", 3),
+        ("[server]\n[server.x]\n", 4),
+    ],
+)
+def test_a_mistake_in_a_table_of_which_there_is_one_is_told_with_its_line(
+    tmp_path: Path, table: str, line: int
+) -> None:
+    assert complaint(tmp_path, f"[agent]\ndata = 'data'\n{table}").endswith(f"(line {line})")
+
+
+def test_no_line_is_told_where_it_could_be_another(tmp_path: Path) -> None:
+    text = '[agent]\ndata = "data"\n' + '[[retention.rule]]\nkeep = "1 day"\n' * 2
+    said = complaint(tmp_path, text.replace("1 day", "one day"))
+    assert "keep = 'one day'" in said
+    assert "(line" not in said
+
+
 MODBUS = """
 [[device]]
 name = "meters"

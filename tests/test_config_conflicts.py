@@ -91,7 +91,7 @@ def check(tmp_path: Path, table: str, head: str = HEAD) -> str:
         ),
         ('name = "x"\npolicy = "python"\nentry_point = "raises"', ["cannot be loaded", "ZeroDiv"]),
         ('name = "x"\npolicy = "python"\nentry_point = "absent"', ["cannot be loaded", "Attr"]),
-        ('name = "x"\npolicy = "python"\nentry_point = "number"', ["is no function"]),
+        ('name = "x"\npolicy = "python"\nentry_point = "number"', ["is not a function"]),
     ],
 )  # fmt: skip
 def test_mistakes_are_refused_with_the_line(
@@ -122,7 +122,7 @@ def test_an_agent_with_a_policy_that_cannot_be_does_not_start(tmp_path: Path) ->
     path.write_text(HEAD + '[[conflict]]\nname = "x"\npolicy = "python"\nentry_point = "none"\n')
     message = edge_agent("run", "--config", path).complaint()
     assert message.startswith(f"{path}: conflict 'x': entry_point: ")
-    assert message.endswith("none is installed (line 11)")
+    assert message.endswith("none; install the package that publishes it (line 11)")
 
 
 def test_good_tables_become_policies(published: None, tmp_path: Path) -> None:

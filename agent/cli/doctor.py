@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -13,8 +15,9 @@ from agent.cli.options import DEFAULT_CONFIG, json_option, print_json
 from agent.cli.running import Where, fetch_status, running_options
 from agent.config_file import load_either
 from agent.doctor.checks import checks_for
+from agent.doctor.comparing import with_user
 from agent.doctor.finding import Finding, Level, examine
-from agent.errors import AuthError, EdgeAgentError
+from agent.errors import AuthError, EdgeAgentError, without_login
 from agent.words import counted
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
@@ -45,7 +48,9 @@ def doctor_command(where: Where, as_json: bool) -> None:
         except EdgeAgentError:
             if where.url is not None:  # somebody expects one there
                 raise
-        checks = await asyncio.to_thread(lambda: [*checks_for(path, config, told)])
+        checks = await asyncio.to_thread(
+            lambda: [*checks_for(path, config, told, options_for(where))]
+        )
         return unknown + await examine(checks)
 
     found = asyncio.run(findings())
@@ -55,6 +60,19 @@ def doctor_command(where: Where, as_json: bool) -> None:
     else:
         _show(found)
     click.get_current_context().exit(1 if errors else 0)
+
+
+def options_for(where: Where) -> str:
+    """For a command that is to find the same agent; no password is in it."""
+    words = []
+    if where.url is not None:
+        user = unquote(urlsplit(where.url).username or "")
+        words += ["--url", with_user(without_login(where.url), user)]
+        if where.password_file is not None:
+            words += ["--password-file", str(where.password_file)]
+    elif where.config_path is not None:
+        words += ["--config", str(where.config_path)]
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def _show(found: Sequence[Finding]) -> None:

@@ -45,9 +45,17 @@ def place_options(command: _CommandT) -> _CommandT:
 
 @contextlib.asynccontextmanager
 async def opened(
-    place: str, password_file: Path | None, ca_file: Path | None, *, create: bool
+    place: str,
+    password_file: Path | None,
+    ca_file: Path | None,
+    *,
+    create: bool = False,
+    or_else: str = "",
 ) -> AsyncIterator[Peer]:
-    """Raises ConfigError, NotFoundError, StoreError."""
+    """`or_else`: what helps besides another path where there is no store, such as ", or ...".
+
+    Raises ConfigError, NotFoundError, StoreError.
+    """
     if "://" in place:
         password = None
         if password_file is not None:
@@ -64,9 +72,7 @@ async def opened(
         try:
             store = await Store.open(Path(place), create=create)
         except NotFoundError as error:
-            raise NotFoundError(
-                f"{error}; check the path, or have a missing target made with --create-target"
-            ) from None
+            raise NotFoundError(f"{error}; check the path{or_else}") from None
         try:
             yield LocalPeer(store)
         finally:

@@ -77,8 +77,14 @@ def replicate_command(
         raise click.UsageError("--selector and --doc-id exclude each other; give one of them")
     asyncio.run(
         _replicate(
-            opened(source, source_password_file, ca_file, create=False),
-            opened(target, target_password_file, ca_file, create=create_target),
+            opened(source, source_password_file, ca_file),
+            opened(
+                target,
+                target_password_file,
+                ca_file,
+                create=create_target,
+                or_else=", or have it made with --create-target",
+            ),
             continuous=continuous,
             create_target=create_target,
             selection=Selection(selector, doc_ids or None),

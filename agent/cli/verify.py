@@ -54,8 +54,8 @@ def verify_command(
     """
     asyncio.run(
         _verify(
-            opened(source, source_password_file, ca_file, create=False),
-            opened(target, target_password_file, ca_file, create=False),
+            opened(source, source_password_file, ca_file),
+            opened(target, target_password_file, ca_file),
             repair=repair,
             settle=settle,
             as_json=as_json,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,10 @@ from agent.telemetry.options import telemetry_options
 
 
 def checks_for(
-    path: Path, config: Config | HubConfig, told: Mapping[str, Any] | None
+    path: Path, config: Config | HubConfig, told: Mapping[str, Any] | None, options: str = ""
 ) -> Iterator[Check]:
-    """For the configuration in the file `path`; `told` is the running agent's status, if one runs.
+    """For the configuration in the file `path`; `told` is the running agent's status, if one runs,
+    and `options` what a command needs to find it.
 
     Blocks.
     """
@@ -33,12 +35,12 @@ def checks_for(
     data = _data(config, told)
     account = agent_account(process, data)
     if told is not None:
-        yield Check.blocking("agent", "status", partial(running.status, told, config))
+        yield Check.blocking("agent", "status", partial(running.status, told, config, options))
     else:
         yield Check.blocking(
             "listen", config.server.listen, partial(listening.listen, config.server)
         )
-    yield Check.blocking("config", str(path), partial(_configuration, config))
+    yield Check.blocking("config", str(path), partial(_configuration, path, config))
     yield Check.blocking("secrets", str(path), partial(files.secrets, path, config, account))
     yield Check.blocking("certificate", "server", partial(listening.certificate, config.server))
     trusted = isinstance(config, Config) and config.clock.trust == "system"
@@ -84,7 +86,7 @@ def _data(config: Config | HubConfig, told: Mapping[str, Any] | None) -> Path | 
     return Path(folder) if isinstance(folder, str) and Path(folder).is_absolute() else None
 
 
-def _configuration(config: Config | HubConfig) -> Sequence[Finding]:
+def _configuration(path: Path, config: Config | HubConfig) -> Sequence[Finding]:
     """Each thing that would keep the agent from starting."""
     own = config.agent.database if isinstance(config, Config) else None
     makers: list[tuple[str, Callable[[], object]]] = []
@@ -107,7 +109,6 @@ def _configuration(config: Config | HubConfig) -> Sequence[Finding]:
             make()
         except EdgeAgentError as error:
             text = str(error).removeprefix(f"{subject}: ")
-            findings.append(
-                Finding("config", subject, Level.ERROR, text, "edge-agent config check")
-            )
+            mend = shlex.join(["edge-agent", "config", "check", "--config", str(path)])
+            findings.append(Finding("config", subject, Level.ERROR, text, mend))
     return findings or [Finding("config", "file", Level.OK, "has no mistakes")]

@@ -20,11 +20,11 @@ def verify_command(config: Config, remote: RemoteConfig, *, repair: bool = False
     words = ["edge-agent", "verify"]
     options = []
     admin = next((user.name for user in config.user if "_admin" in user.roles), None)
-    words.append(_with_user(_own_url(config), admin))
+    words.append(with_user(_own_url(config), admin))
     if admin is not None:
         options += ["--source-password-file", _FILE]
     user = remote.user or unquote(urlsplit(remote.url).username or "")
-    words.append(_with_user(without_login(remote.url), user))
+    words.append(with_user(without_login(remote.url), user))
     if user:
         options += ["--target-password-file", remote.password_file or _FILE]
     if remote.ca_file:
@@ -42,6 +42,7 @@ def _own_url(config: Config) -> str:
     return f"{scheme}://{address}/{quote(config.agent.database, safe='')}"
 
 
-def _with_user(url: str, user: str | None) -> str:
+def with_user(url: str, user: str | None) -> str:
+    """A URL that has no user, with one."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{quote(user, safe='')}@{rest}" if user else url

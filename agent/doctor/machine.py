@@ -20,7 +20,6 @@ _FULL = 16 * 2**20
 _NEARLY_FULL = 256 * 2**20
 """Bytes that are left."""
 
-_SECTOR = 512
 _DAY = 86_400.0
 _MUCH_WRITTEN = 2 * 2**30
 """Bytes a day, of the agent; a card of 8 GB then has a year or two."""

@@ -14,14 +14,20 @@ from agent.peers.http_errors import one_line
 from agent.words import counted, differing
 
 
-def status(told: Mapping[str, Any], config: Config | HubConfig) -> Sequence[Finding]:
-    """From the status of the agent that runs with this configuration."""
+def status(
+    told: Mapping[str, Any], config: Config | HubConfig, options: str = ""
+) -> Sequence[Finding]:
+    """From the status of the agent that runs with this configuration.
+
+    `options`: what a command needs to find that agent, such as " --config gateway.toml".
+    """
     text = f"runs (process {told.get('pid')}, version {told.get('version')})"
-    return [Finding("agent", "status", Level.OK, text), *_unwell(told, config)]
+    return [Finding("agent", "status", Level.OK, text), *_unwell(told, config, options)]
 
 
-def _unwell(told: Mapping[str, Any], config: Config | HubConfig) -> Iterator[Finding]:
+def _unwell(told: Mapping[str, Any], config: Config | HubConfig, options: str) -> Iterator[Finding]:
     journal = "journalctl -u edge-agent -n 200"
+    look = f"edge-agent status{options}"
     remotes = {each.name: each for each in config.remote} if isinstance(config, Config) else {}
     for name, count in told.get("restarts", {}).items():
         text = f"the task {name!r} failed and was started again {counted(count, 'time')}"
@@ -39,18 +45,18 @@ def _unwell(told: Mapping[str, Any], config: Config | HubConfig) -> Iterator[Fin
             subject = f"remote {remote['name']!r} {direction}"
             if job["state"] in ("waiting", "failed"):
                 text = f"{job['state']}: {one_line(job['last_error'])}"
-                yield Finding("agent", subject, Level.ERROR, text, "edge-agent status")
+                yield Finding("agent", subject, Level.ERROR, text, look)
             if job["failures"]:
                 text = f"refused there: {counted(len(job['failures']), 'document')}"
-                yield Finding("agent", subject, Level.WARNING, text, "edge-agent status --json")
+                yield Finding("agent", subject, Level.WARNING, text, f"{look} --json")
             if job.get("clone_seen"):
                 text = "another agent with this one's identity replicates there, a copy of the card"
-                yield Finding("agent", subject, Level.ERROR, text, "edge-agent status")
+                yield Finding("agent", subject, Level.ERROR, text, look)
         verified = remote.get("verified") or {}
         if verified.get("different"):
             text = f"of the documents here and there {differing(verified['different'])}"
             configured = remotes.get(remote["name"])
-            mend = "edge-agent status"
+            mend = look
             if configured is not None and isinstance(config, Config):
                 mend = verify_command(config, configured, repair=True)
             subject = f"remote {remote['name']!r}"
@@ -58,31 +64,31 @@ def _unwell(told: Mapping[str, Any], config: Config | HubConfig) -> Iterator[Fin
     refusing = (told.get("retention") or {}).get("refusing")
     if refusing:
         text = f"nothing is recorded: {one_line(refusing)}"
-        yield Finding("agent", "retention", Level.ERROR, text, "edge-agent status")
+        yield Finding("agent", "retention", Level.ERROR, text, look)
     for publisher in told.get("telemetry", ()):
         if publisher["last_error"]:
             subject, text = f"telemetry {publisher['name']!r}", one_line(publisher["last_error"])
-            yield Finding("agent", subject, Level.ERROR, text, "edge-agent status")
+            yield Finding("agent", subject, Level.ERROR, text, look)
     for hook in told.get("hooks", ()):
-        subject, mend = f"hook {hook['name']!r}", f"edge-agent hooks dead {hook['name']}"
+        subject, mend = f"hook {hook['name']!r}", f"edge-agent hooks dead {hook['name']}{options}"
         if hook["state"] in ("waiting", "failed"):
             text = f"{hook['state']}: {one_line(hook['last_error'])}"
-            yield Finding("agent", subject, Level.ERROR, text, "edge-agent hooks list")
+            yield Finding("agent", subject, Level.ERROR, text, f"edge-agent hooks list{options}")
         if hook["dead"]:
             text = f"could not be processed: {counted(hook['dead'], 'document')}"
             yield Finding("agent", subject, Level.WARNING, text, mend)
     yield from _damaged(told, config)
-    yield from _conflicts(told)
+    yield from _conflicts(told, options)
 
 
-def _conflicts(told: Mapping[str, Any]) -> Iterator[Finding]:
+def _conflicts(told: Mapping[str, Any], options: str) -> Iterator[Finding]:
     database = told.get("database", {})
     own = database.get("name")
     numbers = {own: database["conflicts"]} if database.get("conflicts") else {}
     # Only administrators are told of other databases.
     for name, number in (numbers | told.get("conflicts", {}).get("databases", {})).items():
         text = f"not resolved: {counted(number, 'document')}"
-        mend = "edge-agent conflicts list"
+        mend = f"edge-agent conflicts list{options}"
         if name != own:
             mend += f" --database {shlex.quote(name)}"
         subject = "conflicts" if name == own else f"conflicts of {one_line(name)}"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from agent.errors import AttemptError, ConfigError, RefusedChangeError, TransientError
+from agent.errors import AttemptError, RefusedChangeError, TransientError
 from agent.peers.http_errors import one_line
 from agent.processing.change import Change
+from agent.published import published_function
 from agent.threads import in_thread_of_its_own
 
 ENTRY_POINT_GROUP = "edge_sync_agent.hooks"
@@ -32,7 +32,7 @@ class EntryPoint:
     def __init__(self, name: str, timeout: float, *, together: bool):
         """`together`: changes are given as a list, a single one, too. Raises ConfigError."""
         self.label = name
-        function = self._function = _loaded(name)
+        function = self._function = published_function(ENTRY_POINT_GROUP, name)
         self._timeout = timeout
         self._together = together
         self._is_async = any(
@@ -87,27 +87,6 @@ class EntryPoint:
             raise raised
         if raised is not None:
             raise AttemptError(f"{self.label} raised {type(raised).__name__}")
-
-
-def _loaded(name: str) -> Callable[[Any], Any]:
-    """The function that is published under a name. Raises ConfigError."""
-    published = {found.name: found for found in entry_points(group=ENTRY_POINT_GROUP)}
-    if name not in published:
-        known = ", ".join(sorted(published)) or "none; install the package that publishes it"
-        raise ConfigError(f"entry_point: no hook is called {name!r}; known are: {known}")
-    try:
-        function = published[name].load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"entry_point {name!r} ({published[name].value}) cannot be loaded: {error}"
-        ) from error
-    if not callable(function):
-        raise ConfigError(
-            f"entry_point {name!r} ({published[name].value}) is not a function; publish one that "
-            "takes a change"
-        )
-    loaded: Callable[[Any], Any] = function
-    return loaded
 
 
 def _as_dict(change: Change) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""A hook: follows a database and passes its changes on, in order, each at least once.
-
-What was dealt with is noted in `_local/hook:{name}`, together with the documents that were given
-up, some seconds after the call at the latest; after a crash those calls are made again.
-"""
+"""A hook: follows a database and passes its changes on, in order, each at least once."""
 
 from __future__ import annotations
 
@@ -33,22 +29,17 @@ from agent.errors import (
     TransientError,
 )
 from agent.processing.change import Change, Target, change_of
+from agent.processing.checkpoint import Checkpoint
 from agent.processing.dead_letters import DeadLetters
 from agent.store.databases import Databases
 from agent.store.selecting import matching
-from agent.store.sequences import number_of, suffix, text_of
 from agent.store.store import Store
 from agent.store.stored import StoredDocument
-from agent.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
 _PAGE: Final = 100
 """Documents that are in memory at once, and 1 MiB."""
-
-_SAVE_CALLS: Final = 5.0
-_SAVE_PASSED: Final = 60.0
-"""Seconds until it is noted what was called, and what needed no call."""
 
 _NEVER: Final = 2**63
 
@@ -64,13 +55,6 @@ class State(StrEnum):
     """After a transient error; it is tried again soon."""
     FAILED = "failed"
     """Somebody has to change something; it is tried again now and then in case they did."""
-
-
-class Checkpoint(msgspec.Struct):
-    """What is kept in `_local/hook:{name}`: the last change that was dealt with, as clients of the
-    HTTP API would keep it."""
-
-    seq: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +86,8 @@ class Hook:
         self._databases = databases
         self._options = options
         self._target = target
-        self._local_id = f"hook:{options.name}"
+        self._checkpoint = Checkpoint(options.name, self.letters)
         self._store: Store | None = None
-        self._seq = 0
-        self._saved_seq = 0
-        self._saved_at = 0.0
-        self._called = False
-        """Whether there were calls since the checkpoint was written."""
         self._live = False
         self._failed = False
         self._size = options.batch
@@ -167,7 +146,7 @@ class Hook:
     @property
     def saved_seq(self) -> int:
         """Everything up to this change was dealt with, which is durable."""
-        return self._saved_seq
+        return self._checkpoint.saved_seq
 
     async def pending(self) -> int | None:
         """Changes that were not dealt with, also those that the selector leaves out; None while
@@ -176,7 +155,7 @@ class Hook:
         if store is None:
             return None
         try:
-            return await store.pending(self._seq)
+            return await store.pending(self._checkpoint.seq)
         except StoreError:
             if store.closed:  # it was deleted just now
                 return None
@@ -203,7 +182,7 @@ class Hook:
         for id in known:
             self.letters.remove(id)
         if self._store is not None:
-            await self._save(self._store)
+            await self._checkpoint.save(self._store)
         self._woken.set()
         return len(known)
 
@@ -220,24 +199,33 @@ class Hook:
 
     async def _follow(self, store: Store, *, from_beginning: bool) -> None:
         """Until the database is deleted."""
-        await self._load(store, from_beginning=from_beginning)
+        checkpoint = self._checkpoint
+        await checkpoint.load(store, from_beginning=from_beginning)
         self._store = store
         while not store.closed:
             try:
                 await self._try_again(store)
-                page = await store.recent_changes(self._seq, limit=_PAGE, bodies=True)
+                page = await store.recent_changes(checkpoint.seq, limit=_PAGE, bodies=True)
                 self._live = page.complete and not page.documents
                 await self._deliver(store, await self._selected(store, page.documents))
                 if store.closed:
                     return
-                self._seq = max(self._seq, page.last_seq)
+                checkpoint.passed(page.last_seq)
                 self._live = page.complete
-                await self._save_in_time(store)
+                await checkpoint.save_in_time(store)
             except StoreWriteError as error:  # what was done is remembered, and noted later
                 await self._wait(store, error)
                 continue
             if page.complete and not self._again:
-                await self._pause(store, self._due(), since=self._seq)
+                await self._pause(store, checkpoint.due(), since=checkpoint.seq)
+
+    async def _leave(self, store: Store) -> None:
+        if self._store is not None and not store.closed and self._checkpoint.due() is not None:
+            with contextlib.suppress(EdgeAgentError):  # then some calls are made again
+                await self._checkpoint.save(store)
+        self._store = None
+        self._live = False
+        self._again.clear()
 
     async def _selected(self, store: Store, documents: Sequence[StoredDocument]) -> list[Change]:
         """The changes that the selector matches."""
@@ -271,7 +259,7 @@ class Hook:
         queue = deque(changes)
         tries = 0
         while queue and not store.closed:
-            await self._save_in_time(store)
+            await self._checkpoint.save_in_time(store)
             if again and queue[0].id not in self.letters:
                 self.last_error = None  # nothing is waited for
                 return
@@ -306,8 +294,7 @@ class Hook:
                 self._transient.reset()
                 self._permanent.reset()
             tries = 0
-            self._called = True
-            self._seq = max(self._seq, part[-1].number)
+            self._checkpoint.passed(part[-1].number, called=True)
             for _ in part:
                 queue.popleft()
 
@@ -333,7 +320,7 @@ class Hook:
             document = await store.get(id)
             if document is None:
                 self.letters.remove(id)
-            elif document.seq <= self._seq:  # or else it comes anyway
+            elif document.seq <= self._checkpoint.seq:  # or else it comes anyway
                 await self._deliver(store, [self._change(store, document)], again=True)
 
     # --- waiting -----------------------------------------------------------------------
@@ -368,57 +355,3 @@ class Hook:
         finally:
             for future in waiting:
                 future.cancel()
-
-    # --- the checkpoint ----------------------------------------------------------------
-
-    async def _load(self, store: Store, *, from_beginning: bool) -> None:
-        now = store.update_seq  # before anything is waited for: what comes meanwhile counts
-        await self.letters.load(store)
-        found = await store.get_local(self._local_id)
-        if found is None:
-            self._seq = 0 if from_beginning else now
-            await self._save(store)
-            return
-        try:
-            seq = msgspec.json.decode(found[1], type=Checkpoint).seq
-            self._seq = self._saved_seq = number_of(store, seq)
-        except (msgspec.DecodeError, ValueError) as error:
-            log.warning("_local/%s is no use: %s", self._local_id, error)
-            self._seq = self._saved_seq = 0
-            return
-        if not seq.endswith(suffix(store)):  # what was copied out of a damaged one, for example
-            log.warning("hook %s: another database than before; all is called again", self.name)
-
-    def _due(self) -> float | None:
-        """Seconds until the checkpoint is to be written; None where it is up to date."""
-        if self._seq == self._saved_seq and not self.letters.unsaved:
-            return None
-        interval = _SAVE_CALLS if self._called else _SAVE_PASSED
-        return max(0.0, self._saved_at + interval - time.monotonic())
-
-    async def _save_in_time(self, store: Store) -> None:
-        if self._due() == 0:
-            await self._save(store)
-
-    async def _save(self, store: Store) -> None:
-        seq, letters = self._seq, self.letters.take_unsaved()
-        body = msgspec.json.encode(Checkpoint(text_of(store, seq))).decode()
-
-        def operation(transaction: Transaction) -> None:
-            transaction.locals.overwrite(self._local_id, 0, body)
-            self.letters.write(transaction, letters)
-
-        try:
-            await store.write(operation)
-        except BaseException:
-            self.letters.not_saved(letters)
-            raise
-        self._saved_seq, self._saved_at, self._called = seq, time.monotonic(), False
-
-    async def _leave(self, store: Store) -> None:
-        if self._store is not None and not store.closed and self._due() is not None:
-            with contextlib.suppress(EdgeAgentError):  # then some calls are made again
-                await self._save(store)
-        self._store = None
-        self._live = False
-        self._again.clear()

@@ -23,13 +23,10 @@ from agent.errors import EdgeAgentError, NotFoundError, RemoteMissingError
 from agent.peers.peer import ChangeBatch, Ordered, Peer, PeerInfo, Seq
 from agent.replication.arrivals import Arrivals
 from agent.replication.budget import Budget
-from agent.replication.checkpoint import (
-    MOST_SESSIONS,
-    Counts,
-    Log,
-)
+from agent.replication.checkpoint import MOST_SESSIONS, Counts, Log
 from agent.replication.clones import Others
 from agent.replication.lanes import FAR_BEHIND, Lane, Range, Reached
+from agent.replication.pace import Pace
 from agent.replication.pipeline import Pipeline, Step
 from agent.replication.progress import Progress
 from agent.replication.room import Room
@@ -41,10 +38,6 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_INTERVAL = 10.0
 """Seconds."""
-
-_FIRST_CHECKPOINT = 0.5
-"""Seconds to a run's first checkpoint; each of the next takes twice as long, up to the interval.
-Over a line that keeps breaking, a run has to get beyond where the last one began."""
 
 _WATCH_INTERVAL = 30.0
 """Seconds between looks at whether a followed database was recreated or restored."""
@@ -61,13 +54,6 @@ _METERED_SESSIONS = 5
 
 _CHANGE_BYTES = 100
 """Of a change, about, in the question whether the target has it."""
-
-_BETWEEN_CHECKPOINTS = 9
-"""Times as long as a checkpoint has taken, at least, until the next one is due: logs with many
-sessions, 16 kB and more, would leave nothing of a slow line."""
-
-_LONGEST_BETWEEN = 600.0
-"""Seconds that this may be, at most: a checkpoint may also take long since the line was dead."""
 
 _FINAL_CHECKPOINT = 5.0
 """Seconds that the checkpoint of a run that was stopped or has failed may take."""
@@ -146,8 +132,7 @@ class Replicator:
         self.recorded: Seq = None
         """The latest checkpoint, None before the first run."""
         self._recorded_ranges: tuple[Range, ...] = ()
-        self._record_interval = 0.0
-        self._record_due = 0.0
+        self._pace = Pace(checkpoint_interval)
         self._recording = asyncio.Lock()
         self._confirmed: Callable[[], None] = _nothing
         self._brought = brought
@@ -193,8 +178,7 @@ class Replicator:
         self.recorded, self._recorded_ranges = self._log.start_seq, self._log.ranges
         self.progress.source_seq = source_info.update_seq
         await self._look_after_refused()
-        self._record_interval = min(_FIRST_CHECKPOINT, self.checkpoint_interval)
-        self._record_due = time.monotonic() + self._record_interval
+        self._pace.begin()
         start = self._plan(source_info.update_seq)
         self._start_progress(start)
         log.info("%s -> %s: from %s", self.source.label, self.target.label, self._log.start_seq)
@@ -337,7 +321,7 @@ class Replicator:
             progress.last_confirmed = time.time()
         progress.note_up_to_date()
         self._confirmed()
-        if time.monotonic() >= self._record_due or self._witnesses.full:
+        if self._pace.due() == 0 or self._witnesses.full:
             await self._record()
 
     def _reach(self, lane: Lane, step: Step) -> None:
@@ -357,23 +341,18 @@ class Replicator:
         async with self._recording:
             seq = self.progress.confirmed_seq
             ranges = () if self._reached is None else self._reached.ranges
-            self._record_interval = min(2 * self._record_interval, self.checkpoint_interval)
-            begun = time.monotonic()
-            self._record_due = begun + self._record_interval
-            if (seq, ranges) != (self.recorded, self._recorded_ranges):
-                await self._check_instances()
-                counts = self.progress.counts().since(self._before)
-                if self._use_checkpoints:
-                    await self._log.write(seq, counts, ranges, self.progress.failures)
-                else:
-                    self._log.note(seq, counts, ranges)
-                    self._witnesses.clear()
-                self.recorded, self._recorded_ranges = seq, ranges
-            elif self._witnesses.full:
-                await self._log.check()
-            ended = time.monotonic()
-            pause = min(_BETWEEN_CHECKPOINTS * (ended - begun), _LONGEST_BETWEEN)
-            self._record_due = max(self._record_due, ended + pause)
+            with self._pace.writing():
+                if (seq, ranges) != (self.recorded, self._recorded_ranges):
+                    await self._check_instances()
+                    counts = self.progress.counts().since(self._before)
+                    if self._use_checkpoints:
+                        await self._log.write(seq, counts, ranges, self.progress.failures)
+                    else:
+                        self._log.note(seq, counts, ranges)
+                        self._witnesses.clear()
+                    self.recorded, self._recorded_ranges = seq, ranges
+                elif self._witnesses.full:
+                    await self._log.check()
 
     async def _check_instances(self) -> None:
         instances = (
@@ -393,9 +372,9 @@ class Replicator:
         interval = _WATCH_INTERVAL if self.budget is None else _METERED_WATCH_INTERVAL
         looked = time.monotonic()
         while True:
-            await asyncio.sleep(max(self._record_due - time.monotonic(), 1.0))
+            await asyncio.sleep(max(self._pace.due(), 1.0))
             await self._room.admit(self._first)
-            if time.monotonic() >= self._record_due:
+            if self._pace.due() == 0:
                 await self._record()
             if time.monotonic() - looked >= interval:
                 looked = time.monotonic()

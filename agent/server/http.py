@@ -16,7 +16,7 @@ from weakref import WeakSet
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from agent.errors import PermanentError
+from agent.errors import ConfigError, PermanentError
 
 log = logging.getLogger(__name__)
 _request_log = logging.getLogger(__name__ + ".requests")
@@ -143,9 +143,9 @@ class _Listening(socket.socket):
 
 
 def check_host(host: str, *, has_users: bool) -> None:
-    """Raises PermanentError for a host that is no loopback address, where there are no users."""
+    """Raises ConfigError for a host that is no loopback address, where there are no users."""
     if not has_users and not is_loopback(host):
-        raise PermanentError(
+        raise ConfigError(
             f"{host}: the server listens on loopback only until a user is configured, because "
             "until then everybody is an administrator; add one with edge-agent user add, or "
             "give 127.0.0.1 or ::1"
@@ -162,8 +162,8 @@ async def serve(
 ) -> Server:
     """Listen on an address of this machine; port 0 lets the system choose.
 
-    `has_users`: requests from elsewhere need a log-in. Raises PermanentError: the host is not a
-    loopback address and there are no users, or the port is taken.
+    `has_users`: requests from elsewhere need a log-in. Raises ConfigError: the host is not a
+    loopback address and there are no users; PermanentError: the port is taken.
     """
     check_host(host, has_users=has_users)
     if tls is None and not is_loopback(host):

@@ -57,9 +57,10 @@ _UNBUILT = f"""\
 <html lang="en">
 <title>Edge agent</title>
 <h1>The dashboard is not built</h1>
-<p>This is edge-sync-agent {__version__}, run from a checkout in which the dashboard's files are
-missing. There, run <code>scripts/dashboard</code>, which installs Node.js if there is none; then
-load this page again. Everything else works without it.</p>
+<p>This is edge-sync-agent {__version__}, from a checkout in which the dashboard's files are
+missing. There, run <code>scripts/dashboard</code>, which installs Node.js if there is none, and
+<code>pip install .</code> again if it was installed from there; then load this page again.
+Everything else works without it.</p>
 """
 
 

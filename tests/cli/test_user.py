@@ -97,7 +97,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
     ("text", "name", "role", "part"),
     [
         (GATEWAY + ADMIN, "root", "x", "'root' is used twice"),
-        (GATEWAY, "anna", "x", "nobody has the role _admin"),
+        (GATEWAY, "anna", "x", "edge-agent user add NAME --role _admin"),
         (GATEWAY + "[server", "anna", "_admin", "not valid TOML"),
         ("user = []\n" + GATEWAY, "anna", "_admin", "not valid TOML"),
         (GATEWAY + "x = 1\n", "anna", "_admin", "server.x: unknown key"),

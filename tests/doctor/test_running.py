@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent.cli.doctor import options_for
+from agent.cli.running import Where
 from agent.config import AgentConfig, Config, HubConfig
 from agent.doctor.running import status
 from tests import agents
@@ -109,6 +111,28 @@ def test_what_is_printed_for_documents_that_differ_can_be_pasted(tmp_path: Path)
             done = in_process(*shlex.split(mend)[1:])
             assert done.status == 0, done
             assert request("GET", f"{url}/edge/lost")["_rev"] == rev
+
+
+def test_what_is_printed_finds_the_same_agent(tmp_path: Path) -> None:
+    hook = agents.table("hook", name="alarms", command=["/bin/false"], attempts=1)
+    config = agents.gateway_config(tmp_path / "gate way.toml", hook, port=find_free_port())
+    with agents.gateway(config) as gateway:
+        url = gateway.wait_until_ready()
+        request("PUT", f"{url}/edge/a", {})
+        agents.when_true(lambda: request("GET", f"{url}/_status")["hooks"][0]["dead"] == 1)
+        for options, words in (((), ["--config", str(config)]), (("--url", url), ["--url", url])):
+            mend = examined(config, *options).of("agent", "hook 'alarms'")[2]
+            assert mend is not None
+            assert shlex.split(mend) == ["edge-agent", "hooks", "dead", "alarms", *words]
+            assert '"id":"a"' in in_process(*shlex.split(mend)[1:], "--json").stdout
+
+
+def test_a_password_in_an_address_is_not_printed() -> None:
+    where = Where(None, "http://an%20na:hunter2@h:1", Path("a b"))
+    assert options_for(where) == " --url http://an%20na@h:1 --password-file 'a b'"
+    told = {"hooks": [{"name": "a", "state": "failed", "last_error": "x", "dead": 0}]}
+    found = status(told, HubConfig(), options_for(where))[1]
+    assert found.mend == "edge-agent hooks list --url http://an%20na@h:1 --password-file 'a b'"
 
 
 def test_a_hub_tells_how_much_of_a_damaged_database_was_copied(tmp_path: Path) -> None:

@@ -57,9 +57,11 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "cbor-frames = firmware_adapters.json_lines:JsonLines\n"
         "absent = no_such_module:Adapter\n"
         "nameless = firmware_adapters:NoSuchClass\n"
+        "broken = broken_adapter:Any\n"
         "tuned = published_adapter:Tuned\n"
     )
     (tmp_path / "published_adapter.py").write_text(PUBLISHED)
+    (tmp_path / "broken_adapter.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -77,7 +79,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 @pytest.mark.usefixtures("publish")
 def test_a_package_publishes_an_adapter() -> None:
     assert isinstance(create("theirs"), JsonLines)
-    assert adapter_names() == sorted([*BUILT_IN, "absent", "nameless", "theirs", "tuned"])
+    assert adapter_names() == sorted([*BUILT_IN, "absent", "broken", "nameless", "theirs", "tuned"])
 
 
 @pytest.mark.usefixtures("publish")
@@ -123,7 +125,7 @@ def test_a_package_cannot_replace_one_that_is_built_in() -> None:
 
 
 @pytest.mark.usefixtures("publish")
-@pytest.mark.parametrize("name", ["absent", "nameless"])
+@pytest.mark.parametrize("name", ["absent", "nameless", "broken"])
 def test_a_package_that_cannot_be_loaded(name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' .* cannot be loaded"):
         create(name)

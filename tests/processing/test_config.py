@@ -40,7 +40,7 @@ def complaint(tmp_path: Path, text: str) -> str:
         ("command = ['./missing']\n", ["there is no program", "/missing"]),
         ("command = ['true']\nuser = 'a'\n", ["user is only for a webhook"]),
         ("command = ['true']\nauth = 'bearer'\n", ["auth is only for a webhook"]),
-        ("entry_point = 'none'\n", ["no hook is called 'none'; known are: none; install"]),
+        ("entry_point = 'none'\n", ["publishes 'none' in the group", "known are: none; install"]),
         ("url = 'ftp://x/y'\n", ["hook.url", "http(s)://HOST"]),
         ("url = 'https://me:hunter2@x/y'\n", ["hook.url", "without a user"]),
         ("url = 'https://x:99999/y'\n", ["hook 'x': url", "check the host and the port"]),

@@ -77,8 +77,11 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Modul
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: published\nVersion: 1\n")
     points = "".join(f"{name} = published_hooks:{name}\n" for name in NAMES)
+    points += "broken = broken_hooks:any\n"
     (package / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\n{points}")
     (tmp_path / "site" / "published_hooks.py").write_text(MODULE)
+    broken = "raise ValueError('not on\\ntwo lines')\n"
+    (tmp_path / "site" / "broken_hooks.py").write_text(broken)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     import published_hooks  # type: ignore[import-not-found]
 
@@ -189,8 +192,12 @@ async def test_a_coroutine_that_hangs_is_cancelled(published: Any, tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nobody", "no hook is called 'nobody'; known are: absent, constant"),
-        ("absent", "cannot be loaded"),
+        (
+            "nobody",
+            "publishes 'nobody' in the group edge_sync_agent.hooks; known are: absent, broken",
+        ),
+        ("absent", "cannot be loaded: AttributeError: "),
+        ("broken", "cannot be loaded: ValueError: not on two lines$"),
         ("constant", "is not a function"),
     ],
 )

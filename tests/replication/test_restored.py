@@ -194,7 +194,7 @@ async def test_what_was_pushed_after_the_backups_checkpoint_is_missed(
 ) -> None:
     """The checkpoint is in the backup, so it does not tell; nor has any request failed."""
     late = 2.0  # seconds, in which all is done up to the restoring
-    monkeypatch.setattr("agent.replication.replicator._FIRST_CHECKPOINT", late)
+    monkeypatch.setattr("agent.replication.pace._FIRST", late)
     await write(ends.here, "before", 20)
     await ends.carry("push")
     backup = await ends.remote.back_up()
@@ -236,7 +236,7 @@ async def test_a_witness_is_not_hidden_by_its_successor(
 ) -> None:
     """A later revision brings its ancestors, but not what was lost with them."""
     late = 2.0
-    monkeypatch.setattr("agent.replication.replicator._FIRST_CHECKPOINT", late)
+    monkeypatch.setattr("agent.replication.pace._FIRST", late)
     await write(ends.here, "doc", 10)
     async with ends.running("push", checkpoint_interval=late) as jobs:
         await until(lambda: jobs["push"].progress.confirmed_seq == 10)
@@ -275,7 +275,7 @@ async def test_what_a_push_gives_back_is_no_witness_for_a_pull(
 ) -> None:
     """The feed goes on where the sequences are others, and what it has told of is there again."""
     late = 0.1 if recorded else 5.0
-    monkeypatch.setattr("agent.replication.replicator._FIRST_CHECKPOINT", late)
+    monkeypatch.setattr("agent.replication.pace._FIRST", late)
     ends.remote = remote = Sending(ends.remote.present)
     await write(remote.present, "before", 20)
     async with ends.running("push", "pull", checkpoint_interval=late) as jobs:
@@ -295,7 +295,7 @@ async def test_a_pulls_witness_is_not_hidden_by_what_is_made_of_it_here(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = 2.0
-    monkeypatch.setattr("agent.replication.replicator._FIRST_CHECKPOINT", late)
+    monkeypatch.setattr("agent.replication.pace._FIRST", late)
     async with ends.running("push", "pull", checkpoint_interval=late) as jobs:
         await until(lambda: all(job.progress.up_to_date for job in jobs.values()))
         backup = await ends.remote.back_up()
@@ -471,7 +471,7 @@ async def test_when_there_are_many_witnesses_they_are_asked_for_before_it_is_tim
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.replication.witnesses.MOST_WITNESSES", 20)
-    monkeypatch.setattr("agent.replication.replicator._FIRST_CHECKPOINT", 1000.0)
+    monkeypatch.setattr("agent.replication.pace._FIRST", 1000.0)
     async with ends.running("push", checkpoint_interval=1000) as jobs:
         await until(lambda: jobs["push"].progress.up_to_date)
         for n in range(100):

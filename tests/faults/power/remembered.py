@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from agent.errors import RefusedChangeError
-from agent.processing import hook
+from agent.processing import checkpoint
 from agent.processing.change import Change
 from agent.processing.hook import Hook, Options
 from agent.store.databases import Databases
@@ -48,7 +48,7 @@ class _Target:
 
 async def remember(folder: Path, marks: Marks) -> None:
     """A hook follows a client; its dead letters are dropped, and settings changed, meanwhile."""
-    hook._SAVE_CALLS = 0  # type: ignore[misc]
+    checkpoint._SAVE_CALLS = 0  # type: ignore[misc]
     databases = Databases(data(folder))
     store = await databases.ensure(DATABASE)
     options = Options(_HOOK, DATABASE, start="beginning")
