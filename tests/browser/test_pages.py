@@ -265,6 +265,7 @@ def test_trouble_keeps_nobody_out(opener: Opener, axe: str, scheme: str, tmp_pat
             page.evaluate(f"location.hash = '#/{where}'")
             settled(page, where.partition("?")[0].capitalize())
             assert barriers(page) == {}, f"{where}, where there is nothing"
+        page.close()  # which asks the agent every two seconds
 
 
 def test_the_keyboard_is_enough(site: Site, opener: Opener) -> None:
