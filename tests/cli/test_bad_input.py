@@ -192,7 +192,7 @@ def test_a_certificate_that_does_not_verify(tmp_path: Path, store: Path) -> None
         url = f"127.0.0.1:{port}/db"
         complaint = replicate(store, f"https://anna:{SECRET}@{url}")
         assert complaint.startswith(f"https://{url}: the certificate does not verify (self-signed")
-        assert "; give ca_file if" in complaint
+        assert "; give ca_file, or a command --ca-file, if" in complaint
 
 
 def test_tls_where_there_is_none(store: Path, hub_url: str) -> None:
