@@ -190,6 +190,7 @@ def retention_for(entry: RetentionConfig, store: Store, clock: AgentClock) -> Re
         Options(entry.bytes, entry.when_full, rules),
         [],
         clock=clock.seconds,
+        known=lambda: not clock.scale().unset,
         correcting=lambda: clock.waiting != 0,
     )
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import resource
+from contextlib import suppress
+from pathlib import Path
 
 # Of glibc's malloc.h.
 _M_MMAP_THRESHOLD = -3
@@ -12,6 +15,9 @@ _M_ARENA_MAX = -8
 
 _LARGE = 128 * 1024
 """Bytes; as glibc has it at first, but it would raise it to the largest piece that was freed."""
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def prepare() -> None:
@@ -30,3 +36,23 @@ def prepare() -> None:
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
+def memory() -> int:
+    """Bytes that this process may have: all of the machine's, or what a control group of it allows,
+    as `MemoryMax=` and `MemoryHigh=` of a systemd unit or a container do. Reads files.
+
+    Source: the kernel's "Control Group v2", "Memory".
+    """
+    allowed = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    own = Path()
+    with suppress(OSError):
+        for line in _OWN_CGROUP.read_text().splitlines():
+            if line.startswith("0::/"):
+                own = Path(line.removeprefix("0::/"))
+    for group in (own, *own.parents):
+        for limit in ("memory.max", "memory.high"):
+            # Neither is there without the controller; without a limit they say "max".
+            with suppress(OSError, ValueError):
+                allowed.append(int((_CGROUPS / group / limit).read_text()))
+    return min(allowed)

@@ -134,7 +134,9 @@ class AgentProcess:
     def kill(self) -> None:
         """kill -9. No effect if it has ended."""
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def __enter__(self) -> Self:
         return self

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from agent.resources import memory
 
 _HEAPS = """
 import ctypes, threading
@@ -36,3 +39,42 @@ def test_all_threads_share_one_heap() -> None:
         [sys.executable, "-c", _HEAPS], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.count("<heap nr=") == 1
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [
+        ({}, GIB),  # no control groups, or none for memory, as a Raspberry Pi has it at first
+        ({"system.slice/edge-agent.service/memory.max": "max"}, GIB),
+        ({"system.slice/edge-agent.service/memory.max": "134217728"}, GIB // 8),
+        ({"system.slice/edge-agent.service/memory.high": "67108864"}, GIB // 16),
+        ({"system.slice/memory.max": "268435456"}, GIB // 4),
+        ({"memory.max": "268435456"}, GIB // 4),  # a container sees its own as the root
+        ({"memory.max": "9223372036854771712"}, GIB),
+    ],
+)
+def test_memory_is_what_the_control_groups_leave_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, str], most: int
+) -> None:
+    pages = {"SC_PHYS_PAGES": GIB // 4096, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    own = tmp_path / "cgroup"
+    own.write_text("4:memory:/older\n0::/system.slice/edge-agent.service\n")
+    monkeypatch.setattr("agent.resources._OWN_CGROUP", own)
+    monkeypatch.setattr("agent.resources._CGROUPS", tmp_path)
+    for name, text in limits.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert memory() == most
+
+
+def test_without_control_groups_it_is_the_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = memory()
+    monkeypatch.setattr("agent.resources._OWN_CGROUP", tmp_path / "none")
+    monkeypatch.setattr("agent.resources._CGROUPS", tmp_path)
+    assert memory() >= machine > 0

@@ -105,10 +105,10 @@ class Log:
         self._vouched = _newest_witnesses(target_log) or _newest_witnesses(source_log)
         """The newest witnesses that the logs vouch for."""
         self._revs = [(log or {}).get("_rev") for log in (source_log, target_log)]
-        self._known = [next(iter(_history(log)), None) for log in (source_log, target_log)]
+        self._known = [next(iter(sessions_of(log)), None) for log in (source_log, target_log)]
         """The newest entry on each side, when it was last read or written."""
         self._opened = [
-            {entry["session_id"]: _checkpoint_number(entry) for entry in _history(each)}
+            {entry["session_id"]: _checkpoint_number(entry) for entry in sessions_of(each)}
             for each in (source_log, target_log)
         ]
         """The sessions that each side had then."""
@@ -276,7 +276,7 @@ class Log:
         known = self._known[side]
         if known is None:
             return False
-        history = _history(present)
+        history = sessions_of(present)
         for entry in history:
             if entry["session_id"] == known["session_id"]:
                 return _checkpoint_number(entry) < _checkpoint_number(known)
@@ -299,8 +299,8 @@ def common_entry(
 
     Logs that are not of the expected shape count as none.
     """
-    theirs = {entry["session_id"]: entry for entry in _history(target_log)}
-    for entry in _history(source_log):
+    theirs = {entry["session_id"]: entry for entry in sessions_of(target_log)}
+    for entry in sessions_of(source_log):
         match = theirs.get(entry["session_id"])
         if match is not None:
             # The same session with two sequences: a crash between the two writes, or one side
@@ -317,12 +317,13 @@ def _sessions_from(
     Later ones are left out. They may be those of another source, which is a copy of this one or
     what it was before it was restored; in both logs, their sequences would be believed here, too.
     """
-    theirs = _history(target_log)
+    theirs = sessions_of(target_log)
     place = [entry["session_id"] for entry in theirs].index(common["session_id"])
     return [common, *theirs[place + 1 :]]
 
 
-def _history(log: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def sessions_of(log: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """A log's history, the newest session first; none of what is not of the expected shape."""
     history = (log or {}).get("history")
     if not isinstance(history, list):
         return []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from agent.errors import EdgeAgentError
-from agent.replication.checkpoint import replication_id
+from agent.replication.checkpoint import replication_id, sessions_of
 from agent.replication.replicator import Replicator
 from agent.store.retention import Found
 
@@ -42,10 +42,10 @@ class Pushed:
     async def seq(self) -> int:
         replicator = self._replicator
         id = replication_id(replicator.source, replicator.target, replicator.selection)
-        history = (await replicator.source.get_local(id) or {}).get("history") or []
+        history = sessions_of(await replicator.source.get_local(id))
         # Written with the checkpoint that passes over what was refused.
         self._has_refused |= any(entry.get("doc_write_failures") for entry in history)
-        seqs = [history[0].get("recorded_seq") if history else 0, replicator.recorded]
+        seqs = [history[0]["recorded_seq"] if history else 0, replicator.recorded]
         return min((seq for seq in seqs if isinstance(seq, int)), default=0)
 
     async def had(self, documents: Sequence[Found]) -> Sequence[Found]:

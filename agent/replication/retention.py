@@ -59,6 +59,13 @@ _THIN = 4
 """Of so many documents of a sensor thinning leaves one: with fewer deleted SQLite could not join
 the pages that they were in, so nothing would be gained."""
 
+_MOST_DROPPED = 20 * PAGE
+"""Readings, or windows of readings, that are dropped at once, in one transaction."""
+
+_GAP = 500
+"""Bytes that another revision of a gap takes. Each time that something is dropped leaves one for
+each sensor: a few readings at a time would give no room where there are hundreds of sensors."""
+
 _LAPS = 2
 """Thinning goes over all readings so often at most before it gives up for now."""
 
@@ -99,10 +106,12 @@ class Retention:
         confirmations: Iterable[Confirmation],
         *,
         clock: Callable[[], float] = time.time,
+        known: Callable[[], bool] = lambda: True,
         correcting: Callable[[], bool] = bool,
     ) -> None:
-        """`clock` tells the time in seconds since the epoch, `correcting` whether times of readings
-        may still be corrected: those are not old until then, whatever they say.
+        """`clock` tells the time in seconds since the epoch, and `known` whether that is right:
+        nothing is old until then. `correcting` tells whether times of readings may still be
+        corrected: those are not old until then, whatever they say.
         """
         self.retained = Retained(store)
         self.confirmations = list(confirmations)
@@ -111,6 +120,7 @@ class Retention:
         self._store = store
         self._options = options
         self._clock = clock
+        self._known = known
         self._correcting = correcting
         self._space = Space(0, 0, 0)
         self._aged = -_LONGEST
@@ -161,7 +171,7 @@ class Retention:
 
         Raises StoreError, StoreWriteError.
         """
-        if time.monotonic() - self._aged >= self._interval:
+        if self._known() and time.monotonic() - self._aged >= self._interval:
             self._aged = time.monotonic()
             await self._delete_aged()
         if self._options.max_size is not None:
@@ -289,9 +299,10 @@ class Retention:
 
     async def _drop_oldest(self, low: int) -> None:
         newest = self._store.update_seq
-        while page := await self._store.query(partial(by_seq, after=self._passed, until=newest)):
-            await self._drop([found for found in page if found.readings], "drop-oldest")
-            self._passed = page[-1].seq
+        while self._passed < newest:
+            enough = self._space.data - low
+            drop, self._passed = await self._chosen(_whole, self._passed, newest, enough)
+            await self._drop(drop, "drop-oldest")
             if await self._look() <= low:
                 return
 
@@ -300,18 +311,39 @@ class Retention:
         for _ in range(_LAPS):
             after = self.retained.record.thinned
             turns: dict[str, int] = {}
-            while page := await self._store.query(partial(by_seq, after=after, until=newest)):
-                drop = []
-                for found in page:
-                    if found.readings:
-                        turn = turns[found.key] = turns.get(found.key, -1) + 1
-                        if turn % _THIN:
-                            drop.append(found)
-                after = page[-1].seq
+
+            def goes(found: Found, turns: dict[str, int] = turns) -> bool:
+                if not found.readings:
+                    return False
+                turn = turns[found.key] = turns.get(found.key, -1) + 1
+                return bool(turn % _THIN)
+
+            while after < newest:
+                drop, after = await self._chosen(goes, after, newest, self._space.data - low)
                 await self._drop(drop, "thin", thinned=after)
                 if await self._look() <= low:
                     return
             await self._drop([], "thin", thinned=0)  # from the beginning, where one in four is left
+
+    async def _chosen(
+        self, goes: Callable[[Found], bool], after: int, until: int, enough: int
+    ) -> tuple[list[Found], int]:
+        """What is to go of the changes after one, from the oldest on, until that gains `enough`
+        bytes or is as much as one transaction should delete; and the change up to which was looked.
+        """
+        chosen: list[Found] = []
+        gaps: set[str] = set()
+        size = 0
+        while page := await self._store.query(partial(by_seq, after=after, until=until)):
+            for found in page:
+                after = found.seq
+                if goes(found):
+                    chosen.append(found)
+                    gaps.add(found.key)
+                    size += found.size
+                if size - _GAP * len(gaps) >= enough or len(chosen) == _MOST_DROPPED:
+                    return chosen, after
+        return chosen, until
 
     # --- what both need ----------------------------------------------------------------
 
@@ -364,6 +396,10 @@ class Retention:
             f"{budget}, and {self._waits_for} has not confirmed what would have to go; see to it "
             "that it does, or give the database more room"
         )
+
+
+def _whole(found: Found) -> bool:
+    return bool(found.readings)
 
 
 def _timestamp(seconds: float) -> str:

@@ -67,6 +67,12 @@ class Boot(Struct, frozen=True, omit_defaults=True):
     source: str = ""
 
 
+class _Kept(Struct, frozen=True):
+    """The document `_local/clock`: what has still to be done."""
+
+    boots: list[Boot]
+
+
 class AgentClock:
     """The time of one agent. `open` it before anything is recorded; `run` and `correct` are to run.
 
@@ -88,7 +94,6 @@ class AgentClock:
         self._name = ""
         self._devices: Collection[str] = ()
         self._boots: list[Boot] = []
-        self._local_rev: str | None = None
         self.corrected = 0
         """Documents corrected since the start."""
         self.waiting: int | None = 0
@@ -197,9 +202,10 @@ class AgentClock:
         self._store, self._name, self._devices = store, name, devices
         found = await store.get_local(_LOCAL)
         if found is not None:
-            self._local_rev = found[0]
             try:
-                self._boots = msgspec.json.decode(found[1], type=list[Boot])
+                # Earlier versions kept the list alone, which is no document.
+                kept = msgspec.json.decode(found[1], type=_Kept | list[Boot])
+                self._boots = kept.boots if isinstance(kept, _Kept) else kept
             except msgspec.DecodeError as error:
                 log.warning("_local/%s is no use: %s", _LOCAL, error)
         present = self._present()
@@ -312,14 +318,14 @@ class AgentClock:
         """Keep a boot in place of its `former` state; None: there is no more to do about it."""
         boots = [kept for kept in self._boots if kept is not former]
         boots += [] if boot is None else [boot]
-        text = msgspec.json.encode(boots).decode()
+        text = msgspec.json.encode(_Kept(boots)).decode()
 
-        def operation(transaction: Transaction) -> str:
+        def operation(transaction: Transaction) -> None:
             if account is not None:
                 transaction.graft([account])
-            return transaction.locals.put(_LOCAL, self._local_rev, text)
+            transaction.locals.overwrite(_LOCAL, 0, text)
 
-        self._local_rev = await self._store.write(operation)
+        await self._store.write(operation)
         self._boots = boots
 
     def _present(self) -> Boot | None:

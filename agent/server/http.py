@@ -6,7 +6,6 @@ import asyncio
 import errno
 import ipaddress
 import logging
-import os
 import resource
 import socket
 import ssl
@@ -17,6 +16,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from agent.errors import ConfigError, PermanentError
+from agent.resources import memory
 
 log = logging.getLogger(__name__)
 _request_log = logging.getLogger(__name__ + ".requests")
@@ -182,7 +182,8 @@ async def serve(
         auto_decompress=False,  # attachments are stored as they come
     )
     await runner.setup()
-    connections = _Connections(_most_connections(encrypted=tls is not None))
+    most = await asyncio.to_thread(_most_connections, encrypted=tls is not None)
+    connections = _Connections(most)
     listening: list[socket.socket] = []
     try:
         listening = [_Listening(each, connections) for each in await _bound(host, port)]
@@ -198,10 +199,10 @@ async def serve(
 
 
 def _most_connections(*, encrypted: bool) -> int:
-    """Databases and devices need files, and everything needs memory."""
+    """Databases and devices need files, and everything needs memory. Reads files."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min(_MOST_CONNECTIONS, files // 2, memory // 4 // (_ENCRYPTED if encrypted else _PLAIN))
+    each = _ENCRYPTED if encrypted else _PLAIN
+    return min(_MOST_CONNECTIONS, files // 2, memory() // 4 // each)
 
 
 async def _bound(host: str, port: int) -> list[socket.socket]:

@@ -60,6 +60,9 @@ _NONSENSE_IN_SQL = {
 NONSENSE = (ValueError, TypeError, LookupError)
 """What is raised when sense is made of rows that SQLite can read and that are wrong."""
 
+_INCREMENTAL = 2
+"""How SQLite calls it that unused pages are given back when they are asked for."""
+
 _FULL = "the disk is full; free some space"
 _FAILING = "the disk reports an error ({}); check the card and the system's log"
 
@@ -174,8 +177,10 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
         try:
             _check_format(connection, path)
             register_functions(connection)
-            connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            # Of a file that is there this would be written again, at each opening.
+            if connection.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
+                connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+                connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")

@@ -83,8 +83,8 @@ class Databases:
         """Called with the name of each database that is opened: only those that are open change."""
         self.tally = Tally()
         """Of all databases."""
-        self._salvages: dict[str, Salvage | None] = {}
-        """By the file that was set aside."""
+        self._salvages: dict[str, dict[str, Salvage | None]] = {}
+        """By the database and the file that was set aside, as it was when it was opened last."""
 
     def path(self, name: str) -> Path:
         """The file of a database. Raises DocumentError for a name that is not allowed."""
@@ -160,6 +160,7 @@ class Databases:
     def _opened(self, name: str, store: Store) -> None:
         store.tally = self.tally
         self._open[name] = store
+        self._salvages.pop(name, None)
         self.on_open(name)
 
     async def ensure(self, name: str) -> Store:
@@ -209,13 +210,14 @@ class Databases:
             await asyncio.to_thread(_unlink, path)
 
     async def damaged(self) -> list[Damaged]:
-        """What was damaged, as long as the file that it was is there. A database that is not open
-        is opened, once, to be asked what could be copied."""
+        """What was damaged, as long as the file that it was is there. A database that was never
+        open is opened, once, to be asked what could be copied."""
         found = await asyncio.to_thread(self._damaged)
         for each in found:
-            if each.file not in self._salvages:
-                self._salvages[each.file] = await self._salvage(each)
-            each.salvaged = self._salvages[each.file]
+            if each.file not in self._salvages.get(each.database, ()):
+                made = await self._salvage(each)
+                self._salvages.setdefault(each.database, {})[each.file] = made
+            each.salvaged = self._salvages[each.database][each.file]
         return found
 
     async def _salvage(self, damaged: Damaged) -> Salvage | None:

@@ -93,6 +93,8 @@ class Found(NamedTuple):
     """Microseconds from the first of the readings to the last one."""
     provisional: bool
     """The time was not known when it was recorded, and may still be corrected."""
+    size: int
+    """Bytes that its row takes, about."""
 
     @property
     def key(self) -> str:
@@ -137,7 +139,7 @@ _COLUMNS = (
     "seq, id, gen || '-' || hash, body ->> '$.device', body ->> '$.sensor', body ->> '$.time', "
     "NOT conflicts AND attachments IS NULL AND NOT deleted, body ->> '$.type', "
     "json_array_length(body, '$.columns.value'), body ->> '$.columns.time[#-1]', "
-    "body ->> '$.clock'"
+    "body ->> '$.clock', 2 * length(id) + length(body) + coalesce(length(tree), 0)"
 )
 
 
@@ -190,6 +192,7 @@ def _found(
     rows: int | None,
     lasts: object,
     clock: object,
+    size: int,
 ) -> Found:
     names = isinstance(device, str) and isinstance(sensor, str) and isinstance(time, str)
     readings = 0
@@ -208,6 +211,7 @@ def _found(
         readings,
         lasts if type == "readings" and isinstance(lasts, int) else 0,
         clock == "unset",
+        size,
     )
 
 
@@ -292,9 +296,10 @@ def _grow_gaps(
     by_sensor: dict[str, list[Found]] = {}
     for document in dropped:
         by_sensor.setdefault(document.key, []).append(document)
+    gaps: dict[str, dict[str, Any]] = {}
     for name, documents in by_sensor.items():
         sensor = record.sensors[name]
-        more: dict[str, Any] = {
+        gap: dict[str, Any] = {
             "type": "gap",
             "device": documents[0].device,
             "sensor": documents[0].sensor,
@@ -304,14 +309,18 @@ def _grow_gaps(
             "reason": reason,
         }
         if sensor.gap is None or not sensor.gap.endswith(f":{reason}"):
-            sensor.gap = f"gap:{name}{more['from']}:{reason}"
-        there = transaction.winner(sensor.gap)
-        parent = None
-        if there is not None and not there.deleted:
-            parent = there.winner
-            more = _joined(msgspec.json.decode(there.body.text), more)
-        text = canonical(more)
-        transaction.edit([Edit(sensor.gap, parent, False, text.decode(), text)])
+            sensor.gap = f"gap:{name}{gap['from']}:{reason}"
+        gaps[sensor.gap] = gap
+    there = transaction.load(set(gaps))
+    edits = []
+    for id, gap in gaps.items():
+        before, parent = there.get(id), None
+        if before is not None and not before.deleted:
+            parent = before.winner
+            gap = _joined(msgspec.json.decode(before.body.text), gap)
+        text = canonical(gap)
+        edits.append(Edit(id, parent, False, text.decode(), text))
+    transaction.edit(edits, there)
 
 
 def _joined(gap: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

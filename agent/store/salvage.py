@@ -164,7 +164,13 @@ def put_in_place(path: Path) -> bool:
 async def salvaged(store: StoreView) -> Salvage | None:
     """What was done when the store was made of a damaged one, or None."""
     found = await store.get_local(SALVAGED)
-    return None if found is None else msgspec.json.decode(found[1], type=Salvage)
+    if found is None:
+        return None
+    # Members of a database may write what they like into `_local` documents.
+    try:
+        return msgspec.json.decode(found[1], type=Salvage)
+    except msgspec.DecodeError:
+        return None
 
 
 def remove_unfinished(path: Path) -> None:

@@ -26,6 +26,9 @@ may send the 128 frames that it holds one every two seconds: no newer one shows 
 
 _PAGE = 4096
 
+_FULL = "the disk is full; free some space\n"
+"""How what a store is told ends that cannot be opened for that."""
+
 
 class BrokenPromiseError(Exception):
     """Something is not as promised."""
@@ -100,7 +103,8 @@ class Run:
             await asyncio.sleep(0.3)
 
     async def _supervise(self) -> None:
-        """Start again, as systemd does, what has ended by itself; a damaged store is a reason."""
+        """Start again, as systemd does, what has ended by itself; a damaged store is a reason, and
+        a disk that is full just when it starts."""
         while True:
             await asyncio.sleep(0.5)
             for name, place in self._world.places.items():
@@ -110,8 +114,11 @@ class Run:
                     place.start()
 
     def _check_end(self, name: str, status: int) -> None:
-        """In order; before it had quite started; or since its store is damaged."""
-        if status not in (0, -signal.SIGTERM) and not (status == 1 and name in self._damaged):
+        """In order; before it had quite started; or since its store is damaged, or cannot be opened
+        on a full disk."""
+        full = self._world.places[name].log.endswith(_FULL)
+        excused = status == 1 and (name in self._damaged or full)
+        if status not in (0, -signal.SIGTERM) and not excused:
             raise BrokenPromiseError(f"{name} has ended with the status {status}")
 
     async def _all_answer(self) -> bool:

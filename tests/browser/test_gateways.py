@@ -46,6 +46,7 @@ def test_gateways_come_and_go(broker: Mosquitto, tmp_path: Path, opener: Opener)
             expect(row.get_by_role("cell")).to_have_count(6)
             assert sideways(page) == []
         expect(row).to_contain_text("offline")
+        page.close()  # which asks the hub every two seconds
 
 
 def test_what_strangers_on_the_broker_are_called_is_only_text(
@@ -63,6 +64,7 @@ def test_what_strangers_on_the_broker_are_called_is_only_text(
         expect(page.get_by_role("row").nth(1)).to_contain_text(r"\u202e<b>9</b>")
         assert "\u202e" not in page.locator("body").inner_text()
         assert page.locator("main img, main b").count() == 0
+        page.close()
 
 
 def test_a_bridge_has_an_overview_and_gateways(
@@ -84,3 +86,4 @@ def test_a_bridge_has_an_overview_and_gateways(
             expect(links).to_have_text(["Overview", "Gateways"])
             links.last.click()
             expect(page.get_by_text("No gateway has been heard of yet")).to_be_visible()
+            page.close()

@@ -86,6 +86,7 @@ def test_a_remote_that_is_not_reached_is_said_with_what_to_do(
         page.set_viewport_size(PHONE)
         expect(page.locator(".attention")).to_contain_text("longname")
         assert sideways(page) == []
+        page.close()
 
 
 def test_what_hooks_do_is_shown(opener: Opener, tmp_path: Path) -> None:
@@ -103,6 +104,7 @@ def test_what_hooks_do_is_shown(opener: Opener, tmp_path: Path) -> None:
         expect(rows.nth(3)).to_have_text(re.compile("cannot be reached.*(Next try|tried again)"))
         page.set_viewport_size(PHONE)
         assert sideways(page) == []
+        page.close()
 
 
 def test_a_hub_shows_what_comes_in(site: Site, opener: Opener) -> None:

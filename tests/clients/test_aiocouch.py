@@ -270,8 +270,10 @@ async def test_following_the_changes(db: Database) -> None:
 
 
 async def test_waiting_for_one_change(db: Database) -> None:
+    since = (await db.info())["update_seq"]
+
     async def next_change() -> list[str]:
-        feed = db.changes(feed="longpoll", since="now", timeout=int(LIMIT * 1000))
+        feed = db.changes(feed="longpoll", since=since, timeout=int(LIMIT * 1000))
         return [event.id async for event in feed]
 
     waiting = asyncio.create_task(next_change())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from tests import agents
 from tests.agents import edge_agent, when_true
 from tests.cli.helpers import query, request
 from tests.devices.micropython import SensorNode
-from tests.replication.retaining import bodies
+from tests.replication.retaining import START, bodies, readings_in, timestamp
 from tests.rig.network import find_free_port
+from tests.sensors.wrong_clock import WrongClock
 
 CLOCK = '[clock]\ntrust = "system"\n'
 """Or nothing would be old on a machine that nobody tells the time."""
@@ -140,3 +143,24 @@ def test_an_outage_longer_than_the_disk(tmp_path: Path) -> None:
     for sensor in gaps:
         stored = sum(1 for _, name in there if name == sensor)
         assert stored + gaps[sensor] + missing == last - first + 1
+
+
+def test_a_clock_that_begins_years_ahead_makes_nothing_old(tmp_path: Path) -> None:
+    path = tmp_path / "gateway" / "edge.sqlite"
+    nobody = '[clock]\nsources = ["http"]\n'  # not even NTP, where this runs
+    config = agents.gateway_config(tmp_path / "gateway.toml", nobody, retention("90 days"))
+    with agents.gateway(config) as gateway:
+        url = gateway.wait_until_ready()
+        now = datetime.now(UTC)
+        for number in range(10):
+            at = timestamp((now - START).total_seconds() - number)
+            body = {"type": "reading", "device": "dev", "sensor": "t", "time": at, "value": number}
+            request("PUT", f"{url}/edge/dev:t:{at}:1", body)
+        gateway.stop()
+    clock = WrongClock(tmp_path / "clock", 20 * 365 * 86400.0)
+    with agents.gateway(config, environment=clock.environment) as gateway:
+        url = gateway.wait_until_ready()
+        time.sleep(1)  # it is looked at as soon as it has started
+        assert request("GET", f"{url}/_status")["clock"]["state"] == "unsure"
+        gateway.stop()
+    assert sum(map(readings_in, bodies(path).values())) == 10

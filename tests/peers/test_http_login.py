@@ -14,6 +14,7 @@ from agent.errors import (
 )
 from agent.peers.urls import AuthMode
 from tests.peers.stand_ins import HTML, Serve, answering
+from tests.rig.clock import Clock
 
 
 class Sessions:
@@ -56,13 +57,17 @@ async def test_a_session_that_ends_is_opened_again(serve: Serve) -> None:
     assert set(sessions.headers) == {"cookie"}
 
 
-async def test_a_session_is_renewed_before_it_ends(serve: Serve) -> None:
-    sessions = Sessions(max_age=1)
+async def test_a_session_is_renewed_before_it_ends(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("agent.peers.http_login.time", clock)
+    sessions = Sessions(max_age=100)
     peer = await serve(sessions.answer, user="anna", password="p&w=ü")
     await peer.revs_diff({"x": ["1-a"]})
     await peer.revs_diff({"x": ["1-a"]})
     assert sessions.logins == 1
-    await asyncio.sleep(0.95)
+    clock.now += 95
     await peer.revs_diff({"x": ["1-a"]})
     assert sessions.logins == 2
 

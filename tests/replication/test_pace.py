@@ -8,14 +8,7 @@ import pytest
 
 from agent.errors import ConnectError
 from agent.replication.pace import Pace
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
+from tests.rig.clock import Clock
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from agent.replication.replicator import Replicator
 from agent.replication.retention import Options, Retention, Rule
 from agent.replication.verification import Verification
 from agent.store import retention as remembering
+from agent.store.retention import space
 from agent.store.store import Store
 from tests.replication.retaining import (
     START,
@@ -134,6 +135,19 @@ async def test_what_is_still_to_be_corrected_is_not_old(store: Store) -> None:
     assert set(bodies(store.path)) == {reading(0).id}
     correcting[0] = False
     made = Retention(store, Options(rules=[Rule("*", "*", 20)]), [])
+    await made.once()
+    assert bodies(store.path) == {}
+
+
+async def test_nothing_is_old_until_the_time_is_known(store: Store) -> None:
+    """A battery-backed clock may begin years ahead."""
+    await store.graft([reading(0)])
+    known = [False]
+    rules = Options(rules=[Rule("*", "*", 20)])
+    made = Retention(store, rules, [], known=lambda: known[0])
+    await made.once()
+    assert set(bodies(store.path)) == {reading(0).id}
+    known[0] = True
     await made.once()
     assert bodies(store.path) == {}
 
@@ -270,6 +284,35 @@ async def test_a_gateway_with_many_sensors_has_one_gap_for_each(store: Store) ->
     gaps = sum(id.startswith("gap:") for id in bodies(store.path))
     assert gone.total() > 5000
     assert gaps == len(gone)
+
+
+@pytest.mark.parametrize("when_full", ["drop-oldest", "thin"])
+async def test_gaps_of_many_sensors_take_less_than_they_give(
+    store: Store, when_full: Literal["drop-oldest", "thin"]
+) -> None:
+    """Readings that come by turns: each few that are dropped are of all sensors."""
+    made = await retention(store, Options(3 * BUDGET, when_full), Confirmed(0))
+    await fill(store, [reading(n, sensor=f"s{n % 500}") for n in range(12_000)])
+    await made.once()
+    assert store.refusal is None
+    left = bodies(store.path)
+    gaps = [id for id in left if id.startswith("gap:")]
+    assert len(gaps) == 500
+    assert sum(counted(left)[0].values()) > 8000
+    revisions = [(await store.get(id)).rev.generation for id in gaps]
+    assert max(revisions) <= 2
+
+
+@pytest.mark.parametrize("when_full", ["drop-oldest", "thin"])
+async def test_no_more_is_dropped_than_there_is_need_of(
+    store: Store, when_full: Literal["drop-oldest", "thin"]
+) -> None:
+    """Windows are large: a few hundred of them are all that a small budget holds."""
+    await fill(store, [window(n, 1000) for n in range(270)])
+    made = await retention(store, Options(2 * BUDGET, when_full), Confirmed(0))
+    await made.once()
+    assert made.status()["dropped"] > 0
+    assert 0.8 * 2 * BUDGET < (await space(store)).data <= 0.95 * 2 * BUDGET
 
 
 @pytest.mark.parametrize("when_full", ["stop", "drop-oldest", "thin"])
@@ -530,6 +573,21 @@ async def test_a_remote_that_has_refused_something_is_asked(store: Store, hub: S
     made = await retention(store, Options(rules=rules), Pushed("hub", again))
     await made.once()
     assert set(bodies(store.path)) == {reading(3).id}
+
+
+@pytest.mark.parametrize("history", ["nonsense", ["nonsense"], [{}]])
+async def test_a_checkpoint_that_somebody_has_overwritten_confirms_nothing(
+    store: Store, hub: Store, history: Any
+) -> None:
+    await store.graft([reading(1)])
+    push = Replicator(LocalPeer(store), LocalPeer(hub))
+    await push.run()
+    assert push.checkpoint is not None
+    (rev, _) = await store.get_local(push.checkpoint.id) or ("", "")
+    await store.put_local(push.checkpoint.id, rev, json.dumps({"history": history}))
+    made = await retention(store, Options(rules=[Rule("*", "*", 10)]), Pushed("hub", push))
+    await made.once()
+    assert len(bodies(store.path)) == 1
 
 
 async def test_a_remote_that_was_restored_holds_retention_up(

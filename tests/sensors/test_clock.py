@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -338,6 +339,35 @@ async def test_a_boot_whose_time_never_became_known_stays_marked(store: Store) -
         (machine.boot_id, "unknown"),
         (later.boot_id, "known"),
     ]
+
+
+async def test_the_record_is_a_document_that_others_may_write(store: Store) -> None:
+    """Whoever may write into the database may write into `_local` documents."""
+    machine = FakeMachine()
+    async with running_clock(store, machine) as clock:
+        (rev, text) = await store.get_local("clock") or ("", "")
+        assert [boot["since"] for boot in json.loads(text)["boots"]] == [0]
+        await store.put_local("clock", rev, '{"nonsense": 1}')
+        async with recording(store, clock=clock) as recorder:
+            await recorder.feed(line(sensor="t", value=1))
+        tell(clock, machine)
+        await until(lambda: settled(clock))
+        assert clock.corrected == 1
+
+
+async def test_the_record_of_an_earlier_version_is_read(store: Store) -> None:
+    machine = FakeMachine()
+    async with (
+        running_clock(store, machine) as clock,
+        recording(store, clock=clock) as recorder,
+    ):
+        await recorder.feed(line(sensor="t", value=1))
+    (rev, text) = await store.get_local("clock") or ("", "")
+    await store.put_local("clock", rev, json.dumps(json.loads(text)["boots"]))
+    async with running_clock(store, machine) as again:
+        tell(again, machine)
+        await until(lambda: settled(again))
+        assert again.corrected == 1
 
 
 async def test_what_a_power_cut_left_uncorrected_is_corrected_in_the_next_boot(

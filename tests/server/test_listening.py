@@ -157,8 +157,7 @@ async def test_who_does_not_ask_to_the_end_is_not_waited_for_for_ever(
 
 def test_how_many_depends_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """With TLS a connection takes 20 times as much."""
-    pages = {"SC_PHYS_PAGES": 512 * 256, "SC_PAGE_SIZE": 4096}  # 512 MiB
-    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    monkeypatch.setattr("agent.server.http.memory", lambda: 512 * 2**20)
     monkeypatch.setattr("resource.getrlimit", lambda _: (100_000, 100_000))
     assert _most_connections(encrypted=False) == 5000
     assert _most_connections(encrypted=True) == 409

@@ -277,6 +277,26 @@ async def test_a_disk_that_is_full_at_the_start(disk: Path) -> None:
     await store.close()
 
 
+async def test_what_a_power_cut_left_on_a_full_disk_can_be_opened(disk: Path) -> None:
+    """What is in the WAL is there, and can be replicated before there is room."""
+    path = await _store_in(disk)
+    store = await Store.open(path)
+    await store.graft([reading(2)])
+    cut = disk / "cut"
+    cut.mkdir()
+    for beside in ("", "-wal", "-shm", ".lock"):
+        shutil.copy(f"{path}{beside}", cut)
+    await store.close()
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 1024)
+    store = await Store.open(cut / path.name)
+    assert await store.get(reading(2).id) is not None
+    with pytest.raises(StoreWriteError, match="the disk is full"):
+        await store.graft([reading(n) for n in range(3, 1000)])
+    await store.close()
+
+
 async def test_a_store_that_fills_up(store: Store, path: Path) -> None:
     """The same without a small disk: SQLite reports it in the middle of a statement."""
 

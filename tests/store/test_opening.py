@@ -114,6 +114,37 @@ async def test_a_file_that_is_gone_or_emptied_is_never_replaced_silently(
     await databases.close()
 
 
+async def test_what_became_of_it_is_told_once_the_store_can_be_opened(
+    databases: Databases, path: Path
+) -> None:
+    await make(path, count=10)
+    leave(path, b"")
+    await databases.get("db")
+    await databases.close()
+    elsewhere = await Store.open(path)  # another program has it
+    databases = Databases(path.parent)
+    [damaged] = await databases.damaged()
+    assert damaged.salvaged is None
+    await elsewhere.close()
+    await databases.get("db")
+    [damaged] = await databases.damaged()
+    assert damaged.salvaged is not None
+    await databases.close()
+
+
+async def test_a_report_that_somebody_has_overwritten_is_no_report(
+    databases: Databases, path: Path
+) -> None:
+    await make(path, count=10)
+    leave(path, b"")
+    store = await databases.get("db")
+    (rev, _) = await store.get_local("salvaged") or ("", "")
+    await store.put_local("salvaged", rev, "{}")
+    [damaged] = await databases.damaged()
+    assert damaged.salvaged is None
+    await databases.close()
+
+
 @pytest.mark.parametrize("place", [16, 18, 20, 45, 59, 60, 63, 68])
 async def test_a_head_that_makes_no_sense_is_damage(
     databases: Databases, path: Path, place: int

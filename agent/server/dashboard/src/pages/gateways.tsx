@@ -4,6 +4,7 @@ import { type Route, useShared } from "../hooks";
 import { shown } from "../json";
 import { Ago, Empty, Failure, Loading, Name, Pill } from "../parts";
 import type { Gateway } from "../status";
+import { Figure, Table } from "../table";
 import { count, duration, parseTime } from "../text";
 
 export function Gateways(_: { route: Route }) {
@@ -33,26 +34,16 @@ export function Gateways(_: { route: Route }) {
         {online.length} of {value.gateways.length} online
         {value.mqtt && `, through ${value.mqtt.broker} (${value.mqtt.state})`}
       </p>
-      <div class="card scrolls" tabIndex={0} role="region" aria-label="Gateways">
-        <table class="stacks">
-          <thead>
-            <tr>
-              <th>Gateway</th>
-              <th>Presence</th>
-              <th>Since</th>
-              <th class="number">Backlog</th>
-              <th class="number">Lag</th>
-              <th class="number">Conflicts</th>
-              <th>Version</th>
-            </tr>
-          </thead>
-          <tbody>
-            {[...offline, ...online].map((gateway) => (
-              <GatewayRow key={gateway.name} gateway={gateway} />
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <Table
+        label="Gateways"
+        columns={["Gateway", "Presence", "Since"]}
+        numbers={["Backlog", "Lag", "Conflicts"]}
+        after={["Version"]}
+      >
+        {[...offline, ...online].map((gateway) => (
+          <GatewayRow key={gateway.name} gateway={gateway} />
+        ))}
+      </Table>
     </section>
   );
 }
@@ -73,15 +64,9 @@ function GatewayRow({ gateway }: { gateway: Gateway }) {
       <td data-label="Since">
         <Ago time={parseTime(gateway.since)} />
       </td>
-      <td class="number" data-label="Backlog">
-        {count(gateway.backlog)}
-      </td>
-      <td class="number" data-label="Lag">
-        {duration(gateway.lag)}
-      </td>
-      <td class="number" data-label="Conflicts">
-        {count(gateway.conflicts)}
-      </td>
+      <Figure of="Backlog">{count(gateway.backlog)}</Figure>
+      <Figure of="Lag">{duration(gateway.lag)}</Figure>
+      <Figure of="Conflicts">{count(gateway.conflicts)}</Figure>
       <td class="whole" data-label="Version">
         {gateway.version === null ? "–" : shown(gateway.version)}
       </td>

@@ -13,6 +13,7 @@ import {
   type Verified,
   directions,
 } from "../status";
+import { Figure, Table } from "../table";
 import { at, bytes, count, duration, many, parseTime, rate, sentence, sum } from "../text";
 
 export function Overview(_: { route: Route }) {
@@ -76,38 +77,26 @@ function Remotes({ status }: { status: Status }) {
           Add a <code>[[remote]]</code> to the configuration, and everything is sent there, too.
         </Empty>
       ) : (
-        <div class="card scrolls" tabIndex={0} role="region" aria-label="Remotes">
-          <table class="stacks">
-            <thead>
-              <tr>
-                <th>Remote</th>
-                <th>State</th>
-                <th class="number">Rate</th>
-                <th class="number">Waiting</th>
-                <th class="number">Oldest</th>
-                <th class="number">Drained in</th>
-                <th class="number">Lag</th>
-                <th class="number">Errors</th>
-                <th>Last confirmed</th>
-              </tr>
-            </thead>
-            <tbody>
-              {ways.map(({ remote, way, direction }) => (
-                <RemoteRow
-                  key={`${remote.name} ${way}`}
-                  name={remote.name}
-                  url={remote.url}
-                  way={way}
-                  direction={direction}
-                />
-              ))}
-              {status.remotes.map(
-                ({ name, verified }) =>
-                  verified && <VerifiedRow key={name} name={name} verified={verified} />,
-              )}
-            </tbody>
-          </table>
-        </div>
+        <Table
+          label="Remotes"
+          columns={["Remote", "State"]}
+          numbers={["Rate", "Waiting", "Oldest", "Drained in", "Lag", "Errors"]}
+          after={["Last confirmed"]}
+        >
+          {ways.map(({ remote, way, direction }) => (
+            <RemoteRow
+              key={`${remote.name} ${way}`}
+              name={remote.name}
+              url={remote.url}
+              way={way}
+              direction={direction}
+            />
+          ))}
+          {status.remotes.map(
+            ({ name, verified }) =>
+              verified && <VerifiedRow key={name} name={name} verified={verified} />,
+          )}
+        </Table>
       )}
     </section>
   );
@@ -160,7 +149,7 @@ function RemoteRow({
         <td>
           <Pill tone={toneOf(direction)}>{direction.state}</Pill>
         </td>
-        <td class="number" data-label="Rate">
+        <Figure of="Rate">
           <span>
             {rate(direction.rate)}
             <span class="unit">/s</span>
@@ -168,22 +157,12 @@ function RemoteRow({
           {!!direction.bytes_rate && (
             <span class="quiet-text under">{bytes(Math.round(direction.bytes_rate))}/s</span>
           )}
-        </td>
-        <td class="number" data-label="Waiting">
-          {count(direction.pending)}
-        </td>
-        <td class="number" data-label="Oldest">
-          {pending ? duration(direction.backlog_seconds) : "–"}
-        </td>
-        <td class="number" data-label="Drained in">
-          {pending ? duration(direction.drain_seconds) : "–"}
-        </td>
-        <td class="number" data-label="Lag">
-          {duration(direction.lag)}
-        </td>
-        <td class="number" data-label="Errors">
-          {count(direction.errors ?? direction.doc_write_failures)}
-        </td>
+        </Figure>
+        <Figure of="Waiting">{count(direction.pending)}</Figure>
+        <Figure of="Oldest">{pending ? duration(direction.backlog_seconds) : "–"}</Figure>
+        <Figure of="Drained in">{pending ? duration(direction.drain_seconds) : "–"}</Figure>
+        <Figure of="Lag">{duration(direction.lag)}</Figure>
+        <Figure of="Errors">{count(direction.errors ?? direction.doc_write_failures)}</Figure>
         <td class="whole" data-label="Last confirmed">
           <Ago time={parseTime(direction.last_confirmed)} />
         </td>
@@ -220,25 +199,15 @@ function Hooks({ hooks }: { hooks: readonly Hook[] }) {
   return (
     <section aria-labelledby="hooks">
       <h2 id="hooks">Hooks</h2>
-      <div class="card scrolls" tabIndex={0} role="region" aria-label="Hooks">
-        <table class="stacks">
-          <thead>
-            <tr>
-              <th>Hook</th>
-              <th>State</th>
-              <th class="number">Waiting</th>
-              <th class="number">Processed</th>
-              <th class="number">Failed calls</th>
-              <th class="number">Given up</th>
-            </tr>
-          </thead>
-          <tbody>
-            {hooks.map((hook) => (
-              <HookRow key={hook.name} hook={hook} />
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <Table
+        label="Hooks"
+        columns={["Hook", "State"]}
+        numbers={["Waiting", "Processed", "Failed calls", "Given up"]}
+      >
+        {hooks.map((hook) => (
+          <HookRow key={hook.name} hook={hook} />
+        ))}
+      </Table>
     </section>
   );
 }
@@ -256,18 +225,10 @@ function HookRow({ hook }: { hook: Hook }) {
         <td>
           <Pill tone={toneOf(hook)}>{hook.state}</Pill>
         </td>
-        <td class="number" data-label="Waiting">
-          {count(hook.pending)}
-        </td>
-        <td class="number" data-label="Processed">
-          {count(hook.processed)}
-        </td>
-        <td class="number" data-label="Failed calls">
-          {count(hook.failed)}
-        </td>
-        <td class="number" data-label="Given up">
-          {hook.dead ? <Dead hook={hook} /> : "0"}
-        </td>
+        <Figure of="Waiting">{count(hook.pending)}</Figure>
+        <Figure of="Processed">{count(hook.processed)}</Figure>
+        <Figure of="Failed calls">{count(hook.failed)}</Figure>
+        <Figure of="Given up">{hook.dead ? <Dead hook={hook} /> : "0"}</Figure>
       </tr>
       <Trouble of={hook} columns={6} />
     </>
@@ -317,49 +278,33 @@ function Devices({ devices }: { devices: readonly Device[] }) {
   return (
     <section aria-labelledby="devices">
       <h2 id="devices">Devices</h2>
-      <div class="card scrolls" tabIndex={0} role="region" aria-label="Devices">
-        <table class="stacks">
-          <thead>
-            <tr>
-              <th>Device</th>
-              <th>Port</th>
-              <th class="number">Sensors</th>
-              <th class="number">Rate</th>
-              <th class="number">Errors</th>
-              <th class="number">Missing</th>
-            </tr>
-          </thead>
-          <tbody>
-            {devices.map((device) => (
-              <tr key={device.name}>
-                <th scope="row">
-                  <a href={link("sensors", { db: db ?? undefined, device: device.name })}>
-                    <Name>{device.name}</Name>
-                  </a>
-                </th>
-                <td>
-                  <Pill tone={device.state === "open" ? "good" : "error"}>{device.state}</Pill>
-                </td>
-                <td class="number" data-label="Sensors">
-                  {count(device.sensors.length)}
-                </td>
-                <td class="number" data-label="Rate">
-                  <span>
-                    {rate(sum(device.sensors.map((sensor) => sensor.rate)))}
-                    <span class="unit">/s</span>
-                  </span>
-                </td>
-                <td class="number" data-label="Errors">
-                  {count(device.errors)}
-                </td>
-                <td class="number" data-label="Missing">
-                  {count(device.missing)}
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <Table
+        label="Devices"
+        columns={["Device", "Port"]}
+        numbers={["Sensors", "Rate", "Errors", "Missing"]}
+      >
+        {devices.map((device) => (
+          <tr key={device.name}>
+            <th scope="row">
+              <a href={link("sensors", { db: db ?? undefined, device: device.name })}>
+                <Name>{device.name}</Name>
+              </a>
+            </th>
+            <td>
+              <Pill tone={device.state === "open" ? "good" : "error"}>{device.state}</Pill>
+            </td>
+            <Figure of="Sensors">{count(device.sensors.length)}</Figure>
+            <Figure of="Rate">
+              <span>
+                {rate(sum(device.sensors.map((sensor) => sensor.rate)))}
+                <span class="unit">/s</span>
+              </span>
+            </Figure>
+            <Figure of="Errors">{count(device.errors)}</Figure>
+            <Figure of="Missing">{count(device.missing)}</Figure>
+          </tr>
+        ))}
+      </Table>
     </section>
   );
 }
