@@ -23,7 +23,7 @@ from agent.cli.running import (
     follow_readings,
     running_options,
 )
-from agent.cli.showing import plain_console, sparkline
+from agent.cli.showing import measured, plain_console, sparkline
 from agent.documents.times import microseconds, timestamp
 from agent.errors import ConfigError, ConnectError
 from agent.peers.http_errors import one_line
@@ -100,12 +100,8 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     columns = document.get("columns") or {"time": [0], "value": [document["value"]]}
     for after, value in zip(columns["time"], columns["value"], strict=True):
         named = f"{document['device']} {document['sensor']}"
-        shown = _shown(value, document.get("unit"))
+        shown = measured(value, document.get("unit"))
         yield one_line(f"{timestamp(first + after)} {named} {shown}")
-
-
-def _shown(value: Any, unit: str | None) -> str:
-    return "-" if value is None else one_line(f"{value} {unit or ''}".strip())
 
 
 class Course(msgspec.Struct):
@@ -146,7 +142,7 @@ def _table(devices: Sequence[dict[str, Any]], courses: Courses) -> Any:
         name, error = device["name"], device["last_error"]
         for sensor in device["sensors"]:
             course = courses[name, sensor["name"]]
-            value = _shown(sensor["last_value"], sensor["unit"])
+            value = measured(sensor["last_value"], sensor["unit"])
             note = error or f"{time.monotonic() - course.heard:.0f} s ago"
             line = sparkline(course.numbers)
             table.add_row(name, one_line(sensor["name"]), value, line, note)

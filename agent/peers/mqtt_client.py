@@ -346,8 +346,9 @@ def _failure(broker: str, error: aiomqtt.MqttError) -> EdgeAgentError:
     text = one_line(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return TlsError(
-            f"{broker}: the certificate does not verify ({text}); give ca_file if the "
-            "broker has a certificate of your own authority, and check this device's clock"
+            f"{broker}: the certificate does not verify ({text}); give ca_file, or a "
+            "command --ca-file, if the broker has a certificate of your own authority, and check "
+            "this device's clock"
         )
     if "SSL" in text:
         return TlsError(f"{broker}: no TLS connection ({text}); check scheme and port")

@@ -16,11 +16,15 @@ from agent.store.databases import Databases
 Status = Callable[[], Awaitable[dict[str, Any]]]
 
 
+Outlook = tuple[str | None, str, str | None]
+"""The policy of a conflict, its state ("waiting", "undecided", "failed"), the reason."""
+
+
 class Outlooks(Protocol):
     """Whoever resolves conflicts by policies."""
 
-    def outlook(self, database: str, conflict: Conflict) -> tuple[str | None, str, str | None]:
-        """The policy of a conflict, its state ("waiting", "undecided", "failed"), the reason."""
+    def outlook(self, database: str, conflict: Conflict) -> Outlook:
+        """What is to be said of a conflict that is there."""
 
 
 class Hook(Protocol):
