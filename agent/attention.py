@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
+
+import msgspec
+from msgspec.structs import asdict, replace
 
 from agent.words import counted
 
@@ -26,8 +28,7 @@ CLOCK_ADVICE = (
 Status = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """`what` is so, and what to `do` about it; on which `page`, if the dashboard has one for it.
 
     `database` is the one of several that it is about, whose name is not for everybody; `part` is

@@ -10,7 +10,6 @@ one whose devices can be told settings a `SettableAdapter`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -53,8 +52,7 @@ __all__ = [
 ENTRY_POINT_GROUP = "edge_sync_agent.adapters"
 
 
-@dataclass(frozen=True, slots=True)
-class _BuiltIn:
+class _BuiltIn(msgspec.Struct, frozen=True):
     """Where an adapter is, and which extra of the distribution brings the decoder it needs."""
 
     place: str

@@ -8,8 +8,9 @@ arrived; bytes that mean nothing become an `Event`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
+
+import msgspec
 
 Value = float | int | bool | str
 
@@ -28,8 +29,7 @@ EventKind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """What a device says of the frames that it holds until they are acknowledged.
 
     It is acknowledged by a command {"ack": [boot, last]}: all up to the number `last` is durable;
@@ -42,8 +42,7 @@ class Held:
     dropped: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """What a device says of its settings.
 
     `settings`: name (1 to 64 printable characters) to value, as they are now. `refused`: the
@@ -53,13 +52,12 @@ class Report:
     """
 
     settings: Mapping[str, Value]
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = msgspec.field(default_factory=dict)
     answers: int | None = None
     complete: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """One value of one sensor.
 
     `sensor`: 1 to 64 printable characters. `value`: finite, integers within 64 bits.
@@ -84,8 +82,7 @@ class Reading:
     held: Held | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Anything but a reading: damage on the wire, or a word from the device.
 
     `detail` is one printable line. `size` is how many bytes were thrown away, 0 if none.
@@ -139,8 +136,7 @@ class SettableAdapter(Adapter, Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """What a `PollingAdapter` wants done now.
 
     `send`: bytes for the wire, or none. `events`: what became of earlier questions. `wake`: when

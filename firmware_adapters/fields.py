@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from firmware_adapters.adapter import Event, EventKind, Held, Reading, Report, Value
 
@@ -33,8 +35,7 @@ _MAX_INT64 = 2**63 - 1
 _RFC3339_UTC = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:Z|\+00:00)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """What the readings of one frame share; see `Reading` for the fields."""
 
     sequence: int | None = None
@@ -51,9 +52,9 @@ class MalformedError(ValueError):
     `header` is what could be read of it all the same.
     """
 
-    def __init__(self, reason: str, header: Header = Header()) -> None:
+    def __init__(self, reason: str, header: Header | None = None) -> None:
         super().__init__(reason)
-        self.header = header
+        self.header = header or Header()
 
 
 def read_header(

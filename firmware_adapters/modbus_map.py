@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 from pymodbus.pdu import ModbusPDU, ReadCoilsRequest, ReadHoldingRegistersRequest
 from pymodbus.pdu.bit_message import ReadDiscreteInputsRequest, WriteSingleCoilRequest
@@ -215,8 +215,7 @@ class ModbusSettings(Settings):
                 )
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """Neighbouring registers of a slave, read with one request.
 
     `beginning` is how an answer must begin, `refusal` how an exception does.
@@ -273,8 +272,7 @@ class Block:
         return values, units
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """A request that sets a value; the members are those of `Block`."""
 
     slave: Slave

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from firmware_adapters.adapter import Event, Turn
 
@@ -13,8 +15,7 @@ LONGEST_REST = 300.0
 questions come more seldom anyway."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Question:
+class Question(msgspec.Struct, frozen=True, eq=False):
     """`request` goes to the device `asked`, a name for people, every `interval` seconds.
 
     `sensors`: those whose values are in the answer, as far as that is known.

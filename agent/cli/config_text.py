@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -11,19 +10,17 @@ import msgspec
 from agent.sensors.opening import LineFormat
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceAnswer:
+class DeviceAnswer(msgspec.Struct, frozen=True):
     """A device: what it is called and how it is spoken with."""
 
     name: str
     port: str
     adapter: str
     baud: int
-    line: LineFormat = field(default_factory=LineFormat)
+    line: LineFormat = msgspec.field(default_factory=LineFormat)
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteAnswer:
+class RemoteAnswer(msgspec.Struct, frozen=True):
     """A database elsewhere. `password_file` is relative to the configuration file."""
 
     name: str
@@ -32,8 +29,7 @@ class RemoteAnswer:
     password_file: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(msgspec.Struct, frozen=True):
     """What a gateway is to be; `users` are whole tables of the file."""
 
     name: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -26,8 +25,7 @@ from agent.errors import (
 _PAGE = 100
 
 
-@dataclass(frozen=True)
-class Shown:
+class Shown(msgspec.Struct, frozen=True):
     """A conflict as the agent tells of it. `row` is its row in `_conflicts`."""
 
     conflict: Conflict
@@ -47,36 +45,34 @@ class ConflictClient:
         """By default of the agent's own database. Raises ConfigError for a hub, which has none."""
         return cls(running, database or await own_database(running))
 
-    async def page(self, limit: int, start: str = "") -> tuple[int, list[Shown]]:
-        """How many there are, and up to `limit` of them from the id `start` on."""
-        query = {
-            "limit": str(limit),
-            "start_key": msgspec.json.encode(start).decode(),
-            "joins": "true",
-        }
-        answer = await self._ask("GET", "_conflicts", query=query)
-        return answer["total"], [_shown(row) for row in answer["rows"]]
+    async def rows(self, limit: int) -> dict[str, Any]:
+        """`total`, how many there are, and up to `limit` `rows` without the documents, by id."""
+        answer: dict[str, Any] = await self._ask("GET", "_conflicts", query={"limit": str(limit)})
+        return answer
 
     async def all(self) -> AsyncIterator[Shown]:
         """All of them, by id."""
-        start = ""
-        while True:
-            _, found = await self.page(_PAGE, start)
-            for each in found:
-                yield each
-            if len(found) < _PAGE:
-                return
-            start = found[-1].conflict.id + "\0"
+        start: str | None = ""
+        while start is not None:
+            found = await self._whole(limit=_PAGE, start_key=start)
+            for row in found["rows"]:
+                yield _shown(row)
+            start = found["next"]
 
     async def one(self, id: str) -> Shown:
         """Raises NotFoundError when this document is not in conflict."""
-        _, found = await self.page(1, id)
-        if not found or found[0].conflict.id != id:
+        rows = (await self._whole(key=id))["rows"]
+        if not rows:
             raise NotFoundError(
                 f"{id!r} is not in conflict in {self.database}; edge-agent conflicts list shows "
                 "what is"
             )
-        return found[0]
+        return _shown(rows[0])
+
+    async def _whole(self, **query: str | int) -> Any:
+        """With all documents that a decision takes."""
+        asked = {name: msgspec.json.encode(value).decode() for name, value in query.items()}
+        return await self._ask("GET", "_conflicts", query={**asked, "joins": "true"})
 
     async def resolve(self, conflict: Conflict, **how: Any) -> dict[str, Any]:
         """`choose` or `doc`, as `_resolve` has it. Raises ConflictError when it was overtaken."""

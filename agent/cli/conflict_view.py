@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,25 +21,34 @@ from agent.words import counted
 if TYPE_CHECKING:
     from rich.console import Console
 
+_MOST_NAMED = 4
+"""Fields, in a list of conflicts."""
+
+_MOST_FIELDS = 50
+"""Of a document, beyond which only those are shown that differ."""
+
 _STYLES = {"resolved": "green", "undecided": "yellow", "failed": "bold red", "waiting": "yellow"}
 
 
-def show_list(total: int, shown: Sequence[Shown]) -> None:
+def show_list(total: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """A line for each conflict."""
     out = plain_console()
-    table = folding_table("document", "revisions", "policy", "state", "reason")
-    for each in shown:
-        row = each.row
+    table = folding_table("document", "revisions", "differ in", "policy", "state", "reason")
+    for row in rows:
+        fields = [one_line(field) for field in row["fields"][:_MOST_NAMED]]
+        more = row["differences"] - len(fields)
+        fields += [f"{more:,} more"] if more else []
         table.add_row(
             one_line(row["id"]),
-            str(len(each.conflict.revs)),
+            str(len(row["revs"])),
+            ", ".join(fields),
             row["policy"] or "-",
             _styled(row["state"], _STYLES[row["state"]]),
             one_line(row["reason"] or ""),
         )
-    if shown:
+    if rows:
         out.print(table)
-    part = f"{len(shown)} of " if len(shown) < total else ""
+    part = f"{len(rows)} of " if len(rows) < total else ""
     out.print(f"{part}{counted(total, 'conflict')}")
 
 
@@ -59,7 +68,10 @@ def show_conflict(shown: Shown) -> None:
         name = "winner" if place == 0 else f"other {place}"
         heads.append(f"{name}\n{one_line(leaf.rev)}")
     table = folding_table("", "field", *heads)
-    for path in fields_of([*([] if base is None else [base.body]), *sides]):
+    bodies = [*([] if base is None else [base.body]), *sides]
+    all_fields = fields_of(bodies)
+    fields = all_fields if len(all_fields) <= _MOST_FIELDS else changed_fields(*bodies)
+    for path in fields:
         values = [value_at(side, path) for side in sides]
         before = Absent.NOT_FOUND if base is None else value_at(base.body, path)
         changed = [value for value in values if base is not None and not same(value, before)]
@@ -76,6 +88,9 @@ def show_conflict(shown: Shown) -> None:
         field = Text(field_name(path), style="bold red" if clash else "")
         table.add_row(mark, field, Text(_text(before), style="dim"), *cells)
     out.print(table)
+    left_out = len(all_fields) - len(fields)
+    if left_out:
+        out.print(f"the same on all sides, and not shown: {counted(left_out, 'field')}")
     for leaf in conflict.leaves:
         if leaf.attachments:
             names = ", ".join(one_line(attachment.name) for attachment in leaf.attachments)

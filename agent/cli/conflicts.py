@@ -65,14 +65,14 @@ def list_command(
 
     running = where.find()
 
-    async def listed() -> tuple[int, list[Shown]]:
-        return await (await ConflictClient.find(running, database)).page(limit)
+    async def listed() -> dict[str, Any]:
+        return await (await ConflictClient.find(running, database)).rows(limit)
 
-    total, shown = asyncio.run(listed())
+    found = asyncio.run(listed())
     if as_json:
-        print_json({"total": total, "rows": [each.row for each in shown]})
+        print_json({"total": found["total"], "rows": found["rows"]})
     else:
-        show_list(total, shown)
+        show_list(found["total"], found["rows"])
 
 
 @conflicts_command.command()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import click
+from msgspec.structs import replace
 
 from agent.cli.options import DEFAULT_CONFIG, json_option, print_json
 from agent.cli.running import Where, fetch_status, running_options

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_type_hints
 from urllib.parse import urlsplit
@@ -109,8 +108,7 @@ async def _proof(device: DeviceAnswer, seconds: float) -> str:
     return f"{device.name}: it speaks {device.adapter}, without a value yet: {heard.said.detail}"
 
 
-@dataclass(frozen=True, slots=True)
-class Password:
+class Password(msgspec.Struct, frozen=True):
     """What belongs in a file of its own."""
 
     file: Path

@@ -13,7 +13,7 @@ import click
 from agent import __version__
 from agent.cli.options import print_json_error, remember_json
 from agent.errors import EdgeAgentError
-from agent.resources import prepare
+from agent.resources import importing, prepare
 
 # Imported when they are used: no command waits for, or holds in memory, what another one needs.
 _COMMANDS = {
@@ -49,7 +49,8 @@ class _Commands(click.Group):
         module = _COMMANDS.get(cmd_name)
         if module is None:
             return None
-        command = getattr(importlib.import_module(module), f"{cmd_name}_command")
+        with importing():
+            command = getattr(importlib.import_module(module), f"{cmd_name}_command")
         assert isinstance(command, click.Command)  # noqa: S101
         return command
 

@@ -24,6 +24,13 @@ config_option = click.option(
     help="The configuration file.",
 )
 
+ca_file_option = click.option(
+    "--ca-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The authorities (PEM) that may have signed a certificate, in place of the system's.",
+)
+
 _JSON = "agent.cli.json"
 
 _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])

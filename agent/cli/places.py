@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from agent.cli.options import read_password
+from agent.cli.options import ca_file_option, read_password
 from agent.errors import ConfigError, NotFoundError
 from agent.peers.couchdb import CouchPeer
 from agent.peers.local import LocalPeer
@@ -21,10 +21,11 @@ from agent.store.store import Store
 _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
 
 
-def password_options(command: _CommandT) -> _CommandT:
-    """--source-password-file and --target-password-file."""
+def place_options(command: _CommandT) -> _CommandT:
+    """--source-password-file, --target-password-file and --ca-file."""
     file = click.Path(exists=True, dir_okay=False, path_type=Path)
     for option in (
+        ca_file_option,
         click.option(
             "--target-password-file",
             type=file,
@@ -44,7 +45,12 @@ def password_options(command: _CommandT) -> _CommandT:
 
 @contextlib.asynccontextmanager
 async def opened(
-    place: str, password_file: Path | None, *, create: bool = False, or_else: str = ""
+    place: str,
+    password_file: Path | None,
+    ca_file: Path | None,
+    *,
+    create: bool = False,
+    or_else: str = "",
 ) -> AsyncIterator[Peer]:
     """`or_else`: what helps besides another path where there is no store, such as ", or ...".
 
@@ -54,7 +60,7 @@ async def opened(
         password = None
         if password_file is not None:
             password = await asyncio.to_thread(read_password, password_file)
-        peer = _remote(place, password)
+        peer = _remote(place, password, ca_file)
         try:
             yield peer
         finally:
@@ -73,9 +79,10 @@ async def opened(
             await store.close()
 
 
-def _remote(url: str, password: str | None) -> Peer:
+def _remote(url: str, password: str | None, ca_file: Path | None) -> Peer:
     if is_mqtt(url):
         from agent.peers.mqtt import MqttPeer
+        from agent.peers.mqtt_tls import TlsFiles
 
-        return MqttPeer.from_url(url, password=password)
-    return CouchPeer.from_url(url, password=password)
+        return MqttPeer.from_url(url, password=password, tls=TlsFiles(ca_file))
+    return CouchPeer.from_url(url, password=password, ca_file=ca_file)

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +79,7 @@ def ports_command(
         _show(rows, probing)
 
 
-@dataclass(slots=True)
-class Row:
+class Row(msgspec.Struct):
     """A port, how to name it in a configuration, who uses it, and what was heard on it."""
 
     port: PortInfo

@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from agent.cli.options import json_option, print_json
-from agent.cli.places import opened, password_options
+from agent.cli.places import opened, place_options
 from agent.documents.selector import SelectorError, parse_selector
 from agent.errors import EdgeAgentError
 from agent.peers.peer import Peer
@@ -45,7 +45,7 @@ def _read_selector(
 @click.argument("target")
 @click.option("--continuous", is_flag=True, help="Go on as changes are made, until Ctrl-C.")
 @click.option("--create-target", is_flag=True, help="Make the target database if it is missing.")
-@password_options
+@place_options
 @click.option(
     "--selector",
     metavar="JSON",
@@ -63,6 +63,7 @@ def replicate_command(
     create_target: bool,
     source_password_file: Path | None,
     target_password_file: Path | None,
+    ca_file: Path | None,
     selector: dict[str, Any] | None,
     doc_ids: tuple[str, ...],
     as_json: bool,
@@ -76,10 +77,11 @@ def replicate_command(
         raise click.UsageError("--selector and --doc-id exclude each other; give one of them")
     asyncio.run(
         _replicate(
-            opened(source, source_password_file),
+            opened(source, source_password_file, ca_file),
             opened(
                 target,
                 target_password_file,
+                ca_file,
                 create=create_target,
                 or_else=", or have it made with --create-target",
             ),

@@ -16,10 +16,11 @@ import aiohttp
 import click
 import msgspec
 
-from agent.cli.options import DEFAULT_CONFIG, read_password
+from agent.cli.options import DEFAULT_CONFIG, ca_file_option, read_password
 from agent.config import Config, HubConfig, parse_listen
 from agent.config_file import load_either
 from agent.errors import AuthError, ConfigError, ConnectError, NotCouchDBError, without_login
+from agent.peers.authorities import trusting
 from agent.peers.http_errors import connection_failures, one_line, refusal
 from agent.server.sessions import COOKIE, Sessions, existing_secret
 
@@ -32,7 +33,7 @@ _CommandT = TypeVar("_CommandT", bound=Callable[..., Any])
 
 
 def running_options(command: _CommandT) -> _CommandT:
-    """--config, --url and --password-file; the command gets them as `where`, a `Where`."""
+    """--config, --url, --password-file, --ca-file; the command gets them as `where`, a `Where`."""
 
     @wraps(command)
     def told(
@@ -40,9 +41,11 @@ def running_options(command: _CommandT) -> _CommandT:
         config_path: Path | None,
         url: str | None,
         password_file: Path | None,
+        ca_file: Path | None,
         **others: Any,
     ) -> Any:
-        return command(*args, where=Where(config_path, url, password_file), **others)
+        where = Where(config_path, url, password_file, ca_file)
+        return command(*args, where=where, **others)
 
     options = [
         click.option(
@@ -64,6 +67,7 @@ def running_options(command: _CommandT) -> _CommandT:
             metavar="FILE",
             help="The password for the user in the URL.",
         ),
+        ca_file_option,
     ]
     for option in reversed(options):
         told = option(told)
@@ -81,35 +85,38 @@ class Running:
 
     url: str
     headers: dict[str, str] = field(default_factory=dict, repr=False)
-    tls: aiohttp.Fingerprint | bool = True
+    tls: aiohttp.Fingerprint | ssl.SSLContext | bool = True
 
 
-@dataclass(frozen=True)
-class Where:
+class Where(msgspec.Struct, frozen=True):
     """What a command was told of where the agent runs."""
 
     config_path: Path | None
     url: str | None
     password_file: Path | None
+    ca_file: Path | None
+    """For a URL; a configuration names the one certificate there is."""
 
     def find(self) -> Running:
         """Reads files. Raises ConfigError."""
         if self.url is not None:
-            return _at(self.url, self.password_file)
+            return _at(self.url, self.password_file, self.ca_file)
         return _of_config(self.config_path)
 
 
-def _at(url: str, password_file: Path | None) -> Running:
+def _at(url: str, password_file: Path | None, ca_file: Path | None) -> Running:
     _check_url(url)
     parts = urlsplit(url)
+    tls = trusting(ca_file) if parts.scheme == "https" else True
     if parts.username is None:
-        return Running(url)
+        return Running(url, tls=tls)
     password = unquote(parts.password or "")
     if password_file is not None:
         password = read_password(password_file)
     pair = f"{unquote(parts.username)}:{password}".encode()
     address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    return Running(address, {"Authorization": "Basic " + base64.b64encode(pair).decode()})
+    basic = "Basic " + base64.b64encode(pair).decode()
+    return Running(address, {"Authorization": basic}, tls)
 
 
 def _of_config(path: Path | None) -> Running:
@@ -165,16 +172,19 @@ async def ask(
     Raises ConfigError, ConnectError.
     """
     status, _, content = await _exchange(running, method, path, query, body)
-    try:
-        return status, msgspec.json.decode(content)
-    except msgspec.DecodeError:
-        return status, None
+    return status, _json_of(content)
 
 
 async def fetch_status(running: Running) -> Any:
-    """The status of a running agent. Raises ConfigError, ConnectError, RemoteError."""
+    """The status of a running agent. Raises ConfigError, ConnectError, RemoteError.
+
+    RemoteBusyError where it, or a proxy before it, is out of order at the moment.
+    """
     where = running.url
-    answered, status = await ask(running, "GET", "_status")
+    answered, headers, content = await _exchange(running, "GET", "_status", None, None)
+    if answered >= 500:
+        raise refusal(where, "the status", answered, headers, content, None)
+    status = _json_of(content)
     if answered in (401, 403):
         raise AuthError(
             f"{where}: the status is for the agent's administrators; name one in the URL "
@@ -239,6 +249,13 @@ async def _exchange(
         raise ConnectError(
             f"no agent answers: {error}; --url or --config names its address"
         ) from None
+
+
+def _json_of(content: bytes) -> Any:
+    try:
+        return msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        return None
 
 
 async def follow_readings(

@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -24,7 +23,7 @@ from agent.cli.running import (
     follow_readings,
     running_options,
 )
-from agent.cli.showing import plain_console, sparkline
+from agent.cli.showing import measured, plain_console, sparkline
 from agent.documents.times import microseconds, timestamp
 from agent.errors import ConfigError, ConnectError
 from agent.peers.http_errors import one_line
@@ -101,21 +100,16 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     columns = document.get("columns") or {"time": [0], "value": [document["value"]]}
     for after, value in zip(columns["time"], columns["value"], strict=True):
         named = f"{document['device']} {document['sensor']}"
-        shown = _shown(value, document.get("unit"))
+        shown = measured(value, document.get("unit"))
         yield one_line(f"{timestamp(first + after)} {named} {shown}")
 
 
-def _shown(value: Any, unit: str | None) -> str:
-    return "-" if value is None else one_line(f"{value} {unit or ''}".strip())
-
-
-@dataclass(slots=True)
-class Course:
+class Course(msgspec.Struct):
     """What one sensor said of late: its numbers, and when, on the monotonic clock."""
 
     readings: int = 0
     heard: float = 0.0
-    numbers: deque[float] = field(default_factory=lambda: deque(maxlen=_WIDTH))
+    numbers: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=_WIDTH))
 
 
 class Courses:
@@ -148,7 +142,7 @@ def _table(devices: Sequence[dict[str, Any]], courses: Courses) -> Any:
         name, error = device["name"], device["last_error"]
         for sensor in device["sensors"]:
             course = courses[name, sensor["name"]]
-            value = _shown(sensor["last_value"], sensor["unit"])
+            value = measured(sensor["last_value"], sensor["unit"])
             note = error or f"{time.monotonic() - course.heard:.0f} s ago"
             line = sparkline(course.numbers)
             table.add_row(name, one_line(sensor["name"]), value, line, note)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from agent.peers.http_errors import one_line
 
@@ -52,6 +54,14 @@ def sparkline(numbers: Sequence[float], *, lowest: float | None = None) -> str:
         return _LEVELS[0] * len(numbers)
     top = len(_LEVELS) - 1
     return "".join(_LEVELS[round((n / 2 - low / 2) / span * top)] for n in numbers)
+
+
+def measured(value: Any, unit: str | None) -> str:
+    """A reading's value with its unit, on one line; texts as they are, "-" where there is none."""
+    if value is None:
+        return "-"
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return one_line(f"{text} {unit or ''}")
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from agent.cli.options import json_option, print_json
 from agent.cli.running import Where, fetch_status, running_options
 from agent.cli.showing import ago as _ago
 from agent.cli.showing import duration as _duration
-from agent.cli.showing import folding_table, plain_console, show_errors, size
+from agent.cli.showing import folding_table, measured, plain_console, show_errors, size
 from agent.peers.http_errors import one_line
 from agent.words import counted, differing
 
@@ -193,11 +193,10 @@ def _lanes(job: dict[str, Any] | None) -> str:
 
 
 def _sensor_cells(sensor: dict[str, Any]) -> tuple[str, ...]:
-    unit = f" {sensor['unit']}" if sensor["unit"] else ""
     marks = [f"alarm {name}" for name in sensor["alarms"]]
     if sensor["quality"] is not None:
         marks.append(sensor["quality"])
-    last = "-" if sensor["last_value"] is None else f"{sensor['last_value']}{unit}"
+    last = measured(sensor["last_value"], sensor["unit"])
     value = one_line(last + (f" ({', '.join(marks)})" if marks else ""))
     gaps = "-" if sensor["gaps"] is None else str(sensor["gaps"])
     return one_line(sensor["name"]), value, f"{sensor['rate']:g}/s", gaps, str(sensor["errors"])

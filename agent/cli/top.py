@@ -17,8 +17,8 @@ import click
 
 from agent.cli.running import Running, Where, fetch_status, running_options
 from agent.cli.sensors import Courses
-from agent.cli.showing import duration, plain_console, size, sparkline
-from agent.errors import ConfigError, ConnectError
+from agent.cli.showing import duration, measured, plain_console, size, sparkline
+from agent.errors import ConfigError, TransientError
 from agent.peers.http_errors import one_line
 from agent.words import counted
 
@@ -91,7 +91,7 @@ async def _draw(frames: Frames, find: Callable[[], Running]) -> None:
             try:
                 # Found anew each time: what lets us in is a session, which expires.
                 frames.add(await fetch_status(await asyncio.to_thread(find)))
-            except ConnectError as error:
+            except TransientError as error:
                 frames.missed(str(error))
 
 
@@ -185,14 +185,13 @@ class Frames:
         for device in status.get("devices", ()):
             for sensor in device["sensors"]:
                 course = self._courses[device["name"], sensor["name"]]
-                unit = f" {sensor['unit']}" if sensor["unit"] else ""
                 alarms = [f"alarm {name}" for name in sensor["alarms"]]
                 counts = [f"{sensor[of]} {of}" for of in ("gaps", "errors") if sensor[of]]
                 told = [*alarms, sensor["quality"], *counts]
                 notes = one_line(", ".join(filter(None, told)))
                 cells = [
                     one_line(f"{device['name']} {sensor['name']}"),
-                    "-" if sensor["readings"] == 0 else one_line(f"{sensor['last_value']}{unit}"),
+                    measured(sensor["last_value"], sensor["unit"]),
                     _styled(sparkline(list(course.numbers)[-_WIDTH:]), "cyan"),
                     f"{sensor['rate']:g}/s",
                     _styled(notes, "red"),
@@ -291,7 +290,8 @@ def _lines(rows: list[list[Any]], room: int) -> list[Text]:
         line = Text(no_wrap=True, overflow="ellipsis")
         for cell, width in zip(row, widths, strict=True):
             if width:
-                cell.truncate(min(width, _WIDEST if cell is not row[-1] else width), pad=False)
+                most = _WIDEST if cell is not row[-1] else width
+                cell.truncate(min(width, most), overflow="ellipsis")
                 line.append_text(cell)
                 line.append(" " * (min(width, _WIDEST) - cell.cell_len + 2))
         line.rstrip()

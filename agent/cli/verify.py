@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import click
 
 from agent.cli.options import json_option, print_json
-from agent.cli.places import opened, password_options
+from agent.cli.places import opened, place_options
 from agent.errors import EdgeAgentError
 from agent.peers.http_errors import one_line
 from agent.peers.peer import Peer
@@ -25,7 +26,7 @@ _AT_ONCE = 100
 @click.argument("source")
 @click.argument("target")
 @click.option("--repair", is_flag=True, help="Bring both sides what they lack.")
-@password_options
+@place_options
 @click.option(
     "--settle",
     type=click.FloatRange(min=0, max=3600),
@@ -41,6 +42,7 @@ def verify_command(
     repair: bool,
     source_password_file: Path | None,
     target_password_file: Path | None,
+    ca_file: Path | None,
     settle: float,
     as_json: bool,
 ) -> None:
@@ -52,8 +54,8 @@ def verify_command(
     """
     asyncio.run(
         _verify(
-            (source, source_password_file),
-            (target, target_password_file),
+            opened(source, source_password_file, ca_file),
+            opened(target, target_password_file, ca_file),
             repair=repair,
             settle=settle,
             as_json=as_json,
@@ -62,18 +64,15 @@ def verify_command(
 
 
 async def _verify(
-    source: tuple[str, Path | None],
-    target: tuple[str, Path | None],
+    source: contextlib.AbstractAsyncContextManager[Peer],
+    target: contextlib.AbstractAsyncContextManager[Peer],
     *,
     repair: bool,
     settle: float,
     as_json: bool,
 ) -> None:
     started = time.monotonic()
-    async with (
-        opened(*source) as source_peer,
-        opened(*target) as target_peer,
-    ):
+    async with source as source_peer, target as target_peer:
         verification = Verification(source_peer, target_peer)
         found: list[Difference] = []
         count = repaired = 0

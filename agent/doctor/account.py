@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Account:
+
+class Account(msgspec.Struct, frozen=True):
     """`groups` are those of the running agent, `members` those that the user is in by now."""
 
     name: str

@@ -27,11 +27,11 @@ def verify_command(config: Config, remote: RemoteConfig, *, repair: bool = False
     words.append(with_user(without_login(remote.url), user))
     if user:
         options += ["--target-password-file", remote.password_file or _FILE]
+    if remote.ca_file:
+        options += ["--ca-file", remote.ca_file]
     if repair:
         options.append("--repair")
-    command = shlex.join([*words, *options])
-    # `verify` has no option for it, but OpenSSL looks there.
-    return f"SSL_CERT_FILE={shlex.quote(remote.ca_file)} {command}" if remote.ca_file else command
+    return shlex.join([*words, *options])
 
 
 def _own_url(config: Config) -> str:

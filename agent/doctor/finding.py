@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from agent.errors import EdgeAgentError
 
@@ -23,8 +24,7 @@ class Level(StrEnum):
     """Something does not work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """A sentence on one thing. `mend` is the command, or the line of the configuration, that mends
     it or shows more; only what is well has none."""
 
@@ -40,8 +40,7 @@ def failed(findings: Sequence[Finding]) -> bool:
     return findings[-1].level is Level.ERROR
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """One of the checks, of a device, a remote or the machine; `run` never waits for others."""
 
     name: str

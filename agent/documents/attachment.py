@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -32,22 +31,19 @@ class Absent(Enum):
     """It comes in a later part of a multipart message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """Content that a store has. `blob` is the SHA-256 of it, in hex."""
 
     blob: str
 
 
-@dataclass(frozen=True, slots=True)
-class Inline:
+class Inline(msgspec.Struct, frozen=True):
     """Content that is in memory, encoded as the attachment says."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Uploaded:
+class Uploaded(msgspec.Struct, frozen=True):
     """Content that was written to a store and belongs to no revision yet; `upload` is its key."""
 
     upload: int
@@ -57,8 +53,7 @@ class Uploaded:
 Content: TypeAlias = Absent | Stored | Inline | Uploaded
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(msgspec.Struct, frozen=True):
     """An attachment of one revision.
 
     `digest` (`md5-` and Base64; empty where it is not known) is that of the content as it is

@@ -25,8 +25,7 @@ _LONGEST_MATCH = 0.25
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(slots=True)
-class RegexTime:
+class RegexTime(msgspec.Struct):
     """Seconds of processor time that regular expressions may still take, together.
 
     `total` is what a request has for all documents, `document` what it has for the one at hand.
@@ -93,24 +92,21 @@ class In:
         return any(sort_key(each) in self.keys for each in values) != self.negated
 
 
-@dataclass(frozen=True, slots=True)
-class Exists:
+class Exists(msgspec.Struct, frozen=True):
     expected: bool
 
     def holds(self, value: Any) -> bool:
         return self.expected
 
 
-@dataclass(frozen=True, slots=True)
-class Type:
+class Type(msgspec.Struct, frozen=True):
     name: str
 
     def holds(self, value: Any) -> bool:
         return type_name(value) == self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Mod:
+class Mod(msgspec.Struct, frozen=True):
     divisor: int
     remainder: int
 
@@ -133,24 +129,21 @@ class Regex:
         return isinstance(value, str) and regex_time.get().search(self.compiled, value)
 
 
-@dataclass(frozen=True, slots=True)
-class BeginsWith:
+class BeginsWith(msgspec.Struct, frozen=True):
     prefix: str
 
     def holds(self, value: Any) -> bool:
         return isinstance(value, str) and value.startswith(self.prefix)
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(msgspec.Struct, frozen=True):
     length: int
 
     def holds(self, value: Any) -> bool:
         return isinstance(value, list) and len(value) == self.length
 
 
-@dataclass(frozen=True, slots=True)
-class All:
+class All(msgspec.Struct, frozen=True):
     """`$all`: an array that has all of them, or that is the one array among the arguments."""
 
     arguments: list[Any]
@@ -167,8 +160,7 @@ class All:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ElemMatch:
+class ElemMatch(msgspec.Struct, frozen=True):
     """`$elemMatch` (any element), or with `every` `$allMatch` (all of them, and at least one)."""
 
     inner: Node
@@ -181,8 +173,7 @@ class ElemMatch:
         return quantifier(self.inner.matches(element) for element in value)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyMapMatch:
+class KeyMapMatch(msgspec.Struct, frozen=True):
     """`$keyMapMatch`: any name of a member."""
 
     inner: Node
@@ -196,8 +187,7 @@ Condition: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class At:
+class At(msgspec.Struct, frozen=True):
     """A condition on a field, or on the value itself where the path is empty.
 
     A field without a value fulfils nothing but `$exists: false`, whether `negated` or not.
@@ -222,16 +212,14 @@ class At:
         return self.condition.holds(found) != self.negated
 
 
-@dataclass(frozen=True, slots=True)
-class And:
+class And(msgspec.Struct, frozen=True):
     parts: tuple[Node, ...]
 
     def matches(self, value: Any) -> bool:
         return all(part.matches(value) for part in self.parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Or:
+class Or(msgspec.Struct, frozen=True):
     """Without parts it holds, as CouchDB has it."""
 
     parts: tuple[Node, ...]
@@ -240,8 +228,7 @@ class Or:
         return not self.parts or any(part.matches(value) for part in self.parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Not:
+class Not(msgspec.Struct, frozen=True):
     """Only within `$elemMatch` and the like; elsewhere negations are moved to the conditions."""
 
     part: Node

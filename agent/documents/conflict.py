@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
+
+import msgspec
 
 from agent.documents.attachment import Attachment
 from agent.documents.revision import Rev
@@ -35,8 +36,7 @@ RESOLVED_TO = "resolved_to"
 """The member of a tombstone that names the revision into which its parent went."""
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(msgspec.Struct, frozen=True):
     """A revision with its body, which is decoded and has no members with an underscore."""
 
     rev: Rev
@@ -44,8 +44,7 @@ class Version:
     attachments: tuple[Attachment, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(msgspec.Struct, frozen=True):
     """Two of the leaves, by their places, that are merged into the first one's place.
 
     `bases` are their latest common ancestors: one, as a rule; several where what went into both has
@@ -61,8 +60,7 @@ class Join:
     joins: tuple[Join, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(msgspec.Struct, frozen=True):
     """Two or more live leaves of one document, the winner first.
 
     `joins` merge all into the winner's place, the closest relatives first. `bases` are the versions
@@ -75,7 +73,7 @@ class Conflict:
     revs: tuple[Rev, ...]
     leaves: tuple[Version, ...]
     joins: tuple[Join, ...] = ()
-    bases: Mapping[Rev, Version] = field(default_factory=dict)
+    bases: Mapping[Rev, Version] = msgspec.field(default_factory=dict)
     rounds: int = 0
     """See `rounds_of`."""
     unseen: tuple[Attachment, ...] = ()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent.documents.fields import Absent
 from agent.documents.merge import Path, same
@@ -14,8 +15,7 @@ from agent.documents.tree import RevTree
 _DEEPEST = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """What became of a live leaf that somebody has seen.
 
     `leaf`: the best of the leaves that it went on to; None where it was forgotten or purged.
@@ -45,20 +45,22 @@ def changes_since(tree: RevTree, seen: Iterable[Rev]) -> list[Change]:
     return found
 
 
-def changed_fields(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Path]:
-    """The fields in which two bodies differ."""
-    return [
-        path
-        for path in fields_of([before, now])
-        if not same(value_at(before, path), value_at(now, path))
-    ]
+def changed_fields(*bodies: Mapping[str, Any]) -> list[Path]:
+    """The fields in which these bodies differ."""
+    return _fields(bodies, differing=True)
 
 
 def fields_of(bodies: Sequence[Mapping[str, Any]]) -> list[Path]:
     """All fields of these bodies, down to what is no object anywhere, in their order."""
+    return _fields(bodies, differing=False)
+
+
+def _fields(bodies: Sequence[Mapping[str, Any]], *, differing: bool) -> list[Path]:
     found: dict[Path, None] = {}
 
     def add(values: Sequence[Any], path: Path) -> None:
+        if differing and all(same(values[0], value) for value in values[1:]):
+            return
         present = [value for value in values if value is not Absent.NOT_FOUND]
         if path and (
             len(path) > _DEEPEST or not all(isinstance(value, dict) and value for value in present)
@@ -66,7 +68,7 @@ def fields_of(bodies: Sequence[Mapping[str, Any]]) -> list[Path]:
             found[path] = None
             return
         for name in dict.fromkeys(name for value in present for name in value):
-            add([value.get(name, Absent.NOT_FOUND) for value in present], (*path, name))
+            add([value_at(value, (name,)) for value in values], (*path, name))
 
     add(list(bodies), ())
     return list(found)

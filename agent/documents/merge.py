@@ -9,8 +9,9 @@ the removal of the same field, too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+import msgspec
 
 from agent.documents.fields import Absent
 
@@ -23,8 +24,7 @@ _DEEPEST = 100
 _ABSENT = Absent.NOT_FOUND
 
 
-@dataclass
-class Merge:
+class Merge(msgspec.Struct):
     """A merge of two bodies. `merge` may be called once; then `clashes` has the fields of clashes.
 
     `keys`: for the path of an array the member that identifies its elements, which have to be
@@ -32,10 +32,10 @@ class Merge:
     path leads through arrays without saying which element: `rooms.sensors`.
     """
 
-    keys: Mapping[Path, str] = field(default_factory=dict)
+    keys: Mapping[Path, str] = msgspec.field(default_factory=dict)
     prefer: int = 0
     """Which side's value is taken at a clash, 0 or 1."""
-    clashes: list[Path] = field(default_factory=list)
+    clashes: list[Path] = msgspec.field(default_factory=list)
 
     def merge(
         self, base: Mapping[str, Any], mine: Mapping[str, Any], theirs: Mapping[str, Any]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.documents.attachment import Absent, Attachment
 from agent.documents.conflict import MOST_LEAVES, MOST_ROUNDS, Conflict, Join, Version
@@ -35,24 +35,21 @@ NO_VERSION = Version(Rev(0, ""), {})
 """What there was before a document's first revisions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True):
     """What a document is to be."""
 
     body: Mapping[str, Any]
     attachments: tuple[Attachment, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Undecided:
+class Undecided(msgspec.Struct, frozen=True):
     """Left to people, or until a time (seconds since the epoch); `reason` is for people."""
 
     reason: str
     until: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """The rule itself is at fault."""
 
     reason: str
@@ -73,16 +70,14 @@ class Choice(Protocol):
     def choose(self, docs: Sequence[Mapping[str, Any]], now: float) -> int | Undecided: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Best:
+class Best(msgspec.Struct, frozen=True):
     """`winner`: CouchDB's."""
 
     def choose(self, docs: Sequence[Mapping[str, Any]], now: float) -> int | Undecided:
         return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Newest:
+class Newest(msgspec.Struct, frozen=True):
     """`newest`: the highest time in a field; of equal ones the best revision's.
 
     A time is a string as RFC 3339 has it, or a number of seconds or milliseconds since 1970. One
@@ -106,8 +101,7 @@ class Newest:
         return known.index(newest)
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
+class Side(msgspec.Struct, frozen=True):
     """`prefer-cloud` and `prefer-edge`: `cloud` tells what was written in the cloud."""
 
     cloud: Selector
@@ -120,8 +114,7 @@ class Side:
         return Undecided(f"no revision is the {'cloud' if self.prefer_cloud else 'edge'}'s")
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(msgspec.Struct, frozen=True):
     """Keeps one of the leaves as it is."""
 
     choice: Choice
@@ -134,8 +127,7 @@ class Keep:
         return Decided(leaf.body, leaf.attachments)
 
 
-@dataclass(frozen=True, slots=True)
-class ThreeWay:
+class ThreeWay(msgspec.Struct, frozen=True):
     """`merge`: by field, against the common ancestor; of several leaves the closest two first.
 
     `then` chooses the side whose value a clash takes; without it a clash leaves all to people.
@@ -143,7 +135,7 @@ class ThreeWay:
     """
 
     then: Choice | None = None
-    keys: Mapping[Path, str] = field(default_factory=dict)
+    keys: Mapping[Path, str] = msgspec.field(default_factory=dict)
 
     def decide(self, conflict: Conflict, now: float) -> Decision:
         values = [_with_attachments(leaf) for leaf in conflict.leaves]
@@ -181,8 +173,7 @@ class ThreeWay:
         return Merge(self.keys, chosen).merge(base, mine, theirs) if chosen else result
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyContext:
+class PolicyContext(msgspec.Struct, frozen=True):
     """What a policy in Python is told besides the documents."""
 
     id: str
@@ -194,8 +185,7 @@ class PolicyContext:
 PolicyFunction = Callable[[dict[str, Any] | None, list[dict[str, Any]], PolicyContext], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Python:
+class Python(msgspec.Struct, frozen=True):
     """`python`: a function of a package decides.
 
     It gets the common ancestor, the leaves (documents with `_id` and `_rev`, the winner first) and
@@ -218,7 +208,8 @@ class Python:
         try:
             # Copies: what it does to its arguments is its own affair.
             result = self.function(
-                *copy.deepcopy((base, leaves)), replace(self.context, id=conflict.id)
+                *copy.deepcopy((base, leaves)),
+                replace(self.context, id=conflict.id),
             )
             if isinstance(result, str) and result == UNDECIDED:
                 return Undecided(f"the policy {self.context.policy!r} has left it undecided")
@@ -229,8 +220,7 @@ class Python:
             return Failed(f"{type(error).__name__}: {error}"[:500])
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """A rule for the conflicts that a selector chooses; None leaves them to people.
 
     `ancestors` is how many earlier bodies of a document its store is to keep, see `compaction`.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, TypeAlias
 
@@ -68,8 +67,7 @@ _decoder = msgspec.json.Decoder(_Single | _Window)
 _decode_columns = msgspec.json.Decoder(_Packed).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Readings:
+class Readings(msgspec.Struct, frozen=True):
     """What one document tells. `times`, in microseconds since the epoch, rise; there are as many
     as `values`, and at least one."""
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.documents.attachment import Attachment
 
@@ -71,7 +72,7 @@ class Revision(msgspec.Struct, frozen=True):
 
     def with_attachments(self, attachments: Iterable[Attachment]) -> Revision:
         """The same revision, told of with these attachments."""
-        return msgspec.structs.replace(self, attachments=tuple(attachments))
+        return replace(self, attachments=tuple(attachments))
 
 
 def canonical(body: Mapping[str, Any]) -> bytes:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -71,8 +70,7 @@ class SelectorError(ValueError):
         self.error = error
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
+class Selector(msgspec.Struct, frozen=True):
     """A selector in its normal form. `root` is None for `{}`, which everything matches."""
 
     root: Node | None
@@ -130,8 +128,7 @@ def parse_selector(value: Any) -> Selector:
     return Selector(root, not more and name in _EMPTY_IS_NOTHING and argument == [])
 
 
-@dataclass(frozen=True, slots=True)
-class _Parser:
+class _Parser(msgspec.Struct, frozen=True):
     push: bool
     """Negations are moved to the conditions."""
 

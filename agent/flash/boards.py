@@ -6,8 +6,9 @@ The programs are avrdude, esptool and mpremote; what each prints is left to `pro
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 import firmware_adapters
 from agent.errors import FlashError
@@ -24,8 +25,7 @@ _PIECE = 32
 """Bytes of a file in one command for a micro:bit, which holds 64 of what it receives."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
+class Tool(msgspec.Struct, frozen=True):
     """A program, the command that installs it, and what helps when it refuses."""
 
     program: str
@@ -52,8 +52,7 @@ _COMPILER = Tool("avr-gcc", _COMPILER_PACKAGES, "the compiler's words say what i
 _MAKE = Tool("make", _COMPILER_PACKAGES, _COMPILER.advice)
 
 
-@dataclass(frozen=True, slots=True)
-class Board:
+class Board(msgspec.Struct, frozen=True):
     """A kind of board.
 
     `usb_ids` are VID:PIDs that such boards have, in hexadecimal. One of an AVR has a boot loader,
@@ -101,8 +100,7 @@ BOARDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """A command to run; `what` says for people what it does. `needs` has to be there as well."""
 
     what: str

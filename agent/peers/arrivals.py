@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agent.documents.attachment import Absent, Attachment, Content, Inline, Stored
 from agent.documents.revision import Revision

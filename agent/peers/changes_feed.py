@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -31,8 +30,7 @@ _PASSED_OVER = 60.0
 so the sequence to go on from would stay behind for as long as nothing matches."""
 
 
-@dataclass(frozen=True, slots=True)
-class FeedFilter:
+class FeedFilter(msgspec.Struct, frozen=True):
     """A filter that the server has built in, and the request's body that goes with it."""
 
     name: str

@@ -12,8 +12,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from agent.documents.attachment import Absent, Attachment, Inline, disposition
 from agent.documents.revision import Revision

@@ -23,12 +23,12 @@ import aiohttp
 from yarl import URL
 
 from agent.errors import (
-    ConfigError,
     NotCouchDBError,
     NotFoundError,
     TooLargeError,
 )
-from agent.peers.http_errors import connection_failures, one_line, refusal
+from agent.peers.authorities import trusting
+from agent.peers.http_errors import connection_failures, refusal
 from agent.peers.http_login import HttpLogin
 from agent.peers.http_messages import OK, Answer, StreamedBody
 from agent.peers.traffic import CountedSocket, Traffic
@@ -304,7 +304,7 @@ class HttpClient:
             if self._session is None:
                 context: ssl.SSLContext | bool = True
                 if self.url.server.startswith("https:"):
-                    context = await asyncio.to_thread(self._tls_context)  # reads many files
+                    context = await asyncio.to_thread(trusting, self._ca_file)  # reads many files
                 self._session = aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(
                         limit=_CONNECTIONS, ssl=context, socket_factory=self._socket
@@ -323,15 +323,6 @@ class HttpClient:
             socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(self.timeout * 1000))
         )
         return sock
-
-    def _tls_context(self) -> ssl.SSLContext:
-        try:
-            return ssl.create_default_context(cafile=self._ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(
-                f"ca_file {str(self._ca_file)!r} cannot be used ({one_line(error)}); give a file "
-                "with certificates in PEM format"
-            ) from None
 
     async def _refusal(self, method: str, path: str, response: aiohttp.ClientResponse) -> Exception:
         body = await self._read(response, _ERROR_LIMIT)

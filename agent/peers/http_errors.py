@@ -179,7 +179,10 @@ def connection_failures(where: str) -> Iterator[None]:
 def _untrusted(where: str, error: Exception) -> TlsError:
     code = getattr(error, "verify_code", 0)
     reason = one_line(getattr(error, "verify_message", "") or error)
-    todo = "give ca_file if the server has a certificate of your own authority"
+    todo = (
+        "give ca_file, or a command --ca-file, if the server has a certificate of your own "
+        "authority"
+    )
     if code in (_NOT_YET_VALID, _EXPIRED):
         todo = "check this device's clock, then the certificate's dates"
     return TlsError(f"{where}: the certificate does not verify ({reason}); {todo}")

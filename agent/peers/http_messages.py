@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -21,8 +20,7 @@ class MalformedJsonError(NotCouchDBError):
     thousands of nested lists."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """An HTTP answer that was read completely. `where` is the database's URL."""
 
     where: str
@@ -56,8 +54,7 @@ class Answer:
             ) from None
 
 
-@dataclass(frozen=True, slots=True)
-class StreamedBody:
+class StreamedBody(msgspec.Struct, frozen=True):
     """A request's body that is made as it is sent: `pieces` are `length` bytes together.
 
     `pieces` is called again when the request has to be repeated.

@@ -17,10 +17,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import aiomqtt
+import msgspec
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -54,8 +54,7 @@ _library_log = logging.getLogger(__name__)
 _library_log.setLevel(logging.CRITICAL)  # what goes wrong is raised, too
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(msgspec.Struct, frozen=True):
     """A message to be published. `expiry` is in seconds."""
 
     topic: str
@@ -67,8 +66,7 @@ class Publication:
     response_topic: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A message that has come. `correlation` is empty where there is none."""
 
     topic: str
@@ -348,8 +346,9 @@ def _failure(broker: str, error: aiomqtt.MqttError) -> EdgeAgentError:
     text = one_line(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return TlsError(
-            f"{broker}: the certificate does not verify ({text}); give ca_file if the "
-            "broker has a certificate of your own authority, and check this device's clock"
+            f"{broker}: the certificate does not verify ({text}); give ca_file, or a "
+            "command --ca-file, if the broker has a certificate of your own authority, and check "
+            "this device's clock"
         )
     if "SSL" in text:
         return TlsError(f"{broker}: no TLS connection ({text}); check scheme and port")

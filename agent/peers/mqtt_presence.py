@@ -7,7 +7,6 @@ and bridges leave nothing: one of them is as good as another.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -40,8 +39,7 @@ class Presence(msgspec.Struct, omit_defaults=True):
     conflicts: _Count | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
+class Announcement(msgspec.Struct, frozen=True):
     """A retained message about a client: what is published when it has connected, and what the
     broker publishes once it is gone (the last will). Empty takes a retained message away."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.errors import ConfigError
 from agent.peers.http_errors import one_line
@@ -21,8 +22,7 @@ class _TlsSocket(ssl.SSLSocket):
             raise
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
+class TlsFiles(msgspec.Struct, frozen=True):
     """PEM files: authorities in place of the system's, and what a broker may know the client by."""
 
     ca_file: str | Path | None = None

@@ -19,9 +19,10 @@ nothing to the broker.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
+
+import msgspec
 
 from agent.errors import ConfigError, without_login
 from agent.peers.urls import Credentials
@@ -45,8 +46,7 @@ _WEBSOCKETS = frozenset({"ws", "wss"})
 _NOT_IN_TOPICS = re.compile(r"[+#\x00-\x1f\x7f]|^\$")
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerUrl:
+class BrokerUrl(msgspec.Struct, frozen=True):
     """A broker and the prefix of all topics, without credentials."""
 
     scheme: str
@@ -141,8 +141,7 @@ class Asked(NamedTuple):
     responder: str
 
 
-@dataclass(frozen=True, slots=True)
-class Topics:
+class Topics(msgspec.Struct, frozen=True):
     """The topics below a prefix."""
 
     prefix: str

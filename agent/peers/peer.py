@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
@@ -19,8 +18,7 @@ START: Seq = 0
 """The sequence before the first change."""
 
 
-@dataclass(frozen=True, slots=True)
-class PeerInfo:
+class PeerInfo(msgspec.Struct, frozen=True):
     """A database as its peer describes it.
 
     `instance_start_time` changes when the database is recreated; empty where a server has none.
@@ -42,8 +40,7 @@ class Change(msgspec.Struct, frozen=True):
     deleted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeBatch:
+class ChangeBatch(msgspec.Struct, frozen=True):
     """Consecutive changes. Whoever has dealt with all of them may go on from `last_seq`.
 
     `pending` is the number of changes after this batch, where the peer tells; 0 at the end.
@@ -154,8 +151,7 @@ class Peer(Protocol):
         """Release connections."""
 
 
-@dataclass(frozen=True, slots=True)
-class PresenceFigures:
+class PresenceFigures(msgspec.Struct, frozen=True):
     """How a gateway is, for those who see its presence: the `lag` in seconds of the remote that is
     farthest behind, None if it never had everything; changes that remotes have not confirmed; and
     documents in conflict."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
+import msgspec
+
 from agent.errors import ConfigError, without_login
 
 AuthMode = Literal["auto", "basic", "cookie"]
@@ -30,8 +32,7 @@ class Credentials:
     password: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseUrl:
+class DatabaseUrl(msgspec.Struct, frozen=True):
     """A database's URL in parts, without credentials.
 
     `server` has no trailing slash and includes the path before the database, if there is one;

@@ -8,7 +8,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 from typing import Any, Final, Literal
@@ -57,8 +56,7 @@ class State(StrEnum):
     """Somebody has to change something; it is tried again now and then in case they did."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """How a hook is called. `batch` is in documents, `retry_cap` in seconds."""
 
     name: str

@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,8 +52,7 @@ def replication_id(source: Peer, target: Peer, selection: Selection = EVERYTHING
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(msgspec.Struct, frozen=True):
     """What a session did so far, with CouchDB's names for it."""
 
     missing_checked: int

@@ -11,9 +11,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeAlias
+
+import msgspec
+from msgspec.structs import asdict
 
 from agent.documents.conflict import Conflict, Join
 from agent.documents.policies import Decided, Failed, Policy, Undecided, first_match
@@ -47,8 +49,7 @@ Outcome: TypeAlias = Resolution | Undecided | Failed
 """What comes of a conflict that a policy is asked about."""
 
 
-@dataclass
-class Counts:
+class Counts(msgspec.Struct):
     """What a policy has decided since the start; each time that it was asked counts."""
 
     resolved: int = 0
@@ -56,8 +57,7 @@ class Counts:
     failed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(msgspec.Struct, frozen=True):
     """A conflict that was left to people, while these are its leaves, and so they are merged.
 
     A tombstone that comes later may tell of a nearer ancestor, see `joins_of`.

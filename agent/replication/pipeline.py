@@ -14,7 +14,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.documents.readings import readings_in
 from agent.documents.revision import Revision
@@ -57,16 +58,14 @@ _Fetched = tuple[Sequence[Revision], _Wanted]
 """The first of what was wanted, and what is left over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """A batch of changes and the sequence that it follows on."""
 
     since: Seq
     batch: ChangeBatch
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
+class _Piece(msgspec.Struct, frozen=True):
     """Revisions that are being fetched. `step` is set on the last piece of a batch of changes."""
 
     fetching: asyncio.Task[_Fetched] | None

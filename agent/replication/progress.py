@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.peers.peer import START, Seq, WriteResult
 from agent.rates import since_boot
@@ -12,8 +13,7 @@ from agent.replication.checkpoint import Counts
 _KEPT_FAILURES = 20
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(msgspec.Struct):
     """Counts since the process started; times in seconds since the epoch."""
 
     changes_read: int = 0
@@ -45,7 +45,9 @@ class Progress:
     """When the target last confirmed something."""
     caught_up: float | None = None
     """When the target last had everything, by `since_boot`."""
-    failures: deque[WriteResult] = field(default_factory=lambda: deque(maxlen=_KEPT_FAILURES))
+    failures: deque[WriteResult] = msgspec.field(
+        default_factory=lambda: deque(maxlen=_KEPT_FAILURES)
+    )
     """The latest revisions that were refused for good, those of earlier processes among them, as
     long as nothing newer of their documents was carried."""
 

@@ -16,8 +16,9 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from agent.errors import EdgeAgentError, NotFoundError, RemoteMissingError
 from agent.peers.peer import ChangeBatch, Ordered, Peer, PeerInfo, Seq

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
@@ -71,8 +70,7 @@ _LAPS = 2
 """Thinning goes over all readings so often at most before it gives up for now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """Readings of the sensors that two patterns match are kept for some seconds."""
 
     device: str
@@ -80,8 +78,7 @@ class Rule:
     keep: float
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """`max_size` in bytes; of several rules for a sensor the first counts."""
 
     max_size: int | None = None

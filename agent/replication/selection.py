@@ -7,14 +7,14 @@ Selectors > Selector Syntax".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent.documents.revision import canonical
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """All documents, those that a Mango selector matches, or those with certain ids.
 
     A selector looks at each leaf revision. A tombstone has only the members that it was written

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
 
+import msgspec
+
 from agent.documents.selector import SelectorError, parse_selector
 from agent.errors import ConfigError, RequestError
 from agent.peers.couchdb import CouchPeer
@@ -64,8 +66,7 @@ class Endpoint:
         return CouchPeer(self.url, self.credentials, headers=self.headers)
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(msgspec.Struct, frozen=True):
     """`checkpoint_interval` is in seconds."""
 
     source: Endpoint

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
@@ -51,8 +50,7 @@ _Unequal: TypeAlias = tuple[str, Leaves, Leaves]
 _Carried: TypeAlias = tuple[Peer, WriteResult]
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """A document of which one side lacks revisions that the other one has as leaves."""
 
     id: str
@@ -60,8 +58,7 @@ class Difference:
     missing_in_target: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """A revision that could not be copied, and the label of the side that has said why."""
 
     id: str

@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from agent.errors import EdgeAgentError
 from agent.peers.local import LocalPeer
@@ -129,7 +130,7 @@ class Verifier:
         except EdgeAgentError as error:
             if str(error) != self.last.error:
                 log.warning("verification of remote %s: %s", self.name, error)
-            self.last = msgspec.structs.replace(self.last, error=str(error))
+            self.last = replace(self.last, error=str(error))
         else:
             if different:
                 log.warning(

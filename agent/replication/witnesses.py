@@ -17,8 +17,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from agent.errors import TransientError
 from agent.peers.peer import Peer
@@ -87,8 +88,7 @@ class Past:
         return DatabaseRecreatedError(reason)
 
 
-@dataclass(frozen=True, slots=True)
-class _Noted:
+class _Noted(msgspec.Struct, frozen=True):
     revs: tuple[str, ...]
     stands_for_others: bool
     """Whether something may have been lost with it that no witness tells of."""

@@ -9,9 +9,9 @@ Source: OPC 10000-9, "Alarms and Conditions", for what a hysteresis and an on-de
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from agent.config_sensors import AlarmConfig
@@ -27,8 +27,7 @@ class AlarmState(Struct, omit_defaults=True):
     """The alarm's document, while it is raised."""
 
 
-@dataclass(frozen=True, slots=True)
-class Threshold:
+class Threshold(msgspec.Struct, frozen=True):
     """`delay` in microseconds; `limit` and `hysteresis` in the readings' unit."""
 
     name: str

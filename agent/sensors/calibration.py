@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_right
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from agent.config_sensors import SensorConfig
 from firmware_adapters.adapter import Value
@@ -25,8 +26,7 @@ class Calibrated(NamedTuple):
     quality: Quality | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
+class Calibration(msgspec.Struct, frozen=True):
     """`scale` and `offset`, or a `table` of pairs (told, value) that rises by its first members,
     between which values are interpolated linearly; `valid` are the lowest and highest good
     value."""

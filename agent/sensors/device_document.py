@@ -10,7 +10,6 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -104,8 +103,7 @@ def setting_rows(body: Body) -> dict[str, dict[str, Any]]:
     return rows
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(msgspec.Struct, frozen=True):
     """A live leaf of a document: its revision, those that it descends from, and its body."""
 
     rev: Rev

@@ -11,10 +11,10 @@ import contextlib
 import socket
 import termios
 import threading
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+import msgspec
 import serial.rs485  # type: ignore[import-untyped]
 
 from agent.errors import PortError
@@ -32,8 +32,7 @@ _LONGEST_READ = 1.0  # pyserial may miss that the connection has ended while it 
 _PIECE = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class LineFormat:
+class LineFormat(msgspec.Struct, frozen=True):
     """How bytes travel: the number of bits, their parity, and whether the driver of an RS-485
     line is switched on (by RTS) while something is sent. There is no flow control."""
 

@@ -7,11 +7,11 @@ one for each batch, in a table of the store; its document replaces them, in one 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.documents.revision import Revision, canonical, first_revision
 from agent.documents.times import microseconds, timestamp
@@ -78,8 +78,7 @@ class Body(Struct, tag_field="type", tag="readings", omit_defaults=True):
     monotonic: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(msgspec.Struct, frozen=True):
     """An open window. `id` is that of the document that it becomes; the first row is the one that
     opened it; the first `stored` of them are durable as parts."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.documents.revision import Revision, first_revision
 from agent.documents.times import microseconds
@@ -38,8 +38,7 @@ _STEP = 1_000_000
 _json = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """What a good frame held, and when it arrived, in microseconds of the monotonic clock."""
 
     at: int
@@ -69,7 +68,7 @@ class SensorState(Struct, omit_defaults=True):
         """The time was put right by so many microseconds: nothing got older by that."""
         self.newest += step
         if self.kept is not None:
-            self.kept = msgspec.structs.replace(self.kept, at=self.kept.at + step)
+            self.kept = replace(self.kept, at=self.kept.at + step)
         for alarm in self.alarms.values():
             if alarm.since is not None:
                 alarm.since += step
@@ -119,8 +118,7 @@ class Sample(NamedTuple):
         return self.moment.at
 
 
-@dataclass(frozen=True, slots=True)
-class Clearing:
+class Clearing(msgspec.Struct, frozen=True):
     """An alarm's document that is to say that the alarm is over."""
 
     id: str
@@ -134,18 +132,17 @@ class Clearing:
         return cleared if self.mark is None else cleared | self.mark.members("cleared_")
 
 
-@dataclass(slots=True)
-class Plan:
+class Plan(msgspec.Struct):
     """What one transaction writes, and the readings that it stands for."""
 
-    documents: list[Revision] = field(default_factory=list)
-    cleared: list[Clearing] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-    parts: list[tuple[str, str]] = field(default_factory=list)
+    documents: list[Revision] = msgspec.field(default_factory=list)
+    cleared: list[Clearing] = msgspec.field(default_factory=list)
+    samples: list[Sample] = msgspec.field(default_factory=list)
+    parts: list[tuple[str, str]] = msgspec.field(default_factory=list)
     """Of windows that stay open: their ids, and bodies with what came in."""
-    closed: list[str] = field(default_factory=list)
+    closed: list[str] = msgspec.field(default_factory=list)
     """The windows whose parts are not needed any more."""
-    windows: dict[str, Window] = field(default_factory=dict)
+    windows: dict[str, Window] = msgspec.field(default_factory=dict)
     """By sensor, those that are open then."""
     marked: int = 0
     """How many documents have a time that is not known to be right."""
@@ -356,8 +353,7 @@ def _same_frame(first: Reading | Event, second: Reading | Event) -> bool:
     return same and first.sequence is not None
 
 
-@dataclass(slots=True)
-class _Frame:
+class _Frame(msgspec.Struct):
     """By sensor, the moment and the reading; none in a frame that held only an event."""
 
     boot: int | str | None

@@ -14,9 +14,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from serial.tools import list_ports  # type: ignore[import-untyped]
 
 from agent.errors import PortError
@@ -28,8 +28,7 @@ _LISTED = ("usb:", "serial:")
 _NETWORK = ("socket://", "rfc2217://")
 
 
-@dataclass(frozen=True, slots=True)
-class PortInfo:
+class PortInfo(msgspec.Struct, frozen=True):
     """A port of this machine. What is not known is None; all but the path and the description are
     known of USB devices only."""
 

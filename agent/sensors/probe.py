@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent.errors import PortError
 from agent.sensors.link import SerialLink
@@ -29,8 +30,7 @@ _UNDERSTOOD = frozenset({"heartbeat", "log", "no-value", "refused", "settings"})
 _STEP = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """A way to open a port, and the adapters, with their settings, that hear what it says.
 
     At most one of them may be a `PollingAdapter`; it asks.
@@ -41,8 +41,7 @@ class Attempt:
     adapters: Mapping[str, Mapping[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(msgspec.Struct, frozen=True):
     """What speaks on a port, and the first thing that it said: a reading, or an event when the
     device had no value to tell."""
 

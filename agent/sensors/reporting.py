@@ -6,8 +6,7 @@ neither a restart nor a repeat changes which are kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 from msgspec import Struct
 
 from agent.config_sensors import SensorConfig
@@ -26,8 +25,7 @@ class Kept(Struct, frozen=True, omit_defaults=True):
     quality: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Deadband:
+class Deadband(msgspec.Struct, frozen=True):
     """`change` and `percent` (of the last value that was kept) are the least change that is worth
     a document; None: of no account. `every` is in microseconds."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fnmatch import translate
+
+import msgspec
 
 from agent.config_sensors import SensorConfig
 from agent.sensors.alarms import Threshold
@@ -13,8 +14,7 @@ from agent.sensors.calibration import Calibration
 from agent.sensors.reporting import Deadband
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """What is done with a sensor's readings."""
 
     unit: str | None

@@ -6,8 +6,9 @@ of the two, the offset, is changed by what sources say; all numbers are microsec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+
+import msgspec
 
 from agent.sensors.moments import Scale
 
@@ -30,8 +31,7 @@ class Rank(IntEnum):
     NTP = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(msgspec.Struct, frozen=True):
     """What a source says: the offset lies between `low` and `high`, and is `best`, if one knew
     nothing else. `source` is its name."""
 

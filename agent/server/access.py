@@ -13,12 +13,12 @@ import base64
 import binascii
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from email.utils import formatdate
 from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
 
+import msgspec
 from aiohttp import web
 
 from agent.errors import RequestError
@@ -111,8 +111,7 @@ def needed(method: str, segments: Sequence[str]) -> Need:
     return _DATABASE.get((method, second), Need.MEMBER)
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(msgspec.Struct, frozen=True):
     """A configured user."""
 
     hash: PasswordHash

@@ -6,7 +6,6 @@ Source: CouchDB documentation, "API Reference > Databases > Bulk > /{db}/_all_do
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeAlias
 
@@ -164,8 +163,7 @@ async def _by_keys(source: Source, options: Options) -> AsyncIterator[_Page]:
         start += len(page)
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
+class _Range(msgspec.Struct, frozen=True):
     """The ids from `start` to `end`; None where there is no bound."""
 
     empty: bool

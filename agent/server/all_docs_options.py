@@ -6,10 +6,10 @@ Source: CouchDB documentation, "API Reference > Databases > Bulk > /{db}/_all_do
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.errors import RequestError
 from agent.server.answers import json_text
@@ -29,8 +29,7 @@ _KEYS = ("key", "keys", "startkey", "endkey")
 _SYNONYMS = {"start_key": "startkey", "end_key": "endkey"}
 
 
-@dataclass(slots=True)
-class Options:
+class Options(msgspec.Struct):
     """Keys are JSON values, UNSET where they were not given."""
 
     key: Any = msgspec.UNSET

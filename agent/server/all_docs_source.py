@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Unpack
 
-import msgspec
+from msgspec.structs import replace
 
 from agent.documents.revision import Rev
 from agent.server import local
@@ -110,10 +110,7 @@ class LocalDocs:
     ) -> DocumentsPage:
         ids["start"], ids["end"] = self._name(ids.get("start")), self._name(ids.get("end"))
         page = await self._store.locals(skip=skip, limit=limit, **ids)
-        documents = [
-            msgspec.structs.replace(document, id=self.prefix + document.id)
-            for document in page.documents
-        ]
+        documents = [replace(document, id=self.prefix + document.id) for document in page.documents]
         return DocumentsPage(documents, page.complete)
 
     def _name(self, id: str | None) -> str | None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from agent.documents.attachment import Absent, Attachment, described, disposition
 from agent.documents.revision import Rev, Revision
@@ -24,8 +25,7 @@ from agent.store.store import Store
 from agent.store.upload import decoded
 
 
-@dataclass(frozen=True, slots=True)
-class Show:
+class Show(msgspec.Struct, frozen=True):
     """What an answer has of attachments: their contents (`data`; only those that revisions `since`
     do not have), their encodings.
     """

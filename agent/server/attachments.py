@@ -9,12 +9,12 @@ import re
 import secrets
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from agent.documents.attachment import DEFAULT_CONTENT_TYPE, Absent, Attachment, checked_name
 from agent.documents.revision import canonical
@@ -32,8 +32,7 @@ _RANGES = re.compile(r"bytes=(\s*(?:\d+-\d*|-\d+)\s*(?:,\s*(?:\d+-\d*|-\d+)\s*)*
 _MOST_RANGES = 9
 
 
-@dataclass(frozen=True, slots=True)
-class AttachmentCall(DocumentCall):
+class AttachmentCall(DocumentCall, frozen=True):
     """A request to an attachment; its name may have slashes in it."""
 
     attachment: str

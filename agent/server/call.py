@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -21,8 +20,7 @@ _T = TypeVar("_T")
 _BAD_JSON = "invalid UTF-8 JSON"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A request to the server."""
 
     service: Service
@@ -86,8 +84,7 @@ class Call:
         return f"{self.request.scheme}://{host}/{path}" if host else f"/{path}"
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseCall(Call):
+class DatabaseCall(Call, frozen=True):
     """A request to a database."""
 
     name: str
@@ -108,8 +105,7 @@ def no_document(id: str, found: StoredDocument | None) -> NotFoundError:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentCall(DatabaseCall):
+class DocumentCall(DatabaseCall, frozen=True):
     """A request to a document; `id` is whole, with `_design/` or `_local/`."""
 
     id: str

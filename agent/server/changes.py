@@ -10,9 +10,9 @@ written. They share one read of it (`Store.recent_changes`) and the text of its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import monotonic
 
+import msgspec
 from aiohttp import web
 
 from agent.documents.revision import Rev
@@ -37,8 +37,7 @@ _NOTICE = 5.0
 """Seconds within which a client that has gone is noticed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
+class _Frame(msgspec.Struct, frozen=True):
     """What a feed has around its rows and between them; the sequence joins the parts of `end`."""
 
     start: str = ""

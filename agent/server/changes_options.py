@@ -7,7 +7,6 @@ are worded as CouchDB's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -27,8 +26,7 @@ _NO_LIMIT = 10**18
 _FEEDS = ("normal", "longpoll", "continuous", "eventsource")
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(msgspec.Struct, frozen=True):
     """Which documents a feed has. `reads_bodies`: `accepts` looks into `document.body`. `slow`: it
     may take long, and is called in a thread.
 
@@ -43,8 +41,7 @@ class Filter:
     selector: Selector | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """`heartbeat` and `timeout` are in seconds; with a heartbeat there is no timeout.
 
     `seq_interval`: only every so many rows have their sequence.

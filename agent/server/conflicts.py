@@ -7,6 +7,7 @@ clients see a resolution as they see any edit.
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from agent.documents.attachment import Attachment, attachments_text
 from agent.documents.conflict import Conflict, Join, Version
+from agent.documents.differences import changed_fields, dotted
 from agent.documents.policies import Decided, all_attachments
 from agent.documents.revision import Rev
 from agent.documents.wire import attachments_of, own_members
@@ -24,43 +26,70 @@ from agent.server.answers import Stream, answer, json_text
 from agent.server.call import DatabaseCall, decode, parse_rev
 from agent.server.edits import JsonObject, as_request_error
 from agent.server.overtaken import overtaken
+from agent.server.service import Outlook
 from agent.server.users import user_of
 from agent.store.resolutions import Overtaken, Resolution, resolution_of
 from agent.store.resolutions import resolve as written
+from agent.store.store import Store
 
 _DEFAULT, _MOST = 100, 1000
 _PAGE = 50
+_MOST_BYTES = 8 * 1024 * 1024
+"""Of rows, after which there are no more in one answer."""
+
+_MOST_FIELDS = 10
+"""That a row names; the others are counted."""
 
 
 async def listed(call: DatabaseCall) -> web.StreamResponse:
-    """GET /{db}/_conflicts: documents in conflict, by id, with their live leaves and the base.
+    """GET /{db}/_conflicts: documents in conflict, by id, and in what their live leaves differ.
 
-    Options: limit (100, at most 1000), start_key (JSON, an id), joins (true: how the leaves are
-    merged, and all the ancestors that takes). Raises RequestError.
+    Options: limit (100, at most 1000), start_key (JSON, an id), key (JSON: that document alone),
+    include_docs (true: the leaves and the base), joins (true: how the leaves are merged and all the
+    ancestors that takes, too). There are fewer rows than `limit` where documents are large; `next`
+    is the id to go on from, null at the end. Raises RequestError.
     """
     limit = _limit(call)
-    start = call.json_parameter("start_key")
-    if start is msgspec.UNSET:
-        start = ""
-    if not isinstance(start, str):
-        raise RequestError(400, "query_parse_error", "start_key must be a JSON string: an id")
+    start, key = _id(call, "start_key"), _id(call, "key")
     joins = call.flag("joins")
+    docs = joins or call.flag("include_docs")
     total = (await call.store.info()).conflict_count
     stream = Stream(call.request)
     await stream.write(f'{{"total":{total},"rows":[')
-    separator = "\r\n"
+    next_id = None
+    count = size = 0
+    async for conflict in _conflicts(call.store, key, start or "", limit + 1):
+        if count == limit or size > _MOST_BYTES:
+            next_id = conflict.id
+            break
+        outlook = _outlook(call, conflict)
+        # In a thread that nothing waits for: documents may be large.
+        text = await call.store.examine(_row, conflict, outlook, docs, joins)
+        await stream.write((",\r\n" if count else "\r\n") + text)
+        count += 1
+        size += len(text)
+    await stream.write(f'\r\n],"next":{json_text(next_id)}}}\r\n')
+    return await stream.finish()
+
+
+async def _conflicts(
+    store: Store, key: str | None, start: str, limit: int
+) -> AsyncGenerator[Conflict, None]:
+    """The conflict of `key`, or those from `start` on."""
+    if key is not None:
+        found = await store.conflict(key)
+        if found is not None and len(found.revs) > 1:
+            yield found
+        return
     after = False
     while limit > 0:
-        page = await call.store.conflicts_by_id(start, limit=min(limit, _PAGE), after=after)
+        page = await store.conflicts_by_id(start, limit=min(limit, _PAGE), after=after)
         for conflict in page.conflicts:
-            await stream.write(separator + json_text(_row(call, conflict, joins=joins)))
-            separator = ",\r\n"
+            yield conflict
             start, after = conflict.id, True
         limit -= len(page.conflicts)
         if page.complete:
-            break
-    await stream.write("\r\n]}\r\n")
-    return await stream.finish()
+            return
 
 
 async def resolve(call: DatabaseCall) -> web.Response:
@@ -115,25 +144,40 @@ def _limit(call: DatabaseCall) -> int:
     return _DEFAULT if limit is None else limit
 
 
-def _row(call: DatabaseCall, conflict: Conflict, *, joins: bool) -> dict[str, Any]:
+def _id(call: DatabaseCall, name: str) -> str | None:
+    value = call.json_parameter(name)
+    if value is msgspec.UNSET:
+        return None
+    if not isinstance(value, str):
+        raise RequestError(400, "query_parse_error", f"{name} must be a JSON string: an id")
+    return value
+
+
+def _outlook(call: DatabaseCall, conflict: Conflict) -> Outlook:
     outlooks = call.service.outlooks
-    policy, state, reason = (
-        (None, "waiting", None) if outlooks is None else outlooks.outlook(call.name, conflict)
-    )
+    return (None, "waiting", None) if outlooks is None else outlooks.outlook(call.name, conflict)
+
+
+def _row(conflict: Conflict, outlook: Outlook, docs: bool, joins: bool) -> str:
+    policy, state, reason = outlook
+    fields = changed_fields(*(leaf.body for leaf in conflict.leaves))
     row: dict[str, Any] = {
         "id": conflict.id,
         "revs": [str(rev) for rev in conflict.revs],
-        "leaves": [_doc(conflict, leaf) for leaf in conflict.leaves],
-        "base": None if conflict.base is None else _doc(conflict, conflict.base),
+        "fields": [dotted(path) for path in fields[:_MOST_FIELDS]],
+        "differences": len(fields),
         "policy": policy,
         "state": state,
         "reason": reason,
     }
+    if docs:
+        row["leaves"] = [_doc(conflict, leaf) for leaf in conflict.leaves]
+        row["base"] = None if conflict.base is None else _doc(conflict, conflict.base)
     if joins:
         row["rounds"] = conflict.rounds
         row["bases"] = [_doc(conflict, base) for base in conflict.bases.values()]
         row["joins"] = [_join(join) for join in conflict.joins]
-    return row
+    return json_text(row)
 
 
 def _join(join: Join) -> dict[str, Any]:

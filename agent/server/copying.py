@@ -5,12 +5,12 @@ Source: CouchDB documentation, "API Reference > Documents > COPY /{db}/{docid}".
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from agent.documents.revision import Rev, canonical
 from agent.documents.wire import checked_id

@@ -6,10 +6,10 @@ Source: CouchDB documentation, "API Reference > Documents".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from agent.documents.revision import Rev, Revision
 from agent.errors import ConflictError, NotFoundError, RequestError

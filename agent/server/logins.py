@@ -21,7 +21,8 @@ import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.errors import RequestError
 from agent.server.passwords import PasswordHash, nobodys_hash
@@ -43,13 +44,12 @@ _FORGIVEN = 900.0
 """Seconds after which failures are forgotten."""
 
 
-@dataclass(slots=True)
-class _Failures:
+class _Failures(msgspec.Struct):
     count: int = 0
     last: float = 0.0
     known_wrong: tuple[bytes, ...] = ()
     waiting: int = 0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    turn: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
 
     def add(self, digest: bytes) -> None:
         self.count += 1

@@ -13,8 +13,9 @@ import random
 import secrets
 from collections import Counter
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, NoReturn
+
+import msgspec
 
 from agent.backoff import transient_backoff
 from agent.errors import EdgeAgentError, RemoteBusyError
@@ -65,8 +66,7 @@ _WAITING_BYTES: Final = 16 * 1024 * 1024
 _LONGEST_CORRELATION: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Broker:
+class Broker(msgspec.Struct, frozen=True):
     """Where a responder serves, and how: `name` is the node's, `group` that of the shared
     subscription. `keepalive` and `patience`, with a gateway that falls silent within a call, are in
     seconds."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 from urllib.parse import unquote
+
+import msgspec
 
 _LONGEST_HEAD = 16 * 1024
 _BOUNDARY = re.compile(
@@ -25,8 +26,7 @@ class MalformedError(ValueError):
     """What arrives is no multipart message, or only the beginning of one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """A part begins. Header names are in lower case."""
 
     headers: Mapping[str, str]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from agent.documents.conflict import Conflict
 from agent.server.access import Access
@@ -15,11 +16,15 @@ from agent.store.databases import Databases
 Status = Callable[[], Awaitable[dict[str, Any]]]
 
 
+Outlook = tuple[str | None, str, str | None]
+"""The policy of a conflict, its state ("waiting", "undecided", "failed"), the reason."""
+
+
 class Outlooks(Protocol):
     """Whoever resolves conflicts by policies."""
 
-    def outlook(self, database: str, conflict: Conflict) -> tuple[str | None, str, str | None]:
-        """The policy of a conflict, its state ("waiting", "undecided", "failed"), the reason."""
+    def outlook(self, database: str, conflict: Conflict) -> Outlook:
+        """What is to be said of a conflict that is there."""
 
 
 class Hook(Protocol):
@@ -54,8 +59,7 @@ class Replications(Protocol):
         """The replications that run at the moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(msgspec.Struct, frozen=True):
     """What all requests share. `closing` is set once the server stops: feeds end then.
 
     `max_attachment` is in bytes.
@@ -69,5 +73,5 @@ class Service:
     max_attachment: int
     replications: Replications | None = None
     outlooks: Outlooks | None = None
-    hooks: Mapping[str, Hook] = field(default_factory=dict)
-    bodies: Bodies = field(default_factory=Bodies)
+    hooks: Mapping[str, Hook] = msgspec.field(default_factory=dict)
+    bodies: Bodies = msgspec.field(default_factory=Bodies)

@@ -10,9 +10,9 @@ import base64
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from agent.documents.attachment import ENCODINGS, Absent, Attachment, attachments_from_json
 from agent.errors import DocumentError, RequestError

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 from aiohttp import web
 
 ADMIN_ROLE = "_admin"
@@ -13,8 +12,7 @@ READER_ROLE = "_reader"
 is Cloudant's."""
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(msgspec.Struct, frozen=True):
     """Who makes a request (CouchDB's user context).
 
     `name` is None for somebody who is not logged in; `handler` is what let them in: "cookie",

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import secrets
 import sqlite3
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agent.documents.attachment import (
     Attachment,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from time import thread_time
 from typing import Any
 
@@ -46,8 +45,7 @@ _COLUMNS = "seq, id, gen, hash, body, tree, attachments"
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-@dataclass(frozen=True, slots=True)
-class ConflictsPage:
+class ConflictsPage(msgspec.Struct, frozen=True):
     """`last_seq`: everything up to there has been read. `complete`: nothing was behind it."""
 
     conflicts: list[Conflict]

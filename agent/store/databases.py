@@ -8,11 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 from weakref import WeakValueDictionary
+
+import msgspec
 
 from agent.documents.tree import DEFAULT_REVS_LIMIT
 from agent.durable import make_folder, sync_folder
@@ -39,8 +40,7 @@ BAD_NAME = (
 )
 
 
-@dataclass
-class Damaged:
+class Damaged(msgspec.Struct):
     """A database that was damaged, and the file that it was then.
 
     `reason` is there where there is nothing else in the file; `salvaged` where the database that is

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
 from time import thread_time
 from typing import NamedTuple
+
+import msgspec
 
 from agent.documents.attachment import Attachment, attachments_from_store
 from agent.documents.conflict import all_bases, live_leaves
@@ -34,8 +35,7 @@ class Body(NamedTuple):
 EMPTY = Body("{}", None)
 
 
-@dataclass(slots=True)
-class Document:
+class Document(msgspec.Struct):
     """A document while a transaction works on it."""
 
     id: str

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from time import thread_time
 from typing import Any, TypeAlias
 
@@ -43,16 +42,14 @@ _encode = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(msgspec.Struct, frozen=True):
     """The place of a document in an index: its sort keys, and its id."""
 
     keys: tuple[bytes, ...]
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class FindPage:
+class FindPage(msgspec.Struct, frozen=True):
     """The JSON texts of documents that match.
 
     `last` is the place of the last of them, `after` where the next page begins, None at the end of
@@ -129,8 +126,7 @@ def _with_conflicts(row: _Row, text: str) -> str:
     return f'{text.rstrip()[:-1]},"_conflicts":{_encode(live).decode()}}}'
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
+class _Column(msgspec.Struct, frozen=True):
     """A column of the index: its SQL, and the comparisons `(operator, parameter)` with it."""
 
     key: str
@@ -149,8 +145,7 @@ class _Column:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Scan:
+class _Scan(msgspec.Struct, frozen=True):
     """A plan as SQL.
 
     `index` is the name of SQLite's, `keys` are its columns, `order` what documents are sorted by.

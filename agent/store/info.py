@@ -6,7 +6,6 @@ Blocking, as all queries are; see `agent.store.reader`.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,8 +18,7 @@ _INFO = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StoreInfo:
+class StoreInfo(msgspec.Struct, frozen=True):
     """Sizes in bytes: `file_size` without the WAL, `active_size` without unused pages too."""
 
     uuid: str

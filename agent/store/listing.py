@@ -6,8 +6,9 @@ Blocking, as all queries are; see `agent.store.reader`.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from typing import TypedDict, Unpack
+
+import msgspec
 
 from agent.store.stored import PAGE_BYTES, StoredDocument, columns, filled
 
@@ -25,8 +26,7 @@ class IdRange(TypedDict, total=False):
     descending: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentsPage:
+class DocumentsPage(msgspec.Struct, frozen=True):
     """Documents in the order of their ids; `complete`: nothing came after them."""
 
     documents: list[StoredDocument]

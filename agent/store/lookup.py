@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.documents.attachment import Attachment, attachments_from_store
 from agent.documents.revision import Rev, Revision
@@ -19,8 +20,7 @@ _MOST_AT_ONCE = 16 * 1024 * 1024
 _TOO_MUCH = "too much to read at once; ask for fewer documents"
 
 
-@dataclass(frozen=True, slots=True)
-class MissingRevs:
+class MissingRevs(msgspec.Struct, frozen=True):
     """Revisions that a document lacks, and its leaves that may be ancestors of them."""
 
     revs: list[str]

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -45,8 +44,7 @@ LISTED = "deleted = 0 AND id NOT GLOB '_design/*'"
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
-@dataclass(frozen=True, slots=True)
-class MangoIndex:
+class MangoIndex(msgspec.Struct, frozen=True):
     """An index of type `json`, or without `ddoc` the special one, all documents by id."""
 
     ddoc: str | None

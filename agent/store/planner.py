@@ -7,8 +7,9 @@ rules are those of CouchDB 3.5's planner.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent.documents.conditions import And, At, Compare, Exists, Node, Or
 from agent.documents.selector import Selector
@@ -26,8 +27,7 @@ class PlanError(ValueError):
         self.error = error
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """`ranges` are the comparisons on the index's first columns, column by column.
 
     `selector` has the index's partial filter in it. `candidates` are the indexes that were not

@@ -17,9 +17,11 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Generator, Iterator
-from dataclasses import dataclass, replace
 from time import thread_time
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.documents.readings import LATEST, Readings, readings_of
 from agent.documents.times import microseconds, timestamp
@@ -93,8 +95,7 @@ class Sensor(NamedTuple):
         return (found.device, found.sensor) == self
 
 
-@dataclass(frozen=True, slots=True)
-class ReadingRange:
+class ReadingRange(msgspec.Struct, frozen=True):
     """The readings of a sensor from `start` to before `end`."""
 
     sensor: Sensor

@@ -12,7 +12,6 @@ The record stays here, it is not replicated: when and by whom is another matter 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
@@ -27,8 +26,7 @@ from agent.documents.wire import MAX_DOCUMENT, RefusedDocumentError, body_text
 from agent.store.transaction import Edit, Transaction
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(msgspec.Struct, frozen=True):
     """What is to become of a document whose live leaves are `leaves`, in any order.
 
     `body` is the JSON text of the winner's child, `canonical` the same for hashing; both None to
@@ -46,8 +44,7 @@ class Resolution:
     base: Rev | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Overtaken:
+class Overtaken(msgspec.Struct, frozen=True):
     """The document has other live leaves by now: these, the winner first. Nothing was written."""
 
     leaves: tuple[Rev, ...]

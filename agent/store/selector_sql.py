@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -60,8 +59,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
 
 
-@dataclass(frozen=True, slots=True)
-class Sql:
+class Sql(msgspec.Struct, frozen=True):
     """A condition with its parameters."""
 
     text: str
@@ -76,8 +74,7 @@ _ANY = Sql("1", exact=False)
 _NONE = Sql(_FALSE)
 
 
-@dataclass(frozen=True, slots=True)
-class FieldSql:
+class FieldSql(msgspec.Struct, frozen=True):
     """A field as SQL: `json` its JSON text, `type` what `json_type` says, `value` as SQLite has it.
 
     All three are NULL where the field has no value; `value` is NULL for null as well.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.documents.readings import Value, named_in, readings_of
 from agent.documents.times import timestamp
@@ -21,8 +22,7 @@ _LOOKED_AT = 64
 _BEYOND_ALL = "\U0010ffff"
 
 
-@dataclass(frozen=True, slots=True)
-class KnownSensor:
+class KnownSensor(msgspec.Struct, frozen=True):
     """A sensor, and the newest of its readings."""
 
     sensor: Sensor

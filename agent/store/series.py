@@ -10,9 +10,10 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_left
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
+
+import msgspec
 
 from agent.documents.readings import (
     CLOCK_CORRECTED,
@@ -80,8 +81,7 @@ SELECT (SELECT min(id) FROM docs WHERE id >= ?1 AND id < ?2),
 _COUNTED_UP_TO = "SELECT count(*) FROM (SELECT 1 FROM docs WHERE id >= ? AND id < ? LIMIT ?)"
 
 
-@dataclass(slots=True)
-class Point:
+class Point(msgspec.Struct):
     """A reading, or what is known of those of a bucket; times in microseconds since the epoch."""
 
     at: int
@@ -119,8 +119,7 @@ class Point:
         self.reach(found.times[start], found.times[stop - 1])
 
 
-@dataclass(slots=True)
-class Series:
+class Series(msgspec.Struct):
     """`width` is that of the buckets, in microseconds; 0 where each reading is a point.
 
     `sampled`: not all readings were read. The counts are estimates then, from how close to each
@@ -131,7 +130,7 @@ class Series:
     unit: str | None
     width: int = 0
     sampled: bool = False
-    points: list[Point] = field(default_factory=list)
+    points: list[Point] = msgspec.field(default_factory=list)
 
     def columns(self) -> dict[str, list[Any]]:
         """Times in milliseconds since the epoch: of the reading, or of the bucket's beginning."""

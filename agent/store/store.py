@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,8 +33,7 @@ _PAGE_SIZE = 4096
 """Of SQLite's files, unless they say otherwise."""
 
 
-@dataclass
-class Tally:
+class Tally(msgspec.Struct):
     """What came into one or several databases since somebody began to count."""
 
     changes: int = 0

@@ -7,7 +7,8 @@ the writer's thread, blocking.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agent.documents.attachment import Absent, Attachment, stored_text
 from agent.documents.revision import Rev, Revision

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.documents.attachment import Absent, Attachment, attachments_from_store, stored_text
 from agent.documents.revision import Rev, Revision, canonical, new_hash
@@ -33,8 +33,7 @@ _DATA = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(msgspec.Struct, frozen=True):
     """A user's edit (new_edits=true): `parent` is the revision that it replaces, if any.
 
     `body` is the JSON text to store, `canonical` the same for hashing (`revision.canonical`).

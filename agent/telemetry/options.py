@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.config import Config, RemoteConfig, TelemetryConfig
 from agent.errors import ConfigError
@@ -18,8 +18,7 @@ from agent.peers.urls import Credentials
 from agent.telemetry.home_assistant import DISCOVERY_PREFIX
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """How a gateway publishes the readings of its `devices`. `interval` and `heartbeat` are in
     seconds.
 

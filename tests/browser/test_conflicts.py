@@ -125,6 +125,39 @@ def test_conflicts_of_other_databases_are_found(site: Site, opener: Opener) -> N
     request("DELETE", other)
 
 
+def test_many_conflicts_of_large_documents_are_a_small_list(site: Site, opener: Opener) -> None:
+    """Pages of them, that is, without the documents; and only the one that is opened is loaded."""
+    db = f"{site.hub_url}/many"
+    request("PUT", db)
+    text = "x" * 100_000
+    versions = [(f"d{number:02}", v) for number in range(51) for v in ("a", "b")]
+    docs = [{"_id": id, "_rev": f"1-{v}", "v": v, "text": text} for id, v in versions]
+    request("POST", f"{db}/_bulk_docs", {"docs": docs, "new_edits": False})
+    page = opener(site.hub_url)
+    with page.expect_response(re.compile("/many/_conflicts")) as listed:
+        page.evaluate("location.hash = '#/conflicts?db=many'")
+    lines = page.get_by_role("link", name=re.compile(r"^d\d\d"))
+    expect(lines).to_have_count(50)
+    expect(lines.first).to_contain_text("2 versions; they differ in v")
+    assert len(listed.value.body()) < 20_000
+    page.get_by_role("button", name="Next page").click()
+    expect(lines).to_have_text([re.compile("^d50")])
+    expect(page.get_by_role("button", name="Next page")).to_be_disabled()
+    with page.expect_response(re.compile("/many/_conflicts")) as opened:
+        lines.click()
+    expect(page.get_by_role("radio", name='v: "b"')).to_be_visible()
+    assert len(opened.value.body()) < 3 * len(text)
+    page.get_by_role("link", name="All conflicts").click()
+    expect(lines).to_have_text([re.compile("^d50")])  # where somebody came from
+    lines.click()
+    page.get_by_role("button", name="Keep version 2").click()
+    expect(page.get_by_text("None of them comes after where this page begins")).to_be_visible()
+    page.get_by_role("button", name="First page").click()
+    expect(lines).to_have_count(50)
+    page.close()
+    request("DELETE", db)
+
+
 def test_a_document_without_a_conflict_says_so(site: Site, opener: Opener) -> None:
     site.put("peaceful", n=1)
     page = opener(site.url, "#/conflicts?id=peaceful")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.agents import gateway, gateway_config, table
+from tests.agents import gateway, gateway_config, table, when_true
 from tests.browser.conftest import PHONE, Opener
 from tests.browser.site import DEVICE, Site, request
 from tests.rig.line import Line
@@ -76,12 +76,16 @@ def test_the_overview_shows_what_is_going_on(site: Site, opener: Opener) -> None
 def test_a_remote_that_is_not_reached_is_said_with_what_to_do(
     site: Site, opener: Opener, tmp_path: Path
 ) -> None:
-    remote = table("remote", name="gone", url="http://127.0.0.1:9/edge", retry_cap=1)
+    url = f"http://127.0.0.1:9/{'longname' * 8}"
+    remote = table("remote", name="gone", url=url, retry_cap=1)
     with gateway(gateway_config(tmp_path / "alone.toml", remote)) as alone:
         page = opener(alone.wait_until_ready())
         row = page.locator(".trouble").first
         expect(row).to_contain_text("cannot be reached")
         expect(row).to_contain_text("check that the server runs")
+        page.set_viewport_size(PHONE)
+        expect(page.locator(".attention")).to_contain_text("longname")
+        assert sideways(page) == []
         page.close()
 
 
@@ -126,6 +130,30 @@ def test_a_browser_whose_clock_is_wrong_tells_times_right(
     expect(page.get_by_text("No readings in this time")).to_have_count(0)
 
 
+def test_answers_that_take_long_put_no_clock_back(site: Site, opener: Opener) -> None:
+    """What is new while the status is on its way is not in the future."""
+    page = opener(site.url, f"#/sensors?device={DEVICE}&sensor=temperature")
+    reading = page.locator(".reading")
+    expect(reading).to_contain_text("just now")
+    page.evaluate(
+        """() => {
+            window.late = 0;
+            const { fetch } = window;
+            window.fetch = async (path, options) => {
+                const answer = await fetch(path, options);
+                if (path !== "/_status") return answer;
+                await new Promise((resolve) => setTimeout(resolve, 4000));
+                window.late += 1;
+                return answer;
+            };
+        }"""
+    )
+    when_true(lambda: page.evaluate("window.late"))
+    for _ in range(10):
+        page.wait_for_timeout(100)
+        assert "in " not in reading.inner_text()
+
+
 def test_what_needs_attention_leads_to_where_one_can_act(site: Site, opener: Opener) -> None:
     page = opener(site.url)
     page.get_by_role("listitem").filter(has_text="Conflicts: ").get_by_role("link").click()
@@ -146,21 +174,100 @@ def test_a_phone_shows_everything_without_scrolling_aside(site: Site, opener: Op
             assert box["height"] >= 44  # a thumb's width
 
 
+def barriers(page: Page) -> dict[str, list[str]]:
+    """What keeps people out of a page as it is; `axe` was evaluated in it."""
+    results = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return {
+        violation["id"]: [node["html"] for node in violation["nodes"]]
+        for violation in results["violations"]
+        if violation["impact"] in ("serious", "critical")
+    }
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_keeps_anybody_out(site: Site, opener: Opener, axe: str, scheme: str) -> None:
     # axe itself writes HTML, which the pages' policy does not allow.
     page = opener(site.url, color_scheme=scheme, bypass_csp=True, reduced_motion="reduce")
     page.evaluate(axe)
-    found = {}
     for where, title in PAGES.items():
         page.evaluate(f"location.hash = '#/{where}'")
         settled(page, title)
-        results = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        for violation in results["violations"]:
-            if violation["impact"] in ("serious", "critical"):
-                places = [node["html"] for node in violation["nodes"]]
-                found[f"{where}: {violation['id']}"] = places
-    assert found == {}
+        assert barriers(page) == {}, where
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_opens_keeps_nobody_out(site: Site, opener: Opener, axe: str, scheme: str) -> None:
+    """Dialogs, editors, queries, and what says that something is wrong or is not there."""
+    page = opener(
+        site.url,
+        "#/documents?id=setpoints",
+        color_scheme=scheme,
+        bypass_csp=True,
+        reduced_motion="reduce",
+        expected=["400", "404"],
+    )
+    page.evaluate(axe)
+    settled(page, "Documents")
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert barriers(page) == {}, "deleting"
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Edit").click()
+    page.get_by_role("textbox", name=re.compile("JSON")).fill("{")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert barriers(page) == {}, "editing, with a mistake"
+    page.evaluate("location.hash = '#/documents?id=nobody'")
+    expect(page.get_by_text(re.compile("missing|no such|not there|404"))).to_be_visible()
+    assert barriers(page) == {}, "a document that is not there"
+    page.get_by_role("button", name="Query").click()
+    page.get_by_role("button", name="Find").click()
+    settled(page, "Documents")
+    assert barriers(page) == {}, "a query"
+    page.evaluate("location.hash = '#/conflicts?id=nobody'")
+    expect(page.get_by_text("This document has no conflict any more")).to_be_visible()
+    assert barriers(page) == {}, "no conflict"
+    page.evaluate("location.hash = '#/conflicts?id=setpoints'")
+    page.get_by_text("The result").click()
+    expect(page.get_by_role("textbox", name="The result, as JSON")).to_be_visible()
+    assert barriers(page) == {}, "a result"
+    page.get_by_role("button", name="Keyboard shortcuts").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert barriers(page) == {}, "the keys"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_trouble_keeps_nobody_out(opener: Opener, axe: str, scheme: str, tmp_path: Path) -> None:
+    """What needs attention, and what hooks have given up."""
+    parts = [
+        table("remote", name="gone", url="http://127.0.0.1:9/edge", retry_cap=1),
+        table("device", name="silent", port=str(tmp_path / "gone"), adapter="json-lines"),
+        table("hook", name="mail", command=["/bin/false"], attempts=1),
+        table("hook", name="bus", url="http://127.0.0.1:9/", retry_cap=1),
+    ]
+    with gateway(gateway_config(tmp_path / "trouble.toml", *parts)) as agent:
+        url = agent.wait_until_ready()
+        request("PUT", f"{url}/edge/order", {})
+        page = opener(url, color_scheme=scheme, bypass_csp=True, reduced_motion="reduce")
+        page.evaluate(axe)
+        given_up = page.get_by_role("link", name="1 document given up by mail")
+        expect(given_up).to_be_visible()
+        expect(page.get_by_role("row", name=re.compile("^bus.*waiting"))).to_be_visible()
+        assert barriers(page) == {}, "the overview"
+        given_up.click()
+        expect(page.locator("main").get_by_role("listitem")).to_have_count(1)
+        assert barriers(page) == {}, "dead letters"
+        page.get_by_role("button", name="Forget all").click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        assert barriers(page) == {}, "forgetting"
+        page.get_by_role("button", name="Forget them").click()
+        expect(page.get_by_role("status")).to_have_text("1 document forgotten.")
+        assert barriers(page) == {}, "nothing given up"
+        for where in ("sensors", "hooks?name=bus"):
+            page.evaluate(f"location.hash = '#/{where}'")
+            settled(page, where.partition("?")[0].capitalize())
+            assert barriers(page) == {}, f"{where}, where there is nothing"
+        page.close()  # which asks the agent every two seconds
 
 
 def test_the_keyboard_is_enough(site: Site, opener: Opener) -> None:
@@ -233,6 +340,36 @@ def test_what_came_while_there_was_no_connection_is_shown(site: Site, opener: Op
         expect(volume).to_contain_text("11")
         expect(page.get_by_text(old)).to_have_count(0)
         page.close()
+
+
+def test_an_agent_that_is_slow_to_answer_is_asked_less_often(site: Site, opener: Opener) -> None:
+    """It is asked again after 5 seconds, but after four times as many as the answer took."""
+    slow = """() => {
+        window.asked = 0;
+        const { fetch } = window;
+        window.fetch = async (path, options) => {
+            if (!path.includes("/_conflicts")) return fetch(path, options);
+            window.asked += 1;
+            await new Promise((resolve) => setTimeout(resolve, 3000));
+            return fetch(path, options);
+        };
+    }"""
+    page = opener(site.url, time="2026-01-01T00:00:00Z")
+    settled(page, "Overview")
+    page.evaluate(slow)
+    page.evaluate("location.hash = '#/conflicts'")
+
+    def asked() -> Any:
+        return page.evaluate("window.asked")
+
+    when_true(lambda: asked() == 1)
+    page.clock.fast_forward(3000)
+    expect(page.get_by_role("link", name=re.compile("^setpoints"))).to_be_visible()
+    page.clock.fast_forward(6000)
+    page.wait_for_timeout(100)
+    assert asked() == 1
+    page.clock.fast_forward(60_000)
+    when_true(lambda: asked() == 2)
 
 
 def test_a_connection_that_is_dead_is_not_taken_for_live(site: Site, opener: Opener) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from agent.store.store import Store
 from tests.server.accounts import auth, quick_hash
 from tests.server.certificates import self_signed
 
@@ -114,6 +115,38 @@ async def test_a_hub_with_users_and_tls_listens_everywhere(tmp_path: Path) -> No
         assert (await fetch("PUT", f"{url}/db", **tls, **basic("gateway")))[0] == 401
         assert (await fetch("PUT", f"{url}/db", **tls, **basic("anna")))[0] == 201
         assert (await fetch("GET", f"{url}/db", **tls, **basic("gateway")))[0] == 403
+
+
+async def test_commands_trust_an_authority_that_they_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, _ = await asyncio.to_thread(self_signed, tmp_path)
+    other, _ = await asyncio.to_thread(self_signed, tmp_path, "other")
+    server = '[server]\nlisten = "127.0.0.1:0"\ntls_certificate = "server.pem"\n'
+    path = written(tmp_path / "hub.toml", server + 'tls_key = "server.key"\n' + USERS)
+    password = written(tmp_path / "password", "anna's\n")
+    async with started("hub", "--data", tmp_path / "data", "--config", path) as url:
+        named, store = url.replace("//", "//anna@"), tmp_path / "a.sqlite"
+        of_target = ("--target-password-file", password)
+        commands = [
+            ("status", "--url", named, "--password-file", password, "--json"),
+            ("replicate", store, f"{named}/db", "--create-target", *of_target),
+            ("verify", store, f"{named}/db", *of_target),
+        ]
+        await (await Store.open(store)).close()
+        for command in commands:
+            for trusted in ((), ("--ca-file", other)):
+                code, _, err = await run(*command, *trusted)
+                assert (code, "the certificate does not verify" in err) == (1, True), command
+                assert "--ca-file" in err
+            code, _, err = await run(*command, "--ca-file", certificate)
+            assert (code, err) == (0, ""), command
+            code, _, err = await run(*command, "--ca-file", password)
+            assert (code, "ca_file" in err, "PEM" in err) == (1, True, True)
+            with monkeypatch.context() as changed:
+                changed.setenv("SSL_CERT_FILE", str(certificate))  # those of the system
+                code, _, err = await run(*command)
+            assert (code, err) == (0, ""), command
 
 
 @pytest.mark.parametrize("encrypted", [False, True])

@@ -18,7 +18,6 @@ import sqlite3
 import ssl
 import subprocess
 import termios
-import threading
 import tty
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -30,7 +29,7 @@ import pytest
 from agent.documents.revision import first_revision
 from tests import agents
 from tests.agents import edge_agent, when_true
-from tests.cli.helpers import documents, in_process, make_store, query, request
+from tests.cli.helpers import documents, in_process, make_store, query, request, serving
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.rig.network import find_free_port
 from tests.store.helpers import migrated_further
@@ -149,24 +148,6 @@ class Page(http.server.SimpleHTTPRequestHandler):
         """Says nothing."""
 
 
-@contextmanager
-def serving(handler: Any, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """A web server on a thread; yields its port."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        if tls is not None:
-            server.socket = tls.wrap_socket(
-                server.socket, server_side=True, do_handshake_on_connect=False
-            )
-        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that give up
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def test_403(store: Path) -> None:
     with serving(Forbidding) as port:
         target = f"http://anna:{SECRET}@127.0.0.1:{port}/db"
@@ -211,7 +192,7 @@ def test_a_certificate_that_does_not_verify(tmp_path: Path, store: Path) -> None
         url = f"127.0.0.1:{port}/db"
         complaint = replicate(store, f"https://anna:{SECRET}@{url}")
         assert complaint.startswith(f"https://{url}: the certificate does not verify (self-signed")
-        assert "; give ca_file if" in complaint
+        assert "; give ca_file, or a command --ca-file, if" in complaint
 
 
 def test_tls_where_there_is_none(store: Path, hub_url: str) -> None:

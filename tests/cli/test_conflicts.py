@@ -109,8 +109,20 @@ def test_conflicts_are_listed_and_shown(gateway: Gateway) -> None:
     assert "2-c" in shown
     assert "\x1b[31m" not in gateway.run("show", "two").stdout
     row = gateway.json("show", "one")
-    assert row == gateway.json("list")["rows"][0]
+    [listed_row, _] = gateway.json("list")["rows"]
+    assert listed_row.items() <= row.items()
+    assert listed_row["fields"] == ["a.x", "a.y", "z"]
+    assert "leaves" not in listed_row
     assert row["base"]["a"] == {"x": 1, "y": 1}
+
+
+def test_of_many_fields_those_are_shown_that_differ(gateway: Gateway) -> None:
+    base = {f"f{number:02}": number for number in range(51)}
+    gateway.conflict("one", {**base, "f07": 0}, {**base, "f08": 0}, base=base)
+    shown = gateway.run("show", "one").stdout
+    assert [name for name in base if name in shown] == ["f07", "f08"]
+    assert "the same on all sides, and not shown: 49 fields" in shown
+    assert " f07, f08 " in gateway.run("list").stdout
 
 
 def test_nothing_is_cut_off_on_a_narrow_terminal(gateway: Gateway) -> None:

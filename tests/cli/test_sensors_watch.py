@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.cli.showing import sparkline
+from agent.cli.showing import measured, sparkline
 from tests import agents
 from tests.agents import edge_agent, when_true
 from tests.cli.helpers import request
@@ -206,3 +206,17 @@ def test_it_ends_with_the_agent(tmp_path: Path) -> None:
 )
 def test_sparklines(numbers: list[float], line: str) -> None:
     assert sparkline(numbers) == line
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (21.5, "C", "21.5 C"),
+        (False, None, "false"),
+        ("on\n", "", "on"),
+        (None, "C", "-"),
+        ({"x": 1}, None, '{"x":1}'),
+    ],
+)
+def test_values(value: object, unit: str | None, shown: str) -> None:
+    assert measured(value, unit) == shown

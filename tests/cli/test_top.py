@@ -14,6 +14,7 @@ import struct
 import subprocess
 import termios
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import pytest
 from agent.cli.top import Frames
 from tests import agents
 from tests.agents import edge_agent, when_true
-from tests.cli.helpers import request
+from tests.cli.helpers import request, serving
 from tests.rig.network import find_free_port
 from tests.sensors.uart import Uart, json_line
 
@@ -244,21 +245,54 @@ def test_an_agent_that_answers_no_more_is_waited_for(tmp_path: Path) -> None:
         with agents.gateway(config) as agent:
             agent.wait_until_ready()
             process, terminal = stack.enter_context(on_a_terminal("--config", config))
-            seen = b""
-
-            def read_until(text: bytes) -> None:
-                nonlocal seen
-                while text not in seen:
-                    if select.select([terminal], [], [], 1)[0]:
-                        seen += os.read(terminal, 65536)
-
-            read_until(b"gateway-1")
-        read_until(b"What is shown is old: ")
+            read_until(terminal, b"gateway-1")
+        read_until(terminal, b"What is shown is old: ")
         os.write(terminal, b"q")
-        while process.poll() is None:
-            if select.select([terminal], [], [], 1)[0]:
-                os.read(terminal, 65536)
+        read_to_the_end(process, terminal)
         assert process.returncode == 0
+
+
+def test_a_proxy_without_the_agent_behind_it_is_no_end(config: Path) -> None:
+    """As nginx answers meanwhile; when the agent is there again it is shown."""
+    shown = edge_agent("status", "--json", "--config", config).stdout.encode()
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = (502, b"<html>Bad Gateway</html>") if down else (200, shown)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    down = False
+    with (
+        serving(Proxy) as port,
+        on_a_terminal("--url", f"http://127.0.0.1:{port}") as (process, terminal),
+    ):
+        read_until(terminal, b"gateway-1")
+        down = True
+        read_until(terminal, b"is busy or out of order (502)")
+        down = False
+        read_until(terminal, b"gateway-1")
+        os.write(terminal, b"q")
+        read_to_the_end(process, terminal)
+        assert process.returncode == 0
+
+
+def read_until(terminal: int, text: bytes) -> None:
+    seen = b""
+    while text not in seen:
+        if select.select([terminal], [], [], 1)[0]:
+            seen += os.read(terminal, 65536)
+
+
+def read_to_the_end(process: subprocess.Popen[bytes], terminal: int) -> None:
+    while process.poll() is None:
+        if select.select([terminal], [], [], 1)[0]:
+            os.read(terminal, 65536)
 
 
 def test_what_is_old_is_said_until_there_is_something_new() -> None:
@@ -286,6 +320,13 @@ def test_one_is_not_told_as_several() -> None:
 def test_directions_are_told_apart_however_long_a_name_is() -> None:
     lines = drawn(remotes=[{"name": "a-long-name-" * 5, "push": job(), "pull": job()}])
     assert [line.split()[1] for line in lines if line.startswith("a-long")] == ["push", "pull"]
+
+
+def test_what_is_cut_off_and_what_is_no_number() -> None:
+    device = {"name": "boiler-room-with-a-long-name", "state": "open", "last_error": None}
+    door = sensor("door", last_value=True, unit=None)
+    [line] = [line for line in drawn(devices=[{**device, "sensors": [door]}]) if "boiler" in line]
+    assert re.match(r"boiler-room-with-a-long-nam…  true  ", line)
 
 
 def test_names_are_no_styles() -> None:

@@ -50,9 +50,9 @@ def different(**remote: Any) -> dict[str, Any]:
                     {**CLOUD, "user": "g@1", "password_file": "/a b", "ca_file": "/etc/ca.pem"}
                 ],
             },
-            "SSL_CERT_FILE=/etc/ca.pem edge-agent verify 'http://an%20na@[::1]:7000/edge'"
+            "edge-agent verify 'http://an%20na@[::1]:7000/edge'"
             " https://g%401@cloud.example.org/edge --source-password-file PASSWORD_FILE"
-            " --target-password-file '/a b' --repair",
+            " --target-password-file '/a b' --ca-file /etc/ca.pem --repair",
         ),
         (
             {"remote": [{**CLOUD, "url": "mqtts://g:hunter2@broker.example.org/edge"}]},

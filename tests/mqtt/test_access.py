@@ -19,7 +19,7 @@ from agent.peers.urls import Credentials
 from agent.server.mqtt_served import ServedDatabases
 from agent.store.databases import Databases
 from agent.store.store import Store
-from tests.agents import CHECKOUT, AgentProcess
+from tests.agents import CHECKOUT, AgentProcess, edge_agent
 from tests.mqtt.mosquitto import Mosquitto
 from tests.mqtt.site import (
     contents,
@@ -183,6 +183,9 @@ async def test_tls_is_verified(scheme: str, tmp_path: Path, databases: Databases
         assert "give ca_file" in str(error)
         async with gateway(f"{broker.url}/edge", tls=tls) as peer:
             assert (await peer.info()).doc_count == 0
+        copy = ("replicate", f"{broker.url}/edge", tmp_path / "copy.sqlite", "--create-target")
+        done = await asyncio.to_thread(edge_agent, *copy, "--ca-file", server[0])
+        assert (done.status, done.stderr) == (0, "")
         if scheme == "mqtts":
             error = await error_of(f"{broker.url.replace('mqtts', 'mqtt')}/edge")
             assert isinstance(error, ConnectError)

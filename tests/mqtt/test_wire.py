@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import zlib
-from dataclasses import replace
 from typing import Any
 
 import cbor2
@@ -13,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.documents.attachment import Absent, Attachment, Inline, inline
 from agent.documents.revision import Revision

@@ -7,10 +7,10 @@ import gzip
 import hashlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.documents.attachment import Attachment, Inline, Stored, inline
 from agent.documents.revision import Revision, canonical

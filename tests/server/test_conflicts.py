@@ -40,23 +40,66 @@ async def test_conflicts_are_listed_with_their_leaves_and_the_base(api: Api) -> 
     await conflict(api)
     await api.graft("a", "2-d", "1-x", _deleted=True)
     await api.write("b")
-    listed = (await api.get("/db/_conflicts")).json
+    listed = (await api.get("/db/_conflicts?include_docs=true")).json
     [row] = listed["rows"]
-    assert listed["total"] == 1
+    assert (listed["total"], listed["next"]) == (1, None)
     base = row.pop("base")
     assert base.pop("_rev").startswith("1-")
     assert base == {"_id": "a", "v": 0}
+    assert row.pop("leaves") == [
+        {"_id": "a", "_rev": "2-c", "v": "c"},
+        {"_id": "a", "_rev": "2-b", "v": "b"},
+    ]
     assert row == {
         "id": "a",
         "revs": ["2-c", "2-b"],
-        "leaves": [
-            {"_id": "a", "_rev": "2-c", "v": "c"},
-            {"_id": "a", "_rev": "2-b", "v": "b"},
-        ],
+        "fields": ["v"],
+        "differences": 1,
         "policy": None,
         "state": "waiting",
         "reason": None,
     }
+    [short] = (await api.get("/db/_conflicts")).json["rows"]
+    assert short == row
+
+
+async def test_one_conflict_alone(api: Api) -> None:
+    for id in ("a", "b", "c"):
+        await conflict(api, id)
+    await api.write("peaceful")
+    await api.put("/empty")
+    found = (await api.get('/db/_conflicts?key="b"&include_docs=true')).json
+    assert (found["total"], found["next"]) == (3, None)
+    [row] = found["rows"]
+    assert (row["id"], row["base"]["v"]) == ("b", 0)
+    for id in ("peaceful", "nobody", ""):
+        assert (await api.get(f'/db/_conflicts?key="{id}"')).json["rows"] == []
+
+
+async def test_fields_in_which_versions_differ_are_named_as_far_as_there_is_room(api: Api) -> None:
+    base = await api.write("a")
+    members = {f"f{number:02}": number for number in range(30)}
+    await api.graft("a", "2-b", base, same=1, **members)
+    await api.graft("a", "2-c", base, same=1, **{"x.y": {"z": 1}})
+    [row] = (await api.get("/db/_conflicts")).json["rows"]
+    assert row["fields"] == [r"x\.y.z", *sorted(members)[:9]]
+    assert row["differences"] == 31
+
+
+async def test_an_answer_with_large_documents_ends_early(api: Api) -> None:
+    """And says where to go on; without the documents there is no need to."""
+    ids = [f"d{number}" for number in range(7)]
+    for id in ids:
+        await conflict(api, id, large="x" * 1_000_000)
+    found, start = [], ids[0]
+    while start is not None:
+        options = f'include_docs=true&start_key="{start}"'
+        page = (await api.get(f"/db/_conflicts?{options}")).json
+        found.append([row["id"] for row in page["rows"]])
+        start = page["next"]
+    assert found == [ids[:5], ids[5:]]
+    listed = (await api.get("/db/_conflicts")).json
+    assert [row["id"] for row in listed["rows"]] == ids
 
 
 async def test_without_a_common_ancestor_or_its_body_there_is_no_base(api: Api) -> None:
@@ -64,7 +107,7 @@ async def test_without_a_common_ancestor_or_its_body_there_is_no_base(api: Api) 
     await api.graft("a", "1-y")
     await api.graft("b", "2-x", "1-a")
     await api.graft("b", "2-y", "1-a")
-    rows = (await api.get("/db/_conflicts")).json["rows"]
+    rows = (await api.get("/db/_conflicts?include_docs=true")).json["rows"]
     assert [row["base"] for row in rows] == [None, None]
 
 
@@ -76,10 +119,14 @@ async def test_pages_of_conflicts_by_id(api: Api) -> None:
     assert [row["id"] for row in (await api.get("/db/_conflicts")).json["rows"]] == ids[:100]
     page = (await api.get('/db/_conflicts?limit=120&start_key="d010"')).json
     assert (page["total"], [row["id"] for row in page["rows"]]) == (130, ids[10:])
-    assert (await api.get("/db/_conflicts?limit=0")).json == {"total": 130, "rows": []}
+    assert page["next"] is None
+    nothing = {"total": 130, "rows": [], "next": ids[0]}
+    assert (await api.get("/db/_conflicts?limit=0")).json == nothing
+    page = (await api.get("/db/_conflicts?limit=60")).json
+    assert ([row["id"] for row in page["rows"]], page["next"]) == (ids[:60], ids[60])
 
 
-@pytest.mark.parametrize("query", ["limit=1001", "limit=-1", "start_key=1", "start_key=x"])
+@pytest.mark.parametrize("query", ["limit=1001", "limit=-1", "start_key=1", "start_key=x", "key=1"])
 async def test_bad_questions(api: Api, query: str) -> None:
     assert (await api.get(f"/db/_conflicts?{query}")).status == 400
 
@@ -88,7 +135,7 @@ async def test_one_is_chosen(api: Api) -> None:
     [winner, loser] = await conflict(api)
     done = await resolved(api, id="a", leaves=[loser, winner], choose=winner)
     assert done == {"ok": True, "id": "a", "rev": winner}
-    assert (await api.get("/db/_conflicts")).json == {"total": 0, "rows": []}
+    assert (await api.get("/db/_conflicts")).json == {"total": 0, "rows": [], "next": None}
     [kept, ended] = await leaves(api)
     assert (kept["_rev"], kept["v"]) == (winner, "c")
     assert ended["_deleted"] is True
@@ -163,7 +210,8 @@ async def test_a_resolution_that_was_overtaken_is_refused(api: Api) -> None:
 
 async def test_who_is_overtaken_by_another_side_is_told_of_it(api: Api) -> None:
     seen = await conflict(api)
-    base = (await api.get("/db/_conflicts")).json["rows"][0]["base"]["_rev"]
+    [row] = (await api.get("/db/_conflicts?include_docs=true")).json["rows"]
+    base = row["base"]["_rev"]
     await api.graft("a", "2-d", base, v="d")
     answer = await resolved(api, 409, id="a", leaves=seen, choose=seen[0])
     assert answer["changes"] == []
@@ -266,7 +314,7 @@ async def test_attachments_of_versions_that_are_not_shown_are_kept_too(api: Api)
         await api.graft(
             "a", f"2-{text}", base, _attachments=attached(**{f"n{text}": text.encode()})
         )
-    [row] = (await api.get("/db/_conflicts")).json["rows"]
+    [row] = (await api.get("/db/_conflicts?include_docs=true")).json["rows"]
     assert len(row["leaves"]) == 32
     await resolved(api, id="a", leaves=row["revs"], doc={"v": 1})
     await api.post("/db/_compact")

@@ -14,8 +14,8 @@ import sys
 import threading
 from pathlib import Path
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from agent.documents.revision import Rev
 from agent.errors import (
@@ -88,7 +88,7 @@ async def test_lists_without_bodies(store: Store) -> None:
     await store.graft([revision("x", "b", "a", body='{"n":1}')])
     whole = (await store.changes(0, limit=9)).documents
     bare = (await store.changes(0, limit=9, bodies=False)).documents
-    assert bare == [msgspec.structs.replace(each, body="") for each in whole]
+    assert bare == [replace(each, body="") for each in whole]
     assert (await store.all_docs(limit=9, bodies=False)).documents == bare
     assert "" not in {each.body for each in whole}
 

@@ -80,8 +80,9 @@ async function currentSession(): Promise<Session> {
 }
 
 async function currentStatus(signal: AbortSignal): Promise<Status> {
+  const asked = performance.now();
   const status = await get<Status>("/_status", within(STATUS_TIMEOUT, signal));
-  setClock(status);
+  setClock(status, performance.now() - asked);
   return status;
 }
 

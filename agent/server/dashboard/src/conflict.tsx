@@ -2,7 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { ApiError, inDb, request } from "./api";
-import { type Conflict, conflictsOf } from "./documents";
+import { type Conflict, conflictOf } from "./documents";
 import { go, link, useLoaded, useShared } from "./hooks";
 import {
   type Field,
@@ -20,15 +20,21 @@ import {
 import { Action, DeleteDialog, Empty, Failure, Loading, Name, Pill, StatePill } from "./parts";
 import { many, sentence } from "./text";
 
-export function OneConflict({ db, id }: { db: string; id: string }) {
-  const { value, error, reload } = useLoaded(`${db} ${id}`, async (signal) => {
-    const { rows } = await conflictsOf(db, id, 1, signal);
-    return rows.find((row) => row.id === id) ?? null;
-  });
+/** `start` is that of the list from which somebody came. */
+export function OneConflict({
+  db,
+  id,
+  start,
+}: {
+  db: string;
+  id: string;
+  start: string | undefined;
+}) {
+  const { value, error, reload } = useLoaded(`${db} ${id}`, (signal) => conflictOf(db, id, signal));
   const [overtaken, setOvertaken] = useState<string>();
   return (
     <div class="stack">
-      <a href={link("conflicts", { db })}>All conflicts</a>
+      <a href={link("conflicts", { db, start })}>All conflicts</a>
       <h2>
         <Name code>{id}</Name>
       </h2>
@@ -48,6 +54,7 @@ export function OneConflict({ db, id }: { db: string; id: string }) {
           key={value.revs.join(" ")}
           db={db}
           conflict={value}
+          onResolved={() => go("conflicts", { db, start })}
           onOvertaken={(what) => {
             setOvertaken(what);
             reload();
@@ -77,10 +84,12 @@ type Choice = readonly (number | null)[];
 function Sides({
   db,
   conflict,
+  onResolved,
   onOvertaken,
 }: {
   db: string;
   conflict: Conflict;
+  onResolved: () => void;
   onOvertaken: (what: string) => void;
 }) {
   const { writes } = useShared();
@@ -113,7 +122,7 @@ function Sides({
       onOvertaken(error.message);
       return;
     }
-    go("conflicts", { db });
+    onResolved();
   };
   return (
     <>

@@ -3,12 +3,12 @@
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get, inDb } from "./api";
 import { now, useLoaded, useNow, useShared } from "./hooks";
-import type { Last, Live } from "./live";
+import { type Live, newest } from "./live";
 import { Ago, Empty, Failure, Loading, Name, Pill } from "./parts";
 import { Plot, type Range } from "./plot";
 import { type Drawn, FLAGS, type Series, drawn } from "./series";
 import type { DeviceSensor, Sensor } from "./status";
-import { at, many, measure, parseTime, rate, symbol } from "./text";
+import { at, many, measure, rate, symbol } from "./text";
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;
@@ -55,14 +55,9 @@ export function Course({ db, sensor, live }: { db: string; sensor: Sensor; live:
     const short = Math.max(SHORTEST - (to - from), 0) / 2;
     setView({ from: from - short, to: to + short });
   };
-  const listed: Last = {
-    time: parseTime(sensor.last_time),
-    value: sensor.last_value,
-    quality: sensor.quality,
-  };
   // A fast sensor's documents come late: the list may know more.
   const here = useDeviceSensor(sensor);
-  const newest = live.last && (live.last.time ?? 0) >= (listed.time ?? 0) ? live.last : listed;
+  const last = newest(sensor, live);
   return (
     <section class="stack" aria-labelledby="sensor-name">
       <div class="row spread">
@@ -76,13 +71,13 @@ export function Course({ db, sensor, live }: { db: string; sensor: Sensor; live:
       </div>
       <p class="reading">
         <span class="value" data-testid="value">
-          {measure(newest.value)}
+          {measure(last.value)}
         </span>
         <span class="unit">{symbol(sensor.unit)}</span>
         <span class="note">
-          <Ago time={newest.time} />
+          <Ago time={last.time} />
         </span>
-        {newest.quality && <Pill tone="warning">{newest.quality}</Pill>}
+        {last.quality && <Pill tone="warning">{last.quality}</Pill>}
         {here && (
           <span class="note">
             {rate(here.rate)}/s
@@ -111,7 +106,7 @@ export function Course({ db, sensor, live }: { db: string; sensor: Sensor; live:
           />
         )}
         {points && <Legend points={points} point={point} series={shown} unit={sensor.unit} />}
-        {points && <WhyEmpty points={points} range={range} last={newest.time} onGo={setView} />}
+        {points && <WhyEmpty points={points} range={range} last={last.time} onGo={setView} />}
       </div>
     </section>
   );

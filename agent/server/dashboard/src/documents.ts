@@ -1,17 +1,25 @@
 /** Documents and conflicts, as the server tells them. */
 
-import { getText, inDb } from "./api";
-import { type Json, format, line, parse, text } from "./json";
+import { get, getText, inDb } from "./api";
+import { type Json, format, items, member, parse, text } from "./json";
 
-export interface Conflict {
+/** A conflict as it is listed: without the documents, which may be large. */
+export interface ConflictRow {
   readonly id: string;
-  /** All live revisions; of too many, or too large ones, not all are among `leaves`. */
+  /** All live revisions, the winner first. */
   readonly revs: readonly string[];
+  /** In which they differ; some, of so many in all. */
+  readonly fields: readonly string[];
+  readonly differences: number;
+  readonly policy: string | null;
+  readonly state: string;
+  readonly reason: string | null;
+}
+
+export interface Conflict extends ConflictRow {
+  /** Of too many, or too large ones, not all of `revs`. */
   readonly leaves: readonly Json[];
   readonly base: Json | null;
-  readonly policy: string;
-  readonly state: string;
-  readonly reason: string;
 }
 
 /** A revision of a document; without `rev` the winning one. */
@@ -25,35 +33,29 @@ export async function readDocument(
   return { json, rev: text(json, "_rev"), pretty: format(json) };
 }
 
-/** Conflicts by id, from `start` on, and how many there are in all. */
-export async function conflictsOf(
+/** Conflicts by id, from `start` on, and how many there are in all; `next` is where to go on. */
+export function conflictsOf(
   db: string,
   start: string | undefined,
   limit: number,
   signal: AbortSignal,
-): Promise<{ total: number; rows: Conflict[] }> {
+): Promise<{ total: number; rows: ConflictRow[]; next: string | null }> {
   const start_key = start === undefined ? undefined : JSON.stringify(start);
-  const answer = parse(await getText(inDb(db, ["_conflicts"], { limit, start_key }), signal));
-  const members = answer.kind === "object" ? answer.members : new Map<string, Json>();
-  const rows = members.get("rows");
-  return {
-    total: Number(JSON.parse(line(members.get("total") ?? { kind: "atom", text: "0" }))),
-    rows: rows?.kind === "array" ? rows.items.map(conflictOf) : [],
-  };
+  return get(inDb(db, ["_conflicts"], { limit, start_key }), signal);
 }
 
-function conflictOf(row: Json): Conflict {
-  const members = row.kind === "object" ? row.members : new Map<string, Json>();
-  const leaves = members.get("leaves");
-  const revs = members.get("revs");
-  const base = members.get("base");
-  return {
-    id: text(row, "id"),
-    revs: revs === undefined ? [] : (JSON.parse(line(revs)) as string[]),
-    leaves: leaves?.kind === "array" ? leaves.items : [],
-    base: base?.kind === "object" ? base : null,
-    policy: text(row, "policy"),
-    state: text(row, "state"),
-    reason: text(row, "reason"),
-  };
+/** One conflict with its documents; null where there is none. */
+export async function conflictOf(
+  db: string,
+  id: string,
+  signal: AbortSignal,
+): Promise<Conflict | null> {
+  const query = { key: JSON.stringify(id), include_docs: true };
+  const answer = await getText(inDb(db, ["_conflicts"], query), signal);
+  const [row] = (JSON.parse(answer) as { rows: ConflictRow[] }).rows;
+  if (!row) return null;
+  const [whole] = items(member(parse(answer), "rows"));
+  const base = member(whole, "base");
+  const leaves = items(member(whole, "leaves"));
+  return { ...row, leaves, base: base?.kind === "object" ? base : null };
 }

@@ -49,9 +49,12 @@ export function now(): number {
   return Date.now() + ahead;
 }
 
-export function setClock({ started, uptime }: Status): void {
+/** The status was true at some time within the last so many milliseconds, which its answer took. */
+export function setClock({ started, uptime }: Status, took: number): void {
   const start = parseTime(started);
-  if (start !== null) ahead = start + uptime * 1000 - Date.now();
+  if (start === null) return;
+  const least = start + uptime * 1000 - Date.now();
+  ahead = Math.min(Math.max(ahead, least), least + took);
 }
 
 /** `now`, anew each second. */
@@ -73,12 +76,16 @@ export interface Loaded<T> {
   readonly reload: () => void;
 }
 
+/** How often as long as an answer took nothing is asked: an agent has other things to do. */
+const REST = 4;
+
 /** Milliseconds after which what is loaded again and again is asked for anew: the connection is dead. */
 const LONGEST_LOAD = 60_000;
 
 /**
- * What `load` brings, again whenever `key` changes and, with `every`, after so many milliseconds
- * while the page is seen. What was there stays until there is something new of the same key.
+ * What `load` brings, again whenever `key` changes and, with `every`, after so many milliseconds,
+ * more where answers take long, while the page is seen. What was there stays until there is
+ * something new of the same key.
  */
 export function useLoaded<T>(
   key: string | null,
@@ -96,15 +103,20 @@ export function useLoaded<T>(
     const run = async () => {
       if (every !== undefined) await seen();
       if (abort.signal.aborted) return;
+      const asked = performance.now();
+      let rest = 0;
       try {
         const { signal } = abort;
         const value = await latest.current(every ? within(LONGEST_LOAD, signal) : signal);
         if (!abort.signal.aborted) setState({ key, value });
+        rest = Math.min(REST * (performance.now() - asked), LONGEST_LOAD);
       } catch (error) {
         if (abort.signal.aborted) return;
         setState((before) => (before.key === key ? { ...before, error } : { key, error }));
       }
-      if (every !== undefined && !abort.signal.aborted) timer = setTimeout(run, every);
+      if (every !== undefined && !abort.signal.aborted) {
+        timer = setTimeout(run, Math.max(every, rest));
+      }
     };
     void run();
     return () => {

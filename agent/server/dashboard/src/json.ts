@@ -134,11 +134,20 @@ export function body(json: Json): Json {
   };
 }
 
+export function member(json: Json | undefined, key: string): Json | undefined {
+  return json?.kind === "object" ? json.members.get(key) : undefined;
+}
+
+/** An array's; none of anything else. */
+export function items(json: Json | undefined): readonly Json[] {
+  return json?.kind === "array" ? json.items : [];
+}
+
 /** A member that is a text; "" if there is none. */
 export function text(json: Json | undefined, key: string): string {
-  const member = json?.kind === "object" ? json.members.get(key) : undefined;
-  return member?.kind === "atom" && member.text.startsWith('"')
-    ? (JSON.parse(member.text) as string)
+  const value = member(json, key);
+  return value?.kind === "atom" && value.text.startsWith('"')
+    ? (JSON.parse(value.text) as string)
     : "";
 }
 

@@ -3,6 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { follow } from "./api";
 import { type Point, pointOf } from "./series";
+import type { Sensor } from "./status";
 import { parseTime } from "./text";
 
 type Doc = Readonly<Record<string, unknown>>;
@@ -81,6 +82,16 @@ function after(before: Live, docs: readonly Doc[]): Live {
 function lastOf(doc: Doc): Last {
   const quality = (doc["quality"] as string | undefined) ?? null;
   return { time: parseTime(doc["time"]), value: doc["value"], quality };
+}
+
+/** What a sensor said last, as far as either knows that. */
+export function newest(sensor: Sensor, live: Live | null): Last {
+  const listed = {
+    time: parseTime(sensor.last_time),
+    value: sensor.last_value,
+    quality: sensor.quality,
+  };
+  return live?.last ? later(listed, live.last) : listed;
 }
 
 /** An old reading comes again when its time is corrected. */

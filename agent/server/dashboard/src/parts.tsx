@@ -219,12 +219,12 @@ export function DeleteDialog({
 export function StatePill({
   conflict: { state, policy },
 }: {
-  conflict: { readonly state: string; readonly policy: string };
+  conflict: { readonly state: string; readonly policy: string | null };
 }) {
   const tone = state === "failed" ? "error" : state === "undecided" ? "warning" : "quiet";
   return (
     <Pill tone={tone}>
-      {state || "waiting"}
+      {state}
       {policy && ` (${shown(policy)})`}
     </Pill>
   );

@@ -1,11 +1,9 @@
 /** Documents that two sides have changed: what each made of it, and which of it is to stay. */
 
-import { useState } from "preact/hooks";
 import { inDb, request } from "../api";
 import { OneConflict } from "../conflict";
-import { type Conflict, conflictsOf } from "../documents";
-import { type Route, link, useLoaded, useShared } from "../hooks";
-import { body, differences } from "../json";
+import { type ConflictRow, conflictsOf } from "../documents";
+import { type Route, go, link, useLoaded, useShared } from "../hooks";
 import { Ago, Empty, Failure, Loading, Name, NoDatabase, StatePill } from "../parts";
 import { many, parseTime } from "../text";
 
@@ -14,29 +12,28 @@ const PAGE = 50;
 export function Conflicts({ route }: { route: Route }) {
   const { db } = useShared();
   if (db === null) return <NoDatabase />;
-  const id = route.query["id"];
+  const { id, start } = route.query;
   return id === undefined ? (
-    <ConflictList key={db} db={db} />
+    <ConflictList key={db} db={db} start={start} />
   ) : (
-    <OneConflict key={`${db} ${id}`} db={db} id={id} />
+    <OneConflict key={`${db} ${id}`} db={db} id={id} start={start} />
   );
 }
 
 // --- all of them ---------------------------------------------------------------------
 
-function ConflictList({ db }: { db: string }) {
+/** A page of them, from the id `start` on. */
+function ConflictList({ db, start }: { db: string; start: string | undefined }) {
   const { dbs } = useShared();
-  const [starts, setStarts] = useState<readonly string[]>([]);
-  const start = starts.at(-1);
   const { value, error } = useLoaded(
     `${db} ${start ?? ""}`,
-    (signal) => conflictsOf(db, start, PAGE + 1, signal),
+    (signal) => conflictsOf(db, start, PAGE, signal),
     5000,
   );
   if (!value) {
     return error === undefined ? <Loading /> : <Failure error={error} />;
   }
-  const next = value.rows[PAGE]?.id;
+  const { next } = value;
   const here = dbs && dbs.length > 1 ? " of this database" : "";
   return (
     <>
@@ -51,22 +48,30 @@ function ConflictList({ db }: { db: string }) {
             {many(value.total, "document")} with conflicts. Both sides of each are kept until
             somebody, or a policy, decides.
           </p>
-          <ul class="list card">
-            {value.rows.slice(0, PAGE).map((conflict) => (
-              <ConflictLine key={conflict.id} db={db} conflict={conflict} />
-            ))}
-          </ul>
+          {value.rows.length === 0 ? (
+            <Empty title="None of them comes after where this page begins" />
+          ) : (
+            <ul class="list card">
+              {value.rows.map((conflict) => (
+                <ConflictLine key={conflict.id} db={db} start={start} conflict={conflict} />
+              ))}
+            </ul>
+          )}
         </section>
       )}
-      {(starts.length > 0 || next !== undefined) && (
+      {(start !== undefined || next !== null) && (
         <div class="row spread">
-          <button type="button" disabled={!starts.length} onClick={() => setStarts([])}>
+          <button
+            type="button"
+            disabled={start === undefined}
+            onClick={() => go("conflicts", { db })}
+          >
             First page
           </button>
           <button
             type="button"
-            disabled={next === undefined}
-            onClick={() => next !== undefined && setStarts([...starts, next])}
+            disabled={next === null}
+            onClick={() => next !== null && go("conflicts", { db, start: next })}
           >
             Next page
           </button>
@@ -103,12 +108,20 @@ function Elsewhere({ db }: { db: string }) {
   );
 }
 
-function ConflictLine({ db, conflict }: { db: string; conflict: Conflict }) {
-  const fields = differences(conflict.leaves.map(body));
-  const names = fields.slice(0, 4).map(({ path }) => path.join("."));
+function ConflictLine({
+  db,
+  start,
+  conflict,
+}: {
+  db: string;
+  start: string | undefined;
+  conflict: ConflictRow;
+}) {
+  const names = conflict.fields.slice(0, 4);
+  const more = conflict.differences - names.length;
   return (
     <li>
-      <a href={link("conflicts", { db, id: conflict.id })}>
+      <a href={link("conflicts", { db, start, id: conflict.id })}>
         <span class="line">
           <Name code>{conflict.id}</Name>
           <StatePill conflict={conflict} />
@@ -116,7 +129,7 @@ function ConflictLine({ db, conflict }: { db: string; conflict: Conflict }) {
         <span class="note">
           {many(conflict.revs.length, "version")}; they differ in{" "}
           <Name>{names.join(", ") || "nothing but their history"}</Name>
-          {fields.length > names.length && ` and ${fields.length - names.length} more`}
+          {more > 0 && ` and ${more} more`}
         </span>
       </a>
     </li>

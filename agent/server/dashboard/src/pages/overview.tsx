@@ -239,7 +239,7 @@ function HookRow({ hook }: { hook: Hook }) {
 function Dead({ hook }: { hook: Hook }) {
   const pill = <Pill tone="error">{count(hook.dead)}</Pill>;
   if (!useShared().session.roles.includes("_admin")) return pill;
-  const label = `${many(hook.dead, "document")} given up by ${shown(hook.name)}`;
+  const label = `Show ${many(hook.dead, "document")} given up by ${shown(hook.name)}`;
   return (
     <a href={link("hooks", { name: hook.name })} aria-label={label}>
       Show {pill}

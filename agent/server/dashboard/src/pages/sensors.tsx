@@ -4,11 +4,11 @@ import { useState } from "preact/hooks";
 import { get, inDb } from "../api";
 import { Course } from "../course";
 import { type Route, link, useLoaded, useShared } from "../hooks";
-import { useLive } from "../live";
+import { type Live, newest, useLive } from "../live";
 import { Ago, Empty, Failure, Loading, Name, NoDatabase, Pill } from "../parts";
 import { Shadow } from "../shadow";
 import type { Sensor } from "../status";
-import { measure, parseTime, symbol } from "../text";
+import { measure, symbol } from "../text";
 
 const EVERY = 5000;
 
@@ -51,7 +51,7 @@ export function Sensors({ route }: { route: Route }) {
             onInput={(event) => setWanted(event.currentTarget.value)}
           />
         )}
-        <SensorList sensors={shown} device={device} sensor={sensor} db={db} />
+        <SensorList sensors={shown} chosen={found} live={live} db={db} />
       </div>
       <div class="stack">
         {isChosen && (
@@ -80,13 +80,14 @@ export function Sensors({ route }: { route: Route }) {
 
 function SensorList({
   sensors,
-  device,
-  sensor,
+  chosen,
+  live,
   db,
 }: {
   sensors: readonly Sensor[];
-  device: string;
-  sensor: string;
+  chosen: Sensor | undefined;
+  /** Of the chosen one. */
+  live: Live;
   db: string;
 }) {
   const devices = [...new Set(sensors.map((each) => each.device))];
@@ -101,27 +102,39 @@ function SensorList({
             {sensors
               .filter((each) => each.device === name)
               .map((each) => (
-                <li key={each.sensor}>
-                  <a
-                    href={link("sensors", { db, device: name, sensor: each.sensor })}
-                    aria-current={name === device && each.sensor === sensor ? "true" : undefined}
-                  >
-                    <span class="line">
-                      <Name>{each.sensor}</Name>
-                      <span>
-                        {measure(each.last_value)} <span class="unit">{symbol(each.unit)}</span>
-                      </span>
-                    </span>
-                    <span class="line note">
-                      <Ago time={parseTime(each.last_time)} />
-                      {each.quality && <Pill tone="warning">{each.quality}</Pill>}
-                    </span>
-                  </a>
-                </li>
+                <SensorLine
+                  key={each.sensor}
+                  sensor={each}
+                  live={each === chosen ? live : null}
+                  db={db}
+                />
               ))}
           </ul>
         </div>
       ))}
     </>
+  );
+}
+
+function SensorLine({ sensor, live, db }: { sensor: Sensor; live: Live | null; db: string }) {
+  const last = newest(sensor, live);
+  return (
+    <li>
+      <a
+        href={link("sensors", { db, device: sensor.device, sensor: sensor.sensor })}
+        aria-current={live ? "true" : undefined}
+      >
+        <span class="line">
+          <Name>{sensor.sensor}</Name>
+          <span>
+            {measure(last.value)} <span class="unit">{symbol(sensor.unit)}</span>
+          </span>
+        </span>
+        <span class="line note">
+          <Ago time={last.time} />
+          {last.quality && <Pill tone="warning">{last.quality}</Pill>}
+        </span>
+      </a>
+    </li>
   );
 }
