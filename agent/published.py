@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from agent.errors import ConfigError
+from agent.resources import trust
 
 
 def published_function(group: str, name: str) -> Callable[..., Any]:
@@ -22,6 +23,7 @@ def published_function(group: str, name: str) -> Callable[..., Any]:
             f"entry_point: no installed package publishes {name!r} in the group {group}; "
             f"known are: {known}"
         )
+    trust()
     try:
         function = found.load()
     except Exception as error:

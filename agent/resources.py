@@ -45,9 +45,9 @@ def importing() -> Iterator[None]:
     """For the import of all that a process is to run.
 
     aiohttp reads all certificates that the machine trusts then, twice: a quarter of a start, and
-    1.6 MiB. Here it finds none, so its own TLS contexts trust nobody; who connects over TLS makes
-    one that does. What was imported stays: to look through it for garbage once more, as Python does
-    at the latest when it ends, takes a third as long as the start.
+    1.6 MiB. Here it finds none, so its own TLS contexts trust nobody until `trust`; the agent makes
+    others for its connections. What was imported stays: to look through it for garbage once more,
+    as Python does at the latest when it ends, takes a third as long as the start.
     """
     # Source: OpenSSL, X509_get_default_cert_file_env(3).
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -60,6 +60,13 @@ def importing() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(before)
     gc.freeze()
+
+
+def trust() -> None:
+    """For functions of other packages, which may use aiohttp's own TLS contexts. Reads files."""
+    from aiohttp import connector
+
+    connector._SSL_CONTEXT_VERIFIED.load_default_certs()
 
 
 def memory() -> int:
