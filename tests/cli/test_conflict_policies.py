@@ -148,7 +148,7 @@ field = "bid"
         )
         assert status["policies"]["broken"] == {"resolved": 0, "undecided": 0, "failed": 1}
         assert status["present"] == 2
-        rows = request("GET", f"{url}/edge/_conflicts")["rows"]
+        rows = request("GET", f"{url}/edge/_conflicts?include_docs=true")["rows"]
         odd, same = rows
         assert (odd["policy"], odd["state"]) == ("broken", "failed")
         assert odd["reason"] == "RuntimeError: out of order"

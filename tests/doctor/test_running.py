@@ -128,7 +128,7 @@ def test_what_is_printed_finds_the_same_agent(tmp_path: Path) -> None:
 
 
 def test_a_password_in_an_address_is_not_printed() -> None:
-    where = Where(None, "http://an%20na:hunter2@h:1", Path("a b"))
+    where = Where(None, "http://an%20na:hunter2@h:1", Path("a b"), None)
     assert options_for(where) == " --url http://an%20na@h:1 --password-file 'a b'"
     told = {"hooks": [{"name": "a", "state": "failed", "last_error": "x", "dead": 0}]}
     found = status(told, HubConfig(), options_for(where))[1]
