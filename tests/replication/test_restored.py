@@ -46,24 +46,29 @@ class Remote(LocalPeer):
         self.feed_breaks = False
         """Whether it ends its feeds when it is restored; or they go on, as behind some proxies."""
         self._copies = 0
-        self._restoring = asyncio.Lock()
+        self.history = asyncio.Lock()
+        """Held while a backup is made or put in place: each is of the history that is."""
 
     async def back_up(self) -> Path:
         """Copy it while it is in use."""
-        self._copies += 1
-        backup = self.present.path.with_suffix(f".{self._copies}")
-        await asyncio.to_thread(_copy, self.present.path, backup)
-        return backup
+        async with self.history:
+            self._copies += 1
+            backup = self.present.path.with_suffix(f".{self._copies}")
+            await asyncio.to_thread(_copy, self.present.path, backup)
+            return backup
 
     async def restore(self, backup: Path) -> None:
         """Put an older state in its place, between any two calls."""
-        async with self._restoring:
-            self._copies += 1
-            file = backup.with_suffix(f".{self._copies}")
-            await asyncio.to_thread(shutil.copyfile, backup, file)
-            old, new = self.present, await Store.open(file)
-            self._store = self.present = new
-            await old.close()
+        async with self.history:
+            await self.put_in_place(backup)
+
+    async def put_in_place(self, backup: Path) -> None:
+        self._copies += 1
+        file = backup.with_suffix(f".{self._copies}")
+        await asyncio.to_thread(shutil.copyfile, backup, file)
+        old, new = self.present, await Store.open(file)
+        self._store = self.present = new
+        await old.close()
 
     async def called(self, name: str) -> None:
         self.calls[name] += 1
@@ -497,10 +502,14 @@ class Restless(Remote):
         await super().called(name)
         if self.backups and self.rng.random() < self.rate:
             self.rate = 0.0  # one at a time
-            place = self.rng.randrange(len(self.backups))
-            self.restoring = asyncio.create_task(self.restore(self.backups[place]))
-            del self.backups[place + 1 :]  # they are of a history that did not happen
+            self.restoring = asyncio.create_task(self.set_back())
             await asyncio.shield(self.restoring)
+
+    async def set_back(self) -> None:
+        async with self.history:
+            place = self.rng.randrange(len(self.backups))
+            del self.backups[place + 1 :]  # they are of a history that did not happen
+            await self.put_in_place(self.backups[place])
 
 
 @pytest.mark.usefixtures("often")
