@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -58,16 +59,18 @@ async def listed(call: DatabaseCall) -> web.StreamResponse:
     await stream.write(f'{{"total":{total},"rows":[')
     next_id = None
     count = size = 0
-    async for conflict in _conflicts(call.store, key, start or "", limit + 1):
-        if count == limit or size > _MOST_BYTES:
-            next_id = conflict.id
-            break
-        outlook = _outlook(call, conflict)
-        # In a thread that nothing waits for: documents may be large.
-        text = await call.store.examine(_row, conflict, outlook, docs, joins)
-        await stream.write((",\r\n" if count else "\r\n") + text)
-        count += 1
-        size += len(text)
+    found = _conflicts(call.store, key, start or "", limit + 1)
+    async with aclosing(found):
+        async for conflict in found:
+            if count == limit or size > _MOST_BYTES:
+                next_id = conflict.id
+                break
+            outlook = _outlook(call, conflict)
+            # In a thread that nothing waits for: documents may be large.
+            text = await call.store.examine(_row, conflict, outlook, docs, joins)
+            await stream.write((",\r\n" if count else "\r\n") + text)
+            count += 1
+            size += len(text)
     await stream.write(f'\r\n],"next":{json_text(next_id)}}}\r\n')
     return await stream.finish()
 
