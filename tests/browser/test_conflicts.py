@@ -129,7 +129,7 @@ def test_many_conflicts_of_large_documents_are_a_small_list(site: Site, opener: 
     """Pages of them, that is, without the documents; and only the one that is opened is loaded."""
     db = f"{site.hub_url}/many"
     request("PUT", db)
-    text = "x" * 100_000
+    text = "x" * 20_000
     versions = [(f"d{number:02}", v) for number in range(51) for v in ("a", "b")]
     docs = [{"_id": id, "_rev": f"1-{v}", "v": v, "text": text} for id, v in versions]
     request("POST", f"{db}/_bulk_docs", {"docs": docs, "new_edits": False})
