@@ -70,6 +70,8 @@ def options_for(where: Where) -> str:
         words += ["--url", with_user(without_login(where.url), user)]
         if where.password_file is not None:
             words += ["--password-file", str(where.password_file)]
+        if where.ca_file is not None:
+            words += ["--ca-file", str(where.ca_file)]
     elif where.config_path is not None:
         words += ["--config", str(where.config_path)]
     return "".join(f" {shlex.quote(word)}" for word in words)

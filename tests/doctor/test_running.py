@@ -130,6 +130,8 @@ def test_what_is_printed_finds_the_same_agent(tmp_path: Path) -> None:
 def test_a_password_in_an_address_is_not_printed() -> None:
     where = Where(None, "http://an%20na:hunter2@h:1", Path("a b"), None)
     assert options_for(where) == " --url http://an%20na@h:1 --password-file 'a b'"
+    trusting = Where(None, "https://h:1", None, Path("our ca.pem"))
+    assert options_for(trusting) == " --url https://h:1 --ca-file 'our ca.pem'"
     told = {"hooks": [{"name": "a", "state": "failed", "last_error": "x", "dead": 0}]}
     found = status(told, HubConfig(), options_for(where))[1]
     assert found.mend == "edge-agent hooks list --url http://an%20na@h:1 --password-file 'a b'"
