@@ -4,6 +4,7 @@ certificates that the machine trusts."""
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import os
 import resource
@@ -62,8 +63,11 @@ def importing() -> Iterator[None]:
     gc.freeze()
 
 
+@functools.cache
 def trust() -> None:
-    """For functions of other packages, which may use aiohttp's own TLS contexts. Reads files."""
+    """For functions of other packages, which may use aiohttp's own TLS contexts. Reads files, the
+    first time.
+    """
     from aiohttp import connector
 
     connector._SSL_CONTEXT_VERIFIED.load_default_certs()
