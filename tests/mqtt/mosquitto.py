@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Self
 
+from tests.patience import PATIENCE
 from tests.rig.network import find_free_port
 
-START_LIMIT = 10.0
 PROGRAM = shutil.which("mosquitto", path=os.environ["PATH"] + ":/usr/sbin")
 
 
@@ -61,7 +61,7 @@ class Mosquitto:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        end = time.monotonic() + START_LIMIT
+        end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             if self._process.poll() is not None:
                 raise RuntimeError(f"mosquitto ended while starting:\n{self.log}")

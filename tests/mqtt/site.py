@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,11 @@ from agent.store.databases import Databases
 from agent.store.store import Store
 from agent.store.transaction import Edit
 from tests.mqtt.mosquitto import Mosquitto
+from tests.patience import until
 
-PATIENCE = 1.2
-"""Seconds of silence, so that no test waits for half a minute."""
+SILENCE = 1.2
+"""Seconds that who is hasty waits for another. Only where somebody falls silent: otherwise a busy
+machine would do so."""
 
 
 @dataclass
@@ -46,11 +48,12 @@ class Site:
 
 @asynccontextmanager
 async def responding(
-    broker: Mosquitto, served: Served, *, name: str = "hub", **options: Any
+    broker: Mosquitto, served: Served, *, name: str = "hub", hasty: bool = False, **options: Any
 ) -> AsyncIterator[Responder]:
     """A responder that is connected."""
     url, credentials = parse_broker_url(broker.url)
-    options = {"credentials": credentials, "keepalive": 2.0, "patience": PATIENCE, **options}
+    haste = {"keepalive": 2.0, "patience": SILENCE} if hasty else {}
+    options = {"credentials": credentials, **haste, **options}
     responder = Responder(Broker(url, name=name, **options), served, "hub")
     task = asyncio.create_task(responder.run())
     try:
@@ -64,20 +67,23 @@ async def responding(
 
 
 @asynccontextmanager
-async def site(folder: Path, broker: Mosquitto) -> AsyncIterator[Site]:
+async def site(folder: Path, broker: Mosquitto, *, hasty: bool = False) -> AsyncIterator[Site]:
     databases = Databases(folder / "hub")
     hub = await databases.ensure("edge")
     try:
-        async with responding(broker, ServedDatabases(databases)) as responder:
+        async with responding(broker, ServedDatabases(databases), hasty=hasty) as responder:
             yield Site(broker, hub, responder)
     finally:
         await databases.close()
 
 
 @asynccontextmanager
-async def gateway(url: str, *, node: str = "gateway-1", **options: Any) -> AsyncIterator[MqttPeer]:
+async def gateway(
+    url: str, *, node: str = "gateway-1", hasty: bool = False, **options: Any
+) -> AsyncIterator[MqttPeer]:
     """The hub's database as a gateway reaches it."""
-    options = {"timeout": PATIENCE, "keepalive": 2.0, "client_id": f"{node}/cloud", **options}
+    haste = {"keepalive": 2.0, "timeout": SILENCE} if hasty else {}
+    options = {"client_id": f"{node}/cloud", **haste, **options}
     peer = MqttPeer.from_url(url, node=node, **options)
     try:
         yield peer
@@ -149,18 +155,6 @@ async def contents(store: Store) -> dict[str, Any]:
         [revisions] = await store.revisions([(document.id, leaves)])
         found[document.id] = (str(document.rev), document.deleted, document.conflicts, revisions)
     return found
-
-
-async def until(condition: Callable[[], Any], *, seconds: float = 30.0) -> None:
-    """Wait until `condition` gives, or its coroutine gives, something true."""
-    async with asyncio.timeout(seconds):
-        while True:
-            found = condition()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return
-            await asyncio.sleep(0.02)
 
 
 async def fails(awaitable: Any) -> EdgeAgentError:

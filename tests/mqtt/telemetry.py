@@ -19,7 +19,7 @@ from agent.telemetry.options import Options
 from agent.telemetry.publisher import Publisher
 from tests.agents import CHECKOUT
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import until
+from tests.patience import until
 
 READY = "ready"
 TEMPERATURE = "edge-readings/gateway-1/greenhouse/temperature"

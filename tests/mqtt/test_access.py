@@ -21,16 +21,8 @@ from agent.store.databases import Databases
 from agent.store.store import Store
 from tests.agents import CHECKOUT, AgentProcess, edge_agent
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import (
-    contents,
-    fails,
-    gateway,
-    opened,
-    readings,
-    replicate,
-    responding,
-    until,
-)
+from tests.mqtt.site import contents, fails, gateway, opened, readings, replicate, responding
+from tests.patience import PATIENCE, until
 from tests.server.certificates import self_signed
 
 SECRET = "p@ss/w0rd"
@@ -104,7 +96,7 @@ async def test_a_gateway_is_pinned_to_its_own_topics(
                     overheard.append(message.topic.value)
 
         listening = asyncio.create_task(eavesdrop())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await subscribed.wait()
         mine = {"user": "gateway-1", "password": SECRET, "announce": True}
         async with gateway(url, **mine) as peer:

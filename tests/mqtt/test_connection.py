@@ -15,7 +15,7 @@ from agent.peers.mqtt_client import Publication, Received
 from agent.peers.mqtt_connection import Connection
 from agent.peers.mqtt_topics import parse_broker_url
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import until
+from tests.patience import PATIENCE, until
 
 
 def _ignore(_: Received) -> None:
@@ -26,7 +26,6 @@ async def test_a_broker_that_acknowledges_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is left, and what the library keeps for it is gone; the next call connects again."""
-    monkeypatch.setattr(mqtt_client, "_ACKNOWLEDGE_LIMIT", 0.3)
     lost: list[EdgeAgentError] = []
     async with Mosquitto(tmp_path / "broker") as broker:
         url, _ = parse_broker_url(broker.url)
@@ -38,8 +37,10 @@ async def test_a_broker_that_acknowledges_nothing(
             connection.publish(Publication("a", b"2" * 1000)),
             connection.publish(Publication("a", b"3" * 1000)),
         ]
-        for error in await asyncio.gather(*both, return_exceptions=True):
-            assert isinstance(error, ConnectError)
+        with monkeypatch.context() as hasty:
+            hasty.setattr(mqtt_client, "_ACKNOWLEDGE_LIMIT", 0.3)
+            for error in await asyncio.gather(*both, return_exceptions=True):
+                assert isinstance(error, ConnectError)
         await until(lambda: lost)
         assert not connection.connected
         assert connection.traffic.sent > sent + 2000  # they count against a budget
@@ -140,7 +141,10 @@ async def test_closing_takes_its_time_where_a_broker_neither_lets_in_nor_refuses
         await left.wait()
 
 
-async def test_to_give_up_while_a_broker_stalls_leaves_no_task(tmp_path: Path) -> None:
+async def test_to_give_up_while_a_broker_stalls_leaves_no_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_client, "CONNECT_LIMIT", 2 * PATIENCE)  # how long the library waits
     async with Mosquitto(tmp_path / "broker") as broker:
         url, _ = parse_broker_url(broker.url)
         connection = Connection(url, None, client_id="a", received=_ignore)
@@ -150,16 +154,19 @@ async def test_to_give_up_while_a_broker_stalls_leaves_no_task(tmp_path: Path) -
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.1):
                     await connection.subscribe("a/b")
-            async with asyncio.timeout(3):  # the library would wait for longer
-                while any("Client.subscribe" in repr(task) for task in asyncio.all_tasks()):
-                    await asyncio.sleep(0)
+            await until(
+                lambda: not any("Client.subscribe" in repr(each) for each in asyncio.all_tasks())
+            )
         finally:
             broker.send(signal.SIGCONT)
         await connection.close()
 
 
-async def test_nothing_is_left_of_a_connection_whose_broker_does_not_read() -> None:
+async def test_nothing_is_left_of_a_connection_whose_broker_does_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Not even a goodbye gets through, so closing takes so long that it is asked for again."""
+    monkeypatch.setattr(mqtt_client, "_ACKNOWLEDGE_LIMIT", 2 * PATIENCE)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1000)
@@ -182,9 +189,9 @@ async def test_nothing_is_left_of_a_connection_whose_broker_does_not_read() -> N
         publishing = [asyncio.create_task(connection.publish(large)) for _ in range(16)]
         await until(lambda: connection.traffic.sent > 16 * 900_000)
         await connection.close()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             told = await asyncio.gather(*publishing, return_exceptions=True)
         assert {type(each) for each in told} == {ConnectError}
         closed.set()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(PATIENCE):
             await left.wait()

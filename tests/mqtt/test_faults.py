@@ -30,7 +30,7 @@ from agent.store.databases import Databases
 from agent.store.store import Store
 from tests.mqtt.mosquitto import Mosquitto
 from tests.mqtt.site import (
-    PATIENCE,
+    SILENCE,
     Site,
     both_ways,
     contents,
@@ -41,12 +41,12 @@ from tests.mqtt.site import (
     replicate,
     responding,
     site,
-    until,
 )
+from tests.patience import PATIENCE, until
 
 SEED = int(os.environ.get("FAULTS_SEED", "20260801"))
 FAULTS = 32
-LONG_PAUSE = PATIENCE + 1.5
+LONG_PAUSE = SILENCE + 1.5
 """Seconds: longer than anybody waits."""
 
 
@@ -92,9 +92,9 @@ async def test_a_broker_that_comes_and_goes(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     async with (
         Mosquitto(tmp_path / "broker") as broker,
-        site(tmp_path, broker) as hub,
+        site(tmp_path, broker, hasty=True) as hub,
         opened(tmp_path / "a.sqlite") as store,
-        gateway(hub.url) as peer,
+        gateway(hub.url, hasty=True) as peer,
         both_ways(store, peer),
     ):
         writers = [
@@ -130,7 +130,7 @@ async def echo(broker: Mosquitto, chance: random.Random) -> AsyncIterator[list[i
 
         async def again(message: aiomqtt.Message) -> None:
             if chance.random() < 0.3:
-                await asyncio.sleep(chance.uniform(0, 1.5 * PATIENCE))
+                await asyncio.sleep(chance.uniform(0, 1.5 * SILENCE))
             properties = Properties(PacketTypes.PUBLISH)
             assert message.properties is not None
             properties.CorrelationData = message.properties.CorrelationData
@@ -160,10 +160,10 @@ async def test_everything_comes_twice_and_some_of_it_late(tmp_path: Path) -> Non
     large = secrets.token_bytes(300_000)
     async with (
         Mosquitto(tmp_path / "broker", more="max_packet_size 30000") as broker,
-        site(tmp_path, broker) as hub,
+        site(tmp_path, broker, hasty=True) as hub,
         echo(broker, chance) as echoed,
         opened(tmp_path / "a.sqlite") as store,
-        gateway(hub.url) as peer,
+        gateway(hub.url, hasty=True) as peer,
     ):
         await edit(store, "up", None, inline("f", "x/y", large))
         await edit(hub.hub, "down", None, inline("f", "x/y", large[::-1]))
@@ -206,9 +206,9 @@ async def test_rubbish_on_every_topic(tmp_path: Path) -> None:
     ]
     async with (
         Mosquitto(tmp_path / "broker") as broker,
-        site(tmp_path, broker) as hub,
+        site(tmp_path, broker, hasty=True) as hub,
         opened(tmp_path / "a.sqlite") as store,
-        gateway(hub.url, announce=True) as peer,
+        gateway(hub.url, hasty=True, announce=True) as peer,
         aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as stranger,
     ):
         topics.append(f"edge-sync/edge/stranger/req/{hub.responder.id}")
@@ -264,8 +264,8 @@ async def test_a_slow_reader_holds_up_nobody_else(tmp_path: Path) -> None:
     large = secrets.token_bytes(400_000)
     async with (
         Mosquitto(tmp_path / "broker", more="max_packet_size 30000") as broker,
-        site(tmp_path, broker) as hub,
-        gateway(hub.url, node="slow") as slow,
+        site(tmp_path, broker, hasty=True) as hub,
+        gateway(hub.url, node="slow", timeout=4.0) as slow,
         gateway(hub.url, node="quick") as quick,
         opened(tmp_path / "a.sqlite") as store,
     ):
@@ -276,7 +276,7 @@ async def test_a_slow_reader_holds_up_nobody_else(tmp_path: Path) -> None:
 
         async def read_slowly() -> None:
             async for piece in slow.attachment(revision, revision.attachments[0]):
-                await asyncio.sleep(PATIENCE + 0.3 if len(read) < 30_000 else 0.01)
+                await asyncio.sleep(SILENCE + 0.3 if len(read) < 30_000 else 0.01)
                 read.extend(piece)
 
         reading = asyncio.create_task(read_slowly())
@@ -316,9 +316,9 @@ async def test_many_slow_gateways_hold_up_nobody_else(tmp_path: Path) -> None:
     broker = Mosquitto(tmp_path / "broker")
     async with (
         broker,
-        responding(broker, ServedDatabases(databases), patience=60) as responder,
+        responding(broker, ServedDatabases(databases), patience=PATIENCE) as responder,
         aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as slow,
-        gateway(f"{broker.url}/edge", timeout=10) as peer,
+        gateway(f"{broker.url}/edge") as peer,
     ):
         begun: set[str] = set()
         await slow.subscribe("edge-sync/edge/+/rep", qos=1)
@@ -330,7 +330,7 @@ async def test_many_slow_gateways_hold_up_nobody_else(tmp_path: Path) -> None:
                 half = encode_packet(Message("", 5000, b"x" * 32, b"y"))
                 topic = f"edge-sync/edge/slow-{node}/req"
                 await slow.publish(topic, half, 1, properties=properties)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             async for message in slow.messages:  # it asks for the rest
                 assert message.properties is not None
                 begun.add(message.properties.CorrelationData.decode())

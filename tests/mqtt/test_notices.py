@@ -12,7 +12,7 @@ from agent.server.mqtt_notices import Notices, Pace
 from agent.server.mqtt_served import ServedDatabases
 from agent.store.databases import Databases
 from agent.tasks import together
-from tests.mqtt.site import until
+from tests.patience import until
 
 
 def pauses(interval: float, seconds: float) -> list[float]:

@@ -16,7 +16,8 @@ from agent.server.mqtt import Responder
 from agent.server.mqtt_served import ServedDatabases
 from agent.store.databases import Databases
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import responding, site, until
+from tests.mqtt.site import responding, site
+from tests.patience import until
 from tests.rig.network import find_free_port
 from tests.store.helpers import revision
 

@@ -25,16 +25,8 @@ from tests import agents
 from tests.agents import AgentProcess, edge_agent
 from tests.cli.helpers import documents, in_process, make_store, query
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import (
-    both_ways,
-    contents,
-    edit,
-    gateway,
-    opened,
-    readings,
-    replicate,
-    until,
-)
+from tests.mqtt.site import both_ways, contents, edit, gateway, opened, readings, replicate
+from tests.patience import PATIENCE, until, when_true
 from tests.peers.pouchdb_server import PouchDBServer
 
 
@@ -64,7 +56,7 @@ def bridge(folder: Path, broker: Mosquitto, upstream: str, *options: str) -> Age
 
 def gateways(url: str) -> dict[str, str]:
     """The presence of gateways, as `edge-agent status` at a hub or a bridge has it."""
-    with urllib.request.urlopen(f"{url}/_status", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/_status", timeout=PATIENCE) as answer:
         status = json.load(answer)
     return {gateway["name"]: gateway["status"] for gateway in status["gateways"]}
 
@@ -90,21 +82,21 @@ def test_replicate_and_status(tmp_path: Path, broker: Mosquitto, free_port: int)
         assert query(target, "SELECT count(*) FROM docs") == [(300,)]
         with agents.gateway(config) as process:
             process.wait_until_ready()
-            agents.when_true(lambda: gateways(url) == {"gateway-1": "online"})
+            when_true(lambda: gateways(url) == {"gateway-1": "online"})
             store = tmp_path / "gateway" / "edge.sqlite"
-            agents.when_true(lambda: query(store, "SELECT count(*) FROM docs") == [(300,)])
+            when_true(lambda: query(store, "SELECT count(*) FROM docs") == [(300,)])
             shown = edge_agent("status", "--url", url).stdout
             assert f"broker {broker.url}: connected" in shown
             assert "gateway-1 │ online" in " ".join(shown.replace("┃", "│").split())
             status = edge_agent("status", "--config", config, "--json").json()
             assert 1000 < status["remotes"][0]["bytes_received"] < 100_000
             assert process.stop().status == 0
-        agents.when_true(lambda: gateways(url) == {"gateway-1": "offline"})
+        when_true(lambda: gateways(url) == {"gateway-1": "offline"})
         with agents.gateway(config) as process:
             process.wait_until_ready()
-            agents.when_true(lambda: gateways(url) == {"gateway-1": "online"})
+            when_true(lambda: gateways(url) == {"gateway-1": "online"})
             process.send(signal.SIGKILL)  # the broker tells for it
-        agents.when_true(lambda: gateways(url) == {"gateway-1": "offline"})
+        when_true(lambda: gateways(url) == {"gateway-1": "offline"})
         assert running.stop().status == 0
 
 
@@ -171,7 +163,7 @@ async def test_two_bridges_of_which_one_is_killed(
                 await until(lambda: jobs[0].progress.docs_written > 300)
                 calls = [await _calls(address) for address in addresses]
                 bridges[0].send(signal.SIGKILL)
-                await until(lambda: _equal(first, second, 3001), seconds=40)
+                await until(lambda: _equal(first, second, 3001))
                 assert min(calls) > 0
                 assert await asyncio.to_thread(gateways, addresses[1]) == {
                     "gateway-1": "online",
@@ -200,7 +192,7 @@ async def _equal(first: Store, second: Store, count: int) -> bool:
 
 async def _calls(address: str) -> int:
     def read() -> Any:
-        with urllib.request.urlopen(f"{address}/_status", timeout=10) as answer:
+        with urllib.request.urlopen(f"{address}/_status", timeout=PATIENCE) as answer:
             return json.load(answer)
 
     return int((await asyncio.to_thread(read))["mqtt"]["calls"])
@@ -218,7 +210,7 @@ async def test_attachments_through_a_bridge(
         async with (
             opened(tmp_path / "a.sqlite") as store,
             opened(tmp_path / "b.sqlite") as other,
-            gateway(url, timeout=10) as peer,
+            gateway(url) as peer,
         ):
             files = inline("large", "x/y", large), inline("small", "text/plain", b"1")
             await edit(store, "files", None, *files, n=1)
@@ -246,11 +238,11 @@ def test_what_a_stranger_sees(tmp_path: Path, broker: Mosquitto) -> None:
         )
         try:
             running.wait_until_ready()
-            agents.when_true(lambda: b"/status" in seen.read_bytes())
+            when_true(lambda: b"/status" in seen.read_bytes())
             edge_agent("replicate", source, f"{broker.url}/edge", "--create-target")
-            agents.when_true(lambda: b"/changed" in seen.read_bytes())
+            when_true(lambda: b"/changed" in seen.read_bytes())
             assert running.stop().status == 0
-            agents.when_true(lambda: seen.read_bytes().endswith(b"/status  \n"))
+            when_true(lambda: seen.read_bytes().endswith(b"/status  \n"))
         finally:
             listener.terminate()
             listener.wait()

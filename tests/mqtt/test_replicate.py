@@ -13,7 +13,8 @@ from agent.replication.spec import parse_endpoint
 from agent.server.mqtt_served import ServedDatabases
 from agent.store.databases import Databases
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import Site, contents, readings, responding, site, until
+from tests.mqtt.site import Site, contents, readings, responding, site
+from tests.patience import until
 from tests.server.replicating import agent, fill, ids
 
 

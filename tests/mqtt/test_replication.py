@@ -29,6 +29,7 @@ from agent.store.databases import Databases
 from agent.store.store import Store
 from tests.mqtt.mosquitto import Mosquitto
 from tests.mqtt.site import (
+    SILENCE,
     Site,
     both_ways,
     contents,
@@ -40,8 +41,8 @@ from tests.mqtt.site import (
     replicate,
     responding,
     site,
-    until,
 )
+from tests.patience import PATIENCE, until
 
 LARGE = secrets.token_bytes(2_500_001)
 
@@ -135,12 +136,15 @@ async def test_changes_arrive_at_once_and_without_polling(
         for number in range(5):
             await edit(store, f"up-{number}", None, n=number)
             await edit(hub.hub, f"down-{number}", None, n=number)
-            await until(lambda: hub.hub.get(f"up-{number}"), seconds=5)  # noqa: B023
-            await until(lambda: store.get(f"down-{number}"), seconds=5)  # noqa: B023
-        await asyncio.sleep(2.5)  # the last checkpoints
-        before = hub.responder.status()["calls"]
-        await asyncio.sleep(1.0)
-        assert hub.responder.status()["calls"] - before <= 2
+            await until(lambda: hub.hub.get(f"up-{number}"))  # noqa: B023
+            await until(lambda: store.get(f"down-{number}"))  # noqa: B023
+
+        async def at_rest() -> bool:
+            before = hub.responder.status()["calls"]
+            await asyncio.sleep(1.0)
+            return bool(hub.responder.status()["calls"] == before)
+
+        await until(at_rest, "nothing more is asked, once the last checkpoints are written")
 
 
 async def test_notices_come_to_who_follows_and_to_nobody_else(hub: Site, peer: MqttPeer) -> None:
@@ -273,7 +277,7 @@ async def test_a_repeated_put_of_a_local_document_counts(tmp_path: Path) -> None
                     rev = await super().put_local(id, doc)
                     if served.lose:
                         served.lose -= 1
-                        await asyncio.sleep(2 * 0.5)  # longer than the gateway waits
+                        await asyncio.sleep(2 * SILENCE)  # longer than the gateway waits
                     return rev
 
             return Peer(store)
@@ -281,7 +285,7 @@ async def test_a_repeated_put_of_a_local_document_counts(tmp_path: Path) -> None
     async with (
         Mosquitto(tmp_path / "broker") as broker,
         responding(broker, Forgetful(databases)),
-        gateway(f"{broker.url}/edge", timeout=0.5) as peer,
+        gateway(f"{broker.url}/edge", timeout=SILENCE) as peer,
     ):
         assert await peer.put_local("c", {"n": 1}) == "0-1"
         assert await peer.get_local("c") == {"n": 1, "_rev": "0-1"}
@@ -298,18 +302,18 @@ async def test_databases_are_not_kept_open_and_notices_come_all_the_same(tmp_pat
         await databases.create(name)
     async with Mosquitto(tmp_path / "broker") as broker:
         served = ServedDatabases(databases)
-        async with responding(broker, served), gateway(f"{broker.url}/db0", timeout=10) as peer:
+        async with responding(broker, served), gateway(f"{broker.url}/db0") as peer:
             feed = peer.changes(0, follow=True, limit=10)
             await anext(feed)
             for name in names[1:]:
-                async with gateway(f"{broker.url}/{name}", timeout=10, client_id=name) as other:
+                async with gateway(f"{broker.url}/{name}", client_id=name) as other:
                     assert (await other.info()).doc_count == 0
             await until(lambda: len(databases.open_names) <= 4)
             assert "db0" not in databases.open_names
             with databases.using("db0"):
                 await edit(await databases.get("db0"), "late", None, n=1)
             found: list[str] = []
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while not found:
                     found += [change.id for change in (await anext(feed)).changes]
             assert found == ["late"]
@@ -332,7 +336,7 @@ async def test_a_responder_that_is_started_again(tmp_path: Path) -> None:
 
     async with Mosquitto(tmp_path / "broker") as broker:
         url, _ = parse_broker_url(broker.url)
-        responder = Responder(Broker(url, patience=0.5), Broken(databases), "hub")
+        responder = Responder(Broker(url), Broken(databases), "hub")
         with pytest.raises(ZeroDivisionError):
             await responder.run()
         running = asyncio.create_task(responder.run())

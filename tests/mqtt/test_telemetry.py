@@ -19,7 +19,7 @@ from agent.store.store import Store
 from tests import agents
 from tests.agents import edge_agent
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import edit, until
+from tests.mqtt.site import edit
 from tests.mqtt.telemetry import (
     CONFIG,
     TEMPERATURE,
@@ -29,6 +29,7 @@ from tests.mqtt.telemetry import (
     publishing,
     reading,
 )
+from tests.patience import until, when_true
 
 
 async def test_what_is_documented(store: Store, broker: Mosquitto, seen: Listener) -> None:
@@ -202,10 +203,10 @@ async def test_a_gateway(broker: Mosquitto, seen: Listener, tmp_path: Path, free
     def check() -> None:
         with agents.gateway(config) as process:
             process.wait_until_ready()
-            agents.when_true(lambda: status()["telemetry"][0]["state"] == "connected")
-            agents.when_true(lambda: status()["devices"][0]["state"] == "open")
+            when_true(lambda: status()["telemetry"][0]["state"] == "connected")
+            when_true(lambda: status()["devices"][0]["state"] == "open")
             os.write(ours, b'\n{"seq": 1, "temperature": 21.5}\n')
-            agents.when_true(lambda: seen.values() == [21.5])
+            when_true(lambda: seen.values() == [21.5])
             [told] = status()["telemetry"]
             assert (told["name"], told["broker"]) == ("site", f"{broker.url}/edge-readings")
             assert (told["published"], told["skipped"], told["last_error"]) == (1, 0, None)

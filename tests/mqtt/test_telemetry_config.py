@@ -15,12 +15,12 @@ from agent.store.store import Store
 from tests import agents
 from tests.cli.helpers import in_process
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import until
 from tests.mqtt.telemetry import (
     documented,
     numbers,
     publishing,
 )
+from tests.patience import until
 
 
 async def test_the_documented_access_rules(store: Store, tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 from agent.store.store import Store
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import until
 from tests.mqtt.telemetry import (
     CONFIG,
     Listener,
     publishing,
     reading,
 )
+from tests.patience import until
 
 
 async def test_home_assistant(store: Store, broker: Mosquitto, seen: Listener) -> None:

@@ -13,7 +13,6 @@ import pytest
 from agent.store.store import Store
 from agent.telemetry.publisher import Publisher
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import until
 from tests.mqtt.telemetry import (
     CONFIG,
     Listener,
@@ -22,6 +21,7 @@ from tests.mqtt.telemetry import (
     publishing,
     reading,
 )
+from tests.patience import until
 
 
 @pytest.mark.parametrize("qos", [0, 1])
