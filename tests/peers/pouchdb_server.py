@@ -14,10 +14,10 @@ from typing import Self
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.peers.node import PACKAGES, node_program
 from tests.rig.network import find_free_port
 
-START_LIMIT = 30.0
 STOP_LIMIT = 5.0
 _PROGRAM = PACKAGES / "pouchdb-server" / "bin" / "pouchdb-server"
 # It is from 2019 and leaves failed promises alone, which today's Node.js takes as a reason to end.
@@ -124,7 +124,7 @@ class PouchDBServer:
             self._process = None
 
     def _wait_until_it_answers(self, process: subprocess.Popen[bytes], printed_before: int) -> None:
-        end = time.monotonic() + START_LIMIT
+        end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             if process.poll() is not None:
                 raise RuntimeError(f"pouchdb-server ended while starting:\n{self.log}")
@@ -132,7 +132,7 @@ class PouchDBServer:
             if _STARTED in self.log[printed_before:] and self._answers():
                 return
             time.sleep(0.05)
-        raise TimeoutError(f"pouchdb-server did not answer in {START_LIMIT:.0f} s:\n{self.log}")
+        raise TimeoutError(f"pouchdb-server did not answer in {PATIENCE:.0f} s:\n{self.log}")
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import hashlib
 import secrets
@@ -21,6 +20,7 @@ from agent.peers.peer import Peer
 from agent.replication.replicator import Replicator
 from agent.store.store import Store
 from agent.store.transaction import Edit
+from tests.patience import until
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.server.api import Api, running
 from tests.store.helpers import rows
@@ -212,6 +212,6 @@ async def test_a_line_that_breaks_costs_no_document(store: Store, agent: Api) ->
     await replicate(LocalPeer(store), remote)
     await remote.close()
     there = await agent.databases.get("db")
-    while rows(there.path, "SELECT count(*) FROM blobs") != [1]:  # the broken upload is dropped
-        await asyncio.sleep(0.02)
+    # The broken upload is dropped.
+    await until(lambda: rows(there.path, "SELECT count(*) FROM blobs") == [1])
     assert await contents(there) == await contents(store)

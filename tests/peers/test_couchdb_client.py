@@ -136,13 +136,13 @@ async def test_changes_come_in_pages_with_all_leaves(peer: CouchPeer) -> None:
 async def test_new_changes_arrive_as_they_are_made(
     url: str, feed: FeedMode, connect: Connect
 ) -> None:
-    peer = connect(url, feed=feed, heartbeat=0.2)
+    peer = connect(url, feed=feed, heartbeat=2.0)
     await peer.create()
     await peer.store([LEFT])
     seen: list[Change] = []
 
     async def write_after_some_heartbeats() -> None:
-        await asyncio.sleep(1)
+        await asyncio.sleep(6 if len(seen) == 1 else 0)  # two and a half make a silence
         await peer.store([Revision(f"n{len(seen)}", 1, ("a",), False, "{}")])
 
     writing = asyncio.create_task(asyncio.sleep(0))

@@ -117,13 +117,13 @@ async def test_lines_are_taken_together_as_they_have_arrived(serve: Serve) -> No
 
 @pytest.mark.parametrize("mode", ["continuous", "longpoll"])
 async def test_a_feed_that_falls_silent_is_given_up(serve: Serve, mode: FeedMode) -> None:
-    peer = await serve(feed(b"\n", 0.1, b"\n", 0.1, b"\n", 30.0), feed=mode, heartbeat=0.2)
+    peer = await serve(feed(b"\n", 0.1, b"\n", 0.1, b"\n", 3600.0), feed=mode, heartbeat=0.2)
     async with aclosing(peer.changes(START, follow=True, limit=3)) as batches:
         await anext(batches)
         started = time.monotonic()
         with pytest.raises(ConnectError, match="does not answer"):
             await anext(batches)
-    assert 0.6 < time.monotonic() - started < 5
+    assert 0.6 < time.monotonic() - started < 30  # with the default heartbeat: 75 s
 
 
 async def test_a_feed_that_ends_goes_on_from_its_last_seq(

@@ -16,6 +16,7 @@ from agent.peers.changes_feed import FeedMode
 from agent.peers.couchdb import CouchPeer
 from agent.peers.local import LocalPeer
 from agent.store.sequences import number_of
+from tests.patience import PATIENCE
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.server.api import Api, number_in, running
 
@@ -48,9 +49,9 @@ async def test_following(tmp_path: Path, mode: FeedMode, monkeypatch: pytest.Mon
     monkeypatch.setattr(changes_feed, "_SHORTEST_FEED", 0.05)
     async with running(tmp_path) as api:
         await filled(api, 11)
-        peer = CouchPeer.from_url(f"{api.url}/db", feed=mode, heartbeat=0.1)
+        peer = CouchPeer.from_url(f"{api.url}/db", feed=mode, heartbeat=2.0)
         feed = peer.changes(0, follow=True, limit=100, selector={"type": "wanted"})
-        async with asyncio.timeout(20), contextlib.aclosing(feed) as batches:
+        async with asyncio.timeout(PATIENCE), contextlib.aclosing(feed) as batches:
             first = await anext(batches)
             assert [change.id for change in first.changes] == ["0000", "0010"]
             await api.write("left out", type="other")
@@ -120,10 +121,10 @@ async def test_following_pouchdb_server(
     shared_pouchdb_server: PouchDBServer, mode: FeedMode
 ) -> None:
     name = f"{shared_pouchdb_server.url}/filtered-{mode}"
-    writer, peer = CouchPeer.from_url(name), CouchPeer.from_url(name, feed=mode, heartbeat=1.0)
+    writer, peer = CouchPeer.from_url(name), CouchPeer.from_url(name, feed=mode)
     await writer.create()
     feed = peer.changes(0, follow=True, limit=100, doc_ids=["a"])
-    async with asyncio.timeout(20), contextlib.aclosing(feed) as batches:
+    async with asyncio.timeout(PATIENCE), contextlib.aclosing(feed) as batches:
         first = await anext(batches)
         assert (first.changes, first.pending) == ((), 0)
         for id in ("b", "a"):

@@ -142,14 +142,14 @@ async def test_an_unknown_host() -> None:
 
 async def test_a_server_that_says_nothing(serve: Serve) -> None:
     async def handler(_: web.Request) -> web.Response:
-        await asyncio.sleep(30)
+        await asyncio.sleep(3600)
         return web.Response()
 
     peer = await serve(handler, timeout=0.2)
     started = time.monotonic()
     with pytest.raises(ConnectError, match="does not answer"):
         await peer.info()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30  # and not the default, a minute
 
 
 @pytest.mark.parametrize("kernel_waits", [True, False])

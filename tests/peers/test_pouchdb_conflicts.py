@@ -12,8 +12,9 @@ import pytest
 from agent.documents.policies import Policy, ThreeWay
 from agent.documents.selector import parse_selector
 from agent.replication.conflicts import Resolver
+from tests.patience import until
 from tests.peers.pouch import Pouch, PouchDatabase
-from tests.peers.test_pouchdb_with_agent import remote, settled, trees_of_agent, until
+from tests.peers.test_pouchdb_with_agent import remote, settled, trees_of_agent
 from tests.server.api import Api, running
 
 

@@ -10,11 +10,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from tests.patience import PATIENCE, until
 from tests.peers.pouch import Pouch, PouchError
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.peers.stand_ins import Serve
-
-LIMIT = 15.0
 
 
 async def test_client_reads_and_writes_documents(pouch: Pouch) -> None:
@@ -110,9 +109,7 @@ async def test_client_tells_what_nobody_was_told(serve: Serve, hangs_up: bool) -
         async with Pouch() as pouch:
             db = await pouch.open("local")
             assert (await db.replicate_from(url))["docs_written"] == 1
-            async with asyncio.timeout(LIMIT):
-                while not pouch.unhandled:
-                    await asyncio.sleep(0.01)
+            await until(lambda: pouch.unhandled)
             assert (await db.get("a"))["_rev"] == "1-b"
             pouch.forgive_outages()
 
@@ -167,7 +164,7 @@ async def test_live_replication_follows_until_stopped(
     db = await pouch.open("local")
     remote = await pouch.open_remote(url)
     live = await db.live(url, retry=True)
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(PATIENCE):
         await live.wait_for("paused")
         await db.put({"_id": "from here"})
         change = await live.wait_for("change")

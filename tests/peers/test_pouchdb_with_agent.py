@@ -14,12 +14,12 @@ import aiohttp
 import pytest
 
 from agent.server import bodies
+from tests.patience import PATIENCE, until
 from tests.peers.pouch import Pouch, PouchDatabase, PouchError
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.server.api import Api, number_in, running
 
 Leaves = list[dict[str, Any]]
-LIMIT = 15.0
 
 
 @pytest.fixture
@@ -67,16 +67,6 @@ async def settled(agent: Api, db: PouchDatabase) -> dict[str, Leaves]:
     trees = await trees_of_agent(agent)
     assert await trees_of_pouch(db) == trees
     return trees
-
-
-async def until(check: Any) -> None:
-    """Waits until an asynchronous check is true."""
-
-    async def wait() -> None:
-        while not await check():
-            await asyncio.sleep(0.05)
-
-    await asyncio.wait_for(wait(), LIMIT)
 
 
 # --- PouchDB replicates ----------------------------------------------------------------
@@ -171,7 +161,7 @@ async def test_a_database_that_was_recreated_is_replicated_anew(
 
 async def test_live_sync_in_both_directions(agent: Api, local: PouchDatabase) -> None:
     live = await local.live(remote(agent), retry=True)
-    await asyncio.wait_for(live.wait_for("paused"), LIMIT)
+    await asyncio.wait_for(live.wait_for("paused"), PATIENCE)
     for number in range(3):
         await agent.write(f"agent{number}")
         await local.put({"_id": f"pouch{number}"})
@@ -189,12 +179,12 @@ async def test_live_sync_goes_on_when_there_is_room_again(
     agent: Api, local: PouchDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = await local.live(remote(agent), retry=True)
-    await asyncio.wait_for(live.wait_for("paused"), LIMIT)
+    await asyncio.wait_for(live.wait_for("paused"), PATIENCE)
     with monkeypatch.context() as full:
         full.setattr(bodies, "_HELD", 0)
         await local.put({"_id": "a"})
         for _ in range(3):  # it is refused, and tries again
-            await asyncio.wait_for(live.wait_for("active"), LIMIT)
+            await asyncio.wait_for(live.wait_for("active"), PATIENCE)
         assert not await agent_has(agent, "a")
     await until(lambda: agent_has(agent, "a"))
     await live.stop()
@@ -211,7 +201,7 @@ async def test_live_sync_goes_on_after_a_restart_of_the_agent(
     async with running(folder, port=free_port) as agent:
         await agent.put("/db")
         live = await local.live(remote(agent), retry=True)
-        await asyncio.wait_for(live.wait_for("paused"), LIMIT)
+        await asyncio.wait_for(live.wait_for("paused"), PATIENCE)
         await agent.write("a")
     await local.put({"_id": "b"})
     async with running(folder, port=free_port) as agent:

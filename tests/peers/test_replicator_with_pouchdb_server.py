@@ -18,6 +18,7 @@ from agent.peers.peer import Peer
 from agent.replication.replicator import Replicator
 from agent.store.store import Store
 from agent.store.transaction import Edit
+from tests.patience import until
 from tests.peers.pouchdb_server import PouchDBServer
 
 
@@ -114,9 +115,10 @@ async def test_live_in_both_directions_through_a_restart_of_the_server(
     gateway: Store, cloud: CouchPeer, pouchdb_server: PouchDBServer
 ) -> None:
     async def arrived(id: str) -> None:
-        async with asyncio.timeout(30):
-            while id not in await leaves(cloud):
-                await asyncio.sleep(0.05)
+        async def there() -> bool:
+            return id in await leaves(cloud)
+
+        await until(there, f"{id} arrives")
 
     live = asyncio.create_task(Replicator(LocalPeer(gateway), cloud, continuous=True).run())
     await edit(gateway, "before", None, value=1)

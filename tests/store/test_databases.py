@@ -14,6 +14,7 @@ from agent.errors import NotFoundError, StoreError
 from agent.peers.local import DatabasePeer
 from agent.store import store as stores
 from agent.store.databases import Databases
+from tests.patience import PATIENCE
 from tests.store.helpers import put, reading
 
 
@@ -184,11 +185,16 @@ async def test_many_tasks_share_few_open_databases(tmp_path: Path) -> None:
 async def test_deleting_a_busy_database_holds_up_no_other(tmp_path: Path) -> None:
     databases = Databases(tmp_path)
     store = await databases.create("busy")
-    release = threading.Event()
-    reading = asyncio.create_task(store.examine(release.wait, 20))
-    await asyncio.sleep(0.05)
+    begun, release = threading.Event(), threading.Event()
+
+    def read() -> None:
+        begun.set()
+        release.wait(2 * PATIENCE)
+
+    reading = asyncio.create_task(store.examine(read))
+    await asyncio.to_thread(begun.wait)
     deleting = asyncio.create_task(databases.delete("busy"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await databases.create("other")
         await databases.delete("other")
     assert not deleting.done()

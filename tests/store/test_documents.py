@@ -14,6 +14,7 @@ from agent.documents.tree import RevTree
 from agent.errors import TooLargeError
 from agent.store import lookup
 from agent.store.store import Store
+from tests.patience import PATIENCE
 from tests.store.helpers import body, edit, get, opened, put, reading, revision, rows
 
 # --- revisions as they come (new_edits=false) ----------------------------------------------
@@ -306,7 +307,7 @@ async def test_a_write_between_two_queries_hides_no_revision(
     def slow_query(*arguments: object, **options: object) -> object:
         found = query(*arguments, **options)  # type: ignore[arg-type]
         deletion = store.edit([edit("x", "1-c", _deleted=True)])
-        asyncio.run_coroutine_threadsafe(deletion, loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(deletion, loop).result(timeout=PATIENCE)
         return found
 
     monkeypatch.setattr(lookup, "_documents", slow_query)

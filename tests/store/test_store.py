@@ -30,6 +30,7 @@ from agent.errors import (
 from agent.store.databases import Databases
 from agent.store.store import Store
 from agent.store.transaction import Transaction
+from tests.patience import PATIENCE, until
 from tests.store.helpers import get, put, reading, revision, rows
 
 # --- changes -------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ async def test_many_pending_changes_are_an_upper_bound(store: Store) -> None:
 
 async def test_wait_returns_at_the_next_change(store: Store) -> None:
     await store.graft([reading(1)])
-    await asyncio.wait_for(store.wait(0), 1)
+    await asyncio.wait_for(store.wait(0), PATIENCE)
     waiting = [asyncio.create_task(store.wait(1)) for _ in range(3)]
     future = asyncio.create_task(store.wait(2))
     await store.put_local("x", None, "{}")  # no change
@@ -111,11 +112,11 @@ async def test_wait_returns_at_the_next_change(store: Store) -> None:
     await asyncio.sleep(0.02)
     assert not any(task.done() for task in waiting)
     await store.graft([reading(2)])
-    await asyncio.wait_for(asyncio.gather(*waiting), 1)
+    await asyncio.wait_for(asyncio.gather(*waiting), PATIENCE)
     await asyncio.sleep(0.02)
     assert not future.done()  # it waits for a change that is still to come
     await store.graft([reading(3)])
-    await asyncio.wait_for(future, 1)
+    await asyncio.wait_for(future, PATIENCE)
 
 
 async def test_a_change_can_be_read_once_wait_returned(store: Store) -> None:
@@ -133,7 +134,9 @@ async def test_a_change_can_be_read_once_wait_returned(store: Store) -> None:
     following = asyncio.create_task(follow())
     for number in range(20):
         await store.graft([reading(number)])
-    assert await asyncio.wait_for(following, 5) == [reading(number).id for number in range(20)]
+    assert await asyncio.wait_for(following, PATIENCE) == [
+        reading(number).id for number in range(20)
+    ]
 
 
 async def test_wait_ends_when_the_store_closes(path: Path) -> None:
@@ -141,8 +144,8 @@ async def test_wait_ends_when_the_store_closes(path: Path) -> None:
     waiting = asyncio.create_task(store.wait(0))
     await asyncio.sleep(0)
     await store.close()
-    await asyncio.wait_for(waiting, 1)
-    await asyncio.wait_for(store.wait(0), 1)
+    await asyncio.wait_for(waiting, PATIENCE)
+    await asyncio.wait_for(store.wait(0), PATIENCE)
     assert store.closed
 
 
@@ -276,7 +279,7 @@ async def test_everything_is_there_after_reopening(path: Path) -> None:
     )
     assert store.update_seq == 2
     assert await store.get_local("x") == ("0-1", "{}")
-    await asyncio.wait_for(store.wait(1), 1)
+    await asyncio.wait_for(store.wait(1), PATIENCE)
     await put(store, "y")
     assert store.update_seq == 3
     await store.close()
@@ -360,9 +363,7 @@ async def test_the_wal_is_truncated(store: Store, path: Path) -> None:
         await store.graft([reading(1)])
         assert wal.stat().st_size > 20_000_000  # held back by somebody else's reader
     await store.graft([reading(2)])
-    async with asyncio.timeout(5):
-        while wal.stat().st_size > 100_000:  # it is seen to after the answer
-            await asyncio.sleep(0.01)
+    await until(lambda: wal.stat().st_size <= 100_000)  # it is seen to after the answer
     assert (await store.info()).doc_count == 22
 
 
@@ -383,10 +384,10 @@ async def test_readers_do_not_pin_the_wal(store: Store, path: Path) -> None:
 async def test_reading_needs_none_of_asyncios_threads(store: Store) -> None:
     """They may all be busy, with look-ups of names that get no answer."""
     release = threading.Event()
-    busy = [asyncio.create_task(asyncio.to_thread(release.wait, 30)) for _ in range(64)]
+    busy = [asyncio.create_task(asyncio.to_thread(release.wait, 2 * PATIENCE)) for _ in range(64)]
     try:
         await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert (await store.info()).doc_count == 0
     finally:
         release.set()

@@ -10,9 +10,7 @@ from typing import Any
 
 from agent.store.store import Store
 from agent.store.transaction import Transaction
-
-LONGEST = 20.0
-"""Seconds that anything may take; only so that a test cannot hang."""
+from tests.patience import PATIENCE
 
 
 async def test_a_writer_that_hangs_shows(store: Store) -> None:
@@ -26,7 +24,7 @@ async def test_a_writer_that_hangs_shows(store: Store) -> None:
     done, _ = await asyncio.wait({checking}, timeout=2.5)
     assert not done
     go_on.set()
-    await asyncio.wait_for(checking, LONGEST)
+    await asyncio.wait_for(checking, PATIENCE)
     await hanging
 
 
@@ -34,7 +32,7 @@ async def test_a_writer_with_long_work_gets_on(store: Store) -> None:
     done = threading.Event()
     working = asyncio.create_task(store.write(_count_until(done)))
     try:
-        await asyncio.wait_for(store.check(), LONGEST)
+        await asyncio.wait_for(store.check(), PATIENCE)
         assert not working.done()
     finally:
         done.set()
@@ -49,7 +47,7 @@ async def test_threads_that_wait_for_the_network_keep_no_store_from_being_looked
     loop = asyncio.get_running_loop()
     asking = [loop.run_in_executor(None, answered.wait) for _ in range(100)]
     try:
-        await asyncio.wait_for(store.check(), LONGEST)
+        await asyncio.wait_for(store.check(), PATIENCE)
     finally:
         answered.set()
     await asyncio.gather(*asking)
