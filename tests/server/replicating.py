@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,6 @@ async def agent(
     finally:
         stop.set()
         await running
-
-
-async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    """What the condition gives, once that is true."""
-    async with asyncio.timeout(20):
-        while not (found := await condition()):
-            await asyncio.sleep(0.02)
-    return found
 
 
 async def ids(api: Api, db: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.patience import until
 from tests.server.api import Answer, Api, running
 from tests.store.helpers import rows
 
@@ -188,12 +189,14 @@ async def test_an_upload_that_is_cut_off_leaves_nothing(api: Api) -> None:
         b"PUT /db/a/f HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n" + LARGE
     )
     await writer.drain()
-    while not await blobs(api):
-        await asyncio.sleep(0.02)
+    await until(lambda: blobs(api))
     writer.close()
     await writer.wait_closed()
-    while await blobs(api):
-        await asyncio.sleep(0.02)
+
+    async def dropped() -> bool:
+        return not await blobs(api)
+
+    await until(dropped)
     assert (await api.get("/db/a")).status == 404
 
 

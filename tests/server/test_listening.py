@@ -17,6 +17,7 @@ from agent.server.app import make_app
 from agent.server.http import _most_connections, serve
 from agent.server.tls import server_context
 from agent.store.databases import Databases
+from tests.patience import PATIENCE
 from tests.server.api import Api, running
 from tests.server.certificates import self_signed
 
@@ -118,13 +119,13 @@ async def test_connections_are_bounded(
             writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
             await writer.drain()
     reader, writer = await asyncio.open_connection(server.host, server.port)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         assert await reader.read() == b""
     writer.close()
     for _, writer in idle[:5]:
         writer.close()
         await writer.wait_closed()
-    async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
         while True:
             try:
                 async with session.get(server.url, ssl=trusting) as answer:
@@ -149,7 +150,7 @@ async def test_who_does_not_ask_to_the_end_is_not_waited_for_for_ever(
         writer.write(b"GET /_up HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
     writer.write(asked)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):  # without the half second it would be two minutes
         await reader.read()  # returns when the connection is closed
     writer.close()
     await server.close()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.fuzz.description import load
+from tests.patience import PATIENCE
 from tests.server.api import Answer, Api, running
 from tests.server.replicating import agent
 from tests.store.helpers import rows
@@ -184,7 +185,7 @@ async def cut_off(api: Api, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(api.server.host, api.server.port)
     writer.write(request)
     writer.write_eof()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         answer = await reader.read()
     writer.close()
     await writer.wait_closed()
@@ -232,7 +233,7 @@ async def test_lengths_that_are_none(
 ) -> None:
     before = await everything(api)
     head = b"PUT /db/new HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         answer = await api.raw(head + framing)
     assert answer.split()[1] == b"400", answer
     assert "Traceback" not in caplog.text
@@ -242,7 +243,7 @@ async def test_lengths_that_are_none(
 async def test_a_body_that_is_longer_than_told_is_no_request(api: Api) -> None:
     """What is left over is not taken for a request that somebody else might have smuggled in."""
     request = b"PUT /db/new HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}\x01 trailing"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         answer = await api.raw(request + b"\r\n\r\n")
     assert answer.rpartition(b"HTTP/1.")[2].split()[1] == b"400"
 

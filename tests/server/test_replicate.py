@@ -15,10 +15,11 @@ import pytest
 
 from agent.config import AgentConfig, Config, RemoteConfig, ServerConfig
 from agent.replication import job, manager, pipeline
+from tests.patience import until
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.rig.network import find_free_port
 from tests.server.api import Api, number_in, running
-from tests.server.replicating import agent, fill, ids, until
+from tests.server.replicating import agent, fill, ids
 
 DOCS: list[dict[str, Any]] = [
     {"_id": "a", "type": "reading"},

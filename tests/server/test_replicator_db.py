@@ -11,9 +11,10 @@ import pytest
 
 from agent.peers.local import DatabasePeer
 from agent.replication import manager
+from tests.patience import until
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.server.api import Api
-from tests.server.replicating import agent, fill, ids, until
+from tests.server.replicating import agent, fill, ids
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 

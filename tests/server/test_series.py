@@ -15,6 +15,7 @@ import pytest
 from agent.documents.revision import canonical, first_revision
 from agent.server import readings
 from agent.server.call import DatabaseCall
+from tests.patience import PATIENCE
 from tests.server.accounts import auth, guarded
 from tests.server.api import Api
 
@@ -235,7 +236,7 @@ async def test_it_ends_when_the_client_goes(api: Api, monkeypatch: pytest.Monkey
     await asyncio.to_thread(begun.wait)
     assert not ended.is_set()
     asking.cancel()
-    await asyncio.wait_for(ended.wait(), 30)
+    await asyncio.wait_for(ended.wait(), PATIENCE)
 
 
 async def test_it_is_for_members(tmp_path: Path) -> None:

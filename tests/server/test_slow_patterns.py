@@ -9,6 +9,7 @@ import pytest
 
 from agent.server import find
 from agent.store.store import Store
+from tests.patience import PATIENCE, until
 from tests.server.api import Api
 
 SLOW = "^(a|aa)+$"
@@ -46,13 +47,13 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 async def test_others_are_served_meanwhile(slow: Api, path: str) -> None:
     hogs = [asyncio.create_task(slow.post(path, QUERY)) for _ in range(6)]
     await asyncio.sleep(0.5)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE):
         assert (await slow.get("/db/_all_docs?limit=1")).status == 200
         assert (await slow.get("/db/d001")).status == 200
         assert (await slow.put("/db/new", {"b": 1})).status == 201
         assert (await slow.put("/other")).status == 201
     assert not any(hog.done() for hog in hogs)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE):
         assert (await slow.delete("/db")).status == 200
     for hog in asyncio.as_completed(hogs):
         assert (await hog).error[:2] == (404, "not_found")
@@ -79,12 +80,11 @@ async def test_a_page_ends_so_that_others_have_a_turn(slow: Api, pages: list[int
 
 async def test_a_query_ends_with_its_client(slow: Api, pages: list[int]) -> None:
     hog = asyncio.create_task(slow.post("/db/_find", QUERY))
-    while not pages:
-        await asyncio.sleep(0.05)
+    await until(lambda: pages)
     hog.cancel()
     await asyncio.wait([hog])
     done = -1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while done != len(pages):
             done = len(pages)
             await asyncio.sleep(1)

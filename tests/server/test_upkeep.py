@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE, until
 from tests.server.api import Api, number_in, numbered, running
 
 
@@ -90,12 +91,12 @@ async def test_sequences_are_not_used_twice_after_a_purge(tmp_path: Path) -> Non
 async def test_a_follower_behind_a_purge_waits_as_others_do(api: Api) -> None:
     rev = await api.write("a")
     await api.post("/db/_purge", {"a": [rev]})
-    path = "/db/_changes?feed=longpoll&since=0&timeout=5000"
+    path = "/db/_changes?feed=longpoll&since=0"
     feed = asyncio.ensure_future(api.get(path))
     await asyncio.sleep(0.1)
     assert not feed.done()
     await api.write("b")
-    answer = await asyncio.wait_for(feed, 5)
+    answer = await asyncio.wait_for(feed, PATIENCE)
     assert [row["id"] for row in answer.json["results"]] == ["b"]
 
 
@@ -147,8 +148,12 @@ async def test_compaction_drops_old_bodies_and_shrinks_the_file(api: Api, tmp_pa
     before = (await api.get("/db")).json["sizes"]
     answer = await api.post("/db/_compact", {})
     assert (answer.status, answer.json) == (202, {"ok": True})
-    while (info := (await api.get("/db")).json)["compact_running"]:
-        await asyncio.sleep(0.01)
+
+    async def compacted() -> Any:
+        info = (await api.get("/db")).json
+        return None if info["compact_running"] else info
+
+    info = await until(compacted)
     assert before["file"] > 500_000 > 10 * 20_000 > info["sizes"]["file"]
     assert path.stat().st_size == info["sizes"]["file"]
     doc = (await api.get("/db/a?revs_info=true&conflicts=true")).json
