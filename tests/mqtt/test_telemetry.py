@@ -30,6 +30,7 @@ from tests.mqtt.telemetry import (
     reading,
 )
 from tests.patience import until, when_true
+from tests.rig.clock import Clock
 
 
 async def test_what_is_documented(store: Store, broker: Mosquitto, seen: Listener) -> None:
@@ -162,12 +163,16 @@ async def test_a_correction_is_no_new_reading(
             assert late.values() == [2]
 
 
-async def test_an_interval(store: Store, broker: Mosquitto, seen: Listener) -> None:
+async def test_an_interval(
+    store: Store, broker: Mosquitto, seen: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("agent.telemetry.publisher.time", clock)
     async with publishing(store, broker, interval=0.5):
         await store.graft([*numbers(0, 50), reading(1, "other")])
         await until(lambda: seen.values("other") == [1])
         assert seen.values() == [0]
-        await asyncio.sleep(0.6)
+        clock.now += 0.6
         await store.graft(numbers(50, 60))
         await until(lambda: seen.values() == [0, 50])
 

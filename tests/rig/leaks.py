@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-GRACE = 1.0
+GRACE = 10.0
 """Seconds that tasks get to end by themselves, such as a server's for a connection just closed."""
 
 
