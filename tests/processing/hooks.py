@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,6 @@ from agent.processing.hook import Hook
 from agent.store.databases import Databases
 from agent.store.store import Store
 from agent.store.transaction import Edit
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait for something that nothing tells of."""
-    async with asyncio.timeout(30):
-        while True:
-            found = condition()
-            if isinstance(found, Awaitable):
-                found = await found
-            if found:
-                return
-            await asyncio.sleep(0.01)
 
 
 def documents(count: int, **members: Any) -> list[Revision]:

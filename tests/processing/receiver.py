@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -43,7 +42,6 @@ class Receiver:
         self.calls: list[Call] = []
         self.answer: Callable[[Any], int | tuple[int, dict[str, str]]] = lambda _: 204
         self._runner: web.AppRunner | None = None
-        self._news = asyncio.Event()
 
     @property
     def taken(self) -> list[str]:
@@ -61,19 +59,11 @@ class Receiver:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a call after which `condition` is true."""
-        async with asyncio.timeout(30):
-            while not condition():
-                self._news.clear()
-                await self._news.wait()
-
     async def _take(self, request: web.Request) -> web.Response:
         body = await request.read()
         answer = self.answer(json.loads(body))
         status, headers = answer if isinstance(answer, tuple) else (answer, {})
         self.calls.append(Call(request.headers.copy(), body, status))
-        self._news.set()
         return web.Response(status=status, headers=headers, text="no" if status >= 400 else None)
 
 

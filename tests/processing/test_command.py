@@ -18,7 +18,8 @@ from agent.processing.change import Change
 from agent.processing.command import Command
 from agent.processing.hook import State
 from agent.store.databases import Databases
-from tests.processing.hooks import documents, hooked, opened, until, write
+from tests.patience import PATIENCE, until
+from tests.processing.hooks import documents, hooked, opened, write
 
 
 def script(folder: Path, text: str) -> list[str]:
@@ -98,9 +99,9 @@ async def test_one_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path)
     command = script(tmp_path / "bin", "sleep 1000 & echo $! > child; echo $$ > parent; sleep 1000")
     async with opened(tmp_path / "data") as (databases, store):
         await write(store, "a")
-        async with hooked(databases, command=command, attempts=1, timeout=3) as hook:
+        async with hooked(databases, command=command, attempts=1, timeout=8) as hook:
             await until(lambda: len(hook.letters) == 1)
-            assert "did not end within 3 s and was killed" in hook.dead()[0]["error"]
+            assert "did not end within 8 s and was killed" in hook.dead()[0]["error"]
     for name in ("child", "parent"):
         [pid] = lines(tmp_path / "bin" / name)
         await until(lambda pid=pid: not is_running(pid))
@@ -124,7 +125,7 @@ async def test_one_that_is_being_started_ends_with_the_agent(tmp_path: Path) -> 
         call = asyncio.ensure_future(command.call([change]))
         await asyncio.sleep(0)  # it has begun, and no more
         call.cancel()
-        done, _ = await asyncio.wait({call}, timeout=10)
+        done, _ = await asyncio.wait({call}, timeout=PATIENCE)
         assert done
 
 

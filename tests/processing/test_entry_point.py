@@ -15,7 +15,8 @@ from agent.errors import ConfigError
 from agent.parts import hook_for
 from agent.processing.entry_point import ENTRY_POINT_GROUP
 from agent.store.databases import Databases
-from tests.processing.hooks import documents, hooked, opened, until, write
+from tests.patience import until
+from tests.processing.hooks import documents, hooked, opened, write
 
 MODULE = """
 import asyncio, threading
@@ -170,7 +171,7 @@ async def test_it_may_ask_to_be_tried_later(published: Any, tmp_path: Path) -> N
 async def test_a_thread_that_hangs_is_not_called_again(published: Any, tmp_path: Path) -> None:
     async with opened(tmp_path / "data") as (databases, store):
         await store.graft(documents(2))
-        async with hooked(databases, entry_point="hangs", timeout=1.5, attempts=1) as hook:
+        async with hooked(databases, entry_point="hangs", timeout=3, attempts=1) as hook:
             await until(lambda: "still runs" in (hook.last_error or ""))
             assert [letter["id"] for letter in hook.dead()] == ["doc:0"]
             assert published.seen == ["doc:0"]
@@ -182,9 +183,9 @@ async def test_a_thread_that_hangs_is_not_called_again(published: Any, tmp_path:
 async def test_a_coroutine_that_hangs_is_cancelled(published: Any, tmp_path: Path) -> None:
     async with opened(tmp_path / "data") as (databases, store):
         await store.graft(documents(2))
-        async with hooked(databases, entry_point="hangs_async", timeout=0.1, attempts=1) as hook:
+        async with hooked(databases, entry_point="hangs_async", timeout=0.5, attempts=1) as hook:
             await until(lambda: len(hook.letters) == 2)
-            assert "was not done within 0.1 s" in hook.dead()[0]["error"]
+            assert "was not done within 0.5 s" in hook.dead()[0]["error"]
     assert published.seen == ["doc:0", "doc:1"]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests import agents
 from tests.agents import AgentProcess, Finished, edge_agent
-from tests.processing.hooks import until
+from tests.patience import until
 from tests.processing.receiver import Receiver, receiving
 from tests.rig.network import find_free_port
 
@@ -74,11 +74,11 @@ async def test_killed_again_and_again_it_skips_nothing(receiver: Receiver, tmp_p
             ids = [f"doc:{round}:{number}" for number in range(200)]
             await write(f"{url}/edge", ids, n=round % 2)
             written += ids
-            await receiver.until(partial(gets_on, receiver, len(written) - 150))
+            await until(partial(gets_on, receiver, len(written) - 150))
             process.kill()
             process = AgentProcess("run", "--config", config, log=log)
         await asyncio.to_thread(process.wait_until_ready)
-        await receiver.until(lambda: {*receiver.taken} == {*written})
+        await until(lambda: {*receiver.taken} == {*written})
         ones = {id for id in written if id.split(":")[1] in "1"}
         await until(lambda: all(f'"{id}"' in counted.read_text() for id in ones))
         hooks = {}
@@ -101,7 +101,7 @@ async def test_killed_again_and_again_it_skips_nothing(receiver: Receiver, tmp_p
         process = AgentProcess("run", "--config", config, log=log)
         await asyncio.to_thread(process.wait_until_ready)
         await write(f"{url}/edge", ["last"])
-        await receiver.until(lambda: receiver.taken[-1] == "last")
+        await until(lambda: receiver.taken[-1] == "last")
         assert len(receiver.calls) == calls + 1
     finally:
         process.kill()
@@ -137,7 +137,7 @@ async def test_a_hub_with_its_commands(receiver: Receiver, tmp_path: Path) -> No
             assert made.status == 201
         await write(f"{url}/shop", ["a", "b", "c"], type="order")
         await write(f"{url}/shop", ["ok"], type="order", good=True)
-        await receiver.until(lambda: receiver.taken == ["ok"])
+        await until(lambda: receiver.taken == ["ok"])
         assert "X-Hub-Signature-256" in receiver.calls[0].headers
 
         shown = await command("hooks", "list", *where)
@@ -156,7 +156,7 @@ async def test_a_hub_with_its_commands(receiver: Receiver, tmp_path: Path) -> No
         receiver.answer = lambda _: 200
         retried = await command("hooks", "retry", "orders", "--json", *where)
         assert retried.json() == {"ok": True, "retried": 2}
-        await receiver.until(lambda: receiver.taken == ["ok", "a", "c"])
+        await until(lambda: receiver.taken == ["ok", "a", "c"])
 
         async def none_left() -> bool:
             return (await hooks_of(url))[0]["dead"] == 0

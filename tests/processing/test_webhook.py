@@ -18,7 +18,8 @@ from agent.documents.revision import first_revision
 from agent.processing.dead_letters import DeadLetters
 from agent.processing.hook import State
 from agent.store.store import Store
-from tests.processing.hooks import documents, hooked, opened, until, write
+from tests.patience import until
+from tests.processing.hooks import documents, hooked, opened, write
 from tests.processing.receiver import Receiver, receiving
 from tests.server.certificates import self_signed
 
@@ -34,7 +35,7 @@ async def test_what_a_receiver_gets(receiver: Receiver, tmp_path: Path) -> None:
         rev = await write(store, "a/\u00e9", type="alarm", value=3.5)
         await write(store, "b", type="reading")
         async with hooked(databases, url=receiver.url, selector={"type": "alarm"}) as hook:
-            await receiver.until(lambda: len(receiver.calls) == 1)
+            await until(lambda: len(receiver.calls) == 1)
             await until(lambda: hook.state is State.LIVE)
             gone = await write(store, "a/\u00e9", rev, deleted=True, type="alarm")
             await until(lambda: hook.processed == 2)
@@ -86,7 +87,7 @@ async def test_what_comes_while_a_new_hook_starts_counts(
             await write(store, "at once")
             written.set()
             await write(store, "later")
-            await receiver.until(lambda: "later" in receiver.taken)
+            await until(lambda: "later" in receiver.taken)
     assert receiver.taken == ["at once", "later"]
 
 
@@ -94,7 +95,7 @@ async def test_a_batch_is_an_array(receiver: Receiver, tmp_path: Path) -> None:
     async with opened(tmp_path) as (databases, store):
         await store.graft(documents(25))
         async with hooked(databases, url=receiver.url, batch=10):
-            await receiver.until(lambda: len(receiver.taken) == 25)
+            await until(lambda: len(receiver.taken) == 25)
     assert [len(call.json) for call in receiver.calls] == [10, 10, 5]
     assert len({call.headers["Idempotency-Key"] for call in receiver.calls}) == 3
 
@@ -106,10 +107,10 @@ async def test_log_in_and_signature(receiver: Receiver, tmp_path: Path) -> None:
         await store.graft(documents(1))
         basic = {"user": "gateway", "password": "sesame", "signing_key_file": str(key_file)}
         async with hooked(databases, url=receiver.url, **basic):
-            await receiver.until(lambda: len(receiver.calls) == 1)
+            await until(lambda: len(receiver.calls) == 1)
         token = {"name": "other", "auth": "bearer", "password": "token-1"}
         async with hooked(databases, url=receiver.url, **token):
-            await receiver.until(lambda: len(receiver.calls) == 2)
+            await until(lambda: len(receiver.calls) == 2)
     first, second = receiver.calls
     assert first.headers["Authorization"] == "Basic " + base64.b64encode(b"gateway:sesame").decode()
     digest = hmac.new(b"shared secret", first.body, hashlib.sha256).hexdigest()
@@ -132,7 +133,7 @@ async def test_over_tls(tmp_path: Path) -> None:
             assert "certificate does not verify" in (untrusting.last_error or "")
             assert not receiver.calls
         async with hooked(databases, url=url, ca_file=str(certificate)):
-            await receiver.until(lambda: len(receiver.taken) == 1)
+            await until(lambda: len(receiver.taken) == 1)
     await receiver.stop()
 
 
@@ -147,13 +148,13 @@ async def test_a_receiver_that_is_out_of_order_holds_all(
     async with opened(tmp_path) as (databases, store):
         await store.graft(documents(3))
         async with hooked(databases, url=receiver.url, attempts=2) as hook:
-            await receiver.until(lambda: len(receiver.calls) == 6)
+            await until(lambda: len(receiver.calls) >= 6)
             assert {*(id for call in receiver.calls for id in call.ids)} == {"doc:0"}
             assert hook.dead() == []
             assert f"is busy or out of order ({status} no)" in (hook.last_error or "")
             assert "hidden" not in (hook.last_error or "")
             receiver.answer = lambda _: 200
-            await receiver.until(lambda: receiver.taken == ["doc:0", "doc:1", "doc:2"])
+            await until(lambda: receiver.taken == ["doc:0", "doc:1", "doc:2"])
             await until(lambda: hook.processed == 3)
             assert hook.last_error is None
             assert hook.failures >= 6
@@ -173,7 +174,7 @@ async def test_a_receiver_that_is_away_is_shown_and_waited_for(tmp_path: Path) -
             assert "cannot be reached" in (hook.last_error or "")
             assert await hook.pending() == 2
             await receiver.start()
-            await receiver.until(lambda: receiver.taken == ["doc:0", "doc:1"])
+            await until(lambda: receiver.taken == ["doc:0", "doc:1"])
     await receiver.stop()
 
 
@@ -188,7 +189,7 @@ async def test_what_a_receiver_asks_to_wait_is_waited(receiver: Receiver, tmp_pa
             assert hook.retry_at >= begun + 1000
             receiver.answer = lambda _: 200
             hook.retry(None)  # somebody knows better
-            await receiver.until(lambda: receiver.taken == ["doc:0"])
+            await until(lambda: receiver.taken == ["doc:0"])
 
 
 @pytest.mark.parametrize("status", [400, 409, 413, 422])
@@ -199,7 +200,7 @@ async def test_a_document_that_is_refused_does_not_hold_up_the_rest(
     async with opened(tmp_path) as (databases, store):
         await store.graft(documents(3))
         async with hooked(databases, url=receiver.url) as hook:
-            await receiver.until(lambda: receiver.taken == ["doc:0", "doc:2"])
+            await until(lambda: receiver.taken == ["doc:0", "doc:2"])
             assert len(receiver.calls) == 3
             [letter] = hook.dead()
             assert (letter["id"], letter["attempts"]) == ("doc:1", 1)
@@ -228,7 +229,7 @@ async def test_what_is_wrong_with_the_hook_is_no_fault_of_a_document(
             assert words in (hook.last_error or "")
             assert hook.dead() == []
             receiver.answer = lambda _: 200
-            await receiver.until(lambda: receiver.taken == ["doc:0", "doc:1"])
+            await until(lambda: receiver.taken == ["doc:0", "doc:1"])
 
 
 async def test_the_one_that_is_to_blame_in_a_batch_is_found(
@@ -241,7 +242,7 @@ async def test_the_one_that_is_to_blame_in_a_batch_is_found(
     async with opened(tmp_path) as (databases, store):
         await store.graft(documents(40))
         async with hooked(databases, url=receiver.url, batch=20) as hook:
-            await receiver.until(lambda: len(receiver.taken) == 39)
+            await until(lambda: len(receiver.taken) == 39)
             await until(lambda: hook.state is State.LIVE)
             assert [letter["id"] for letter in hook.dead()] == ["doc:17"]
     assert receiver.taken == [f"doc:{number}" for number in range(40) if number != 17]
@@ -371,7 +372,7 @@ async def test_a_document_that_breaks_the_receiver_can_be_skipped(
         await store.graft(documents(2))
         async with hooked(databases, url=receiver.url, retry_cap=60) as hook:
             await until(hook.skip)
-            await receiver.until(lambda: receiver.taken == ["doc:1"])
+            await until(lambda: receiver.taken == ["doc:1"])
             assert [letter["id"] for letter in hook.dead()] == ["doc:0"]
             await until(lambda: hook.state is State.LIVE)
             assert not hook.skip()
@@ -388,7 +389,7 @@ async def test_now_leaves_out_what_was_there(receiver: Receiver, tmp_path: Path)
         await write(store, "meanwhile")
         async with hooked(databases, url=receiver.url, start="now"):
             await write(store, "after")
-            await receiver.until(lambda: len(receiver.taken) == 2)
+            await until(lambda: len(receiver.taken) == 2)
     assert receiver.taken == ["meanwhile", "after"]
 
 
@@ -408,7 +409,7 @@ async def test_a_database_that_is_made_again_is_begun_again(
             receiver.answer = lambda _: 200
             new = await databases.create("edge")
             await write(new, "new", n=1)
-            await receiver.until(lambda: receiver.taken == ["new"])
+            await until(lambda: receiver.taken == ["new"])
             assert hook.dead() == []
 
 
@@ -446,6 +447,6 @@ async def test_a_slow_pattern_is_put_down_to_its_document(
         )
         selector = {"text": {"$regex": "^(a|aa)+$"}}
         async with hooked(databases, url=receiver.url, selector=selector) as hook:
-            await receiver.until(lambda: receiver.taken == ["good"])
+            await until(lambda: receiver.taken == ["good"])
             assert [letter["id"] for letter in hook.dead()] == ["bad"]
             assert "takes too long" in hook.dead()[0]["error"]

@@ -17,6 +17,7 @@ from agent.sensors.recorder import Recorder
 from agent.sensors.rules import Rules
 from agent.store.store import Store
 from firmware_adapters import create
+from tests.patience import PATIENCE
 
 
 @contextlib.asynccontextmanager
@@ -34,7 +35,7 @@ async def recording(
     await asyncio.sleep(0)
     try:
         yield recorder
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await recorder.drain()
     finally:
         task.cancel()

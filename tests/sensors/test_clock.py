@@ -18,16 +18,11 @@ from agent.sensors.machine import LinuxMachine, kernel_boot_id
 from agent.sensors.recorder import finish_windows
 from agent.store.store import Store
 from agent.store.transaction import Transaction
+from tests.patience import PATIENCE, until
 from tests.sensors.clocks import HOUR, SECOND, TRUE, FakeMachine, running_clock, tell
 from tests.sensors.recording import documents, line, readings, recording, rows
 
 TOLERANCE = 2 * SECOND
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def settled(clock: AgentClock) -> bool:
@@ -230,7 +225,7 @@ async def test_the_next_process_goes_on_correcting(
     async with running_clock(store, machine, correcting=False) as clock:
         async with recording(store, clock=clock) as recorder:
             await recorder.feed(b"".join(line(sensor="t", value=n) for n in range(50)))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             monkeypatch.setattr(store, "write", failing_after(store, 3))
             tell(clock, machine)
             with pytest.raises(StoreWriteError):

@@ -16,13 +16,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests import agents
-from tests.agents import edge_agent, when_true
+from tests.agents import edge_agent
 from tests.cli.helpers import query, request
 from tests.devices.micropython import SensorNode, Witness
 from tests.firmware_adapters.test_nmea import sentence
+from tests.patience import when_true
 from tests.rig.network import find_free_port
 from tests.sensors.wrong_clock import WrongClock
 from tests.server.certificates import self_signed
@@ -31,6 +30,10 @@ ENOUGH = 1200
 """Readings to correct: it takes a second or so."""
 
 KILLS = 2
+
+_OFF = 20.0
+"""Seconds that a time may be wrong by: HTTP tells whole ones, and on a busy machine what tells the
+time is heard late. Every wrong time that could be believed here is an hour off, or more."""
 
 READING = "body ->> 'type' = 'reading'"
 """Other documents are edited, too: what the device says of its settings, for example."""
@@ -51,7 +54,6 @@ def seconds(at: str) -> float:
     return datetime.fromisoformat(at).timestamp()
 
 
-@pytest.mark.timeout(180)
 def test_killed_while_it_corrects_what_it_recorded(tmp_path: Path) -> None:
     """None is lost and none doubled, here and in the hub, and all have their right time."""
     port = find_free_port()
@@ -119,13 +121,13 @@ def test_killed_while_it_corrects_what_it_recorded(tmp_path: Path) -> None:
         frames = [(body["boot"], body["sequence"]) for body in own]
         assert len(frames) == len(set(frames))
         times = [seconds(body["time"]) for body in own]
-        assert began - 2 < min(times) <= max(times) < ended + 2
+        assert began - _OFF < min(times) <= max(times) < ended + _OFF
         # A frame that comes late was taken a little before those that it is recorded after.
-        assert all(second > first - 2 for first, second in pairwise(times))
+        assert all(second > first - _OFF for first, second in pairwise(times))
     boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     for body in found:
         if body.get("clock") == "corrected":
-            assert abs(boot + body["monotonic"] / 1000 - seconds(body["time"])) < 2
+            assert abs(boot + body["monotonic"] / 1000 - seconds(body["time"])) < _OFF
             assert body["time_recorded"].startswith("1970-01-01T00:")
     sql = f"SELECT max(gen), max(conflicts) FROM docs WHERE {READING}"
     assert query(store, sql) == [(2, 0)]
@@ -213,7 +215,7 @@ def test_a_gps_receiver_tells_the_time_and_then_the_clock_jumps(tmp_path: Path) 
     found = of_board()
     assert [body["value"] for body in found] == list(range(1, len(taken) + 1))
     for body, at in zip(found, taken, strict=True):
-        assert abs(seconds(body["time"]) - at) < 2, body
+        assert abs(seconds(body["time"]) - at) < _OFF, body
     assert [body.get("clock") for body in found] == ["corrected"] * 5 + [None] * 9
     of_gps = [body for body in bodies(store) if body["device"] == "gps"]
     assert of_gps
@@ -222,7 +224,7 @@ def test_a_gps_receiver_tells_the_time_and_then_the_clock_jumps(tmp_path: Path) 
 
 def shows(state: Callable[[], Any], ahead: float) -> bool:
     """Whether the system clock is `ahead` of the agent's time by now."""
-    return bool(abs(state()["offset"] + ahead) < 2)
+    return bool(abs(state()["offset"] + ahead) < _OFF)
 
 
 def devices(url: str) -> list[dict[str, Any]]:
@@ -259,4 +261,4 @@ def test_a_remote_over_tls_is_believed_unless_told_otherwise(tmp_path: Path) -> 
 
             when_true(lambda: state()["state"] == "sure")
             assert state()["source"] == "remote cloud"
-            assert abs(state()["offset"] + 3600) < 2
+            assert abs(state()["offset"] + 3600) < _OFF

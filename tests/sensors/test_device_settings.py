@@ -18,8 +18,9 @@ from agent.sensors.link import SerialLink
 from agent.store.store import Store
 from firmware_adapters import create
 from tests.mqtt.site import edit
+from tests.patience import PATIENCE, until
 from tests.sensors.test_device_reports import ID, winner
-from tests.sensors.test_link import Port, port, until
+from tests.sensors.test_link import Port, port
 
 __all__ = ["port"]  # a fixture
 
@@ -68,7 +69,7 @@ class Gateway:
     async def command(self) -> dict[str, Any]:
         """The next command that the device hears."""
         heard = b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not heard.endswith(b"\n"):
                 try:
                     heard += os.read(self.port.device, 1)
@@ -79,7 +80,7 @@ class Gateway:
 
     async def document(self, **expected: Any) -> dict[str, Any]:
         """The document, once it has these members."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not expected.items() <= (body := (await winner(self.store))[1]).items():
                 await asyncio.sleep(0.01)
         return body

@@ -24,6 +24,7 @@ from agent.sensors.link import SerialLink
 from agent.sensors.opening import LineFormat
 from agent.sensors.port_errors import explain_failure
 from agent.sensors.ports import PortInfo
+from tests.patience import PATIENCE, until
 
 
 class Port:
@@ -71,12 +72,6 @@ async def running(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert link.state == "waiting"
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_bytes_go_both_ways_unchanged(port: Port) -> None:
@@ -376,7 +371,7 @@ async def test_writers_learn_that_the_port_has_vanished(port: Port) -> None:
         writers = [asyncio.create_task(link.write(b"x" * 1_000_000)) for _ in range(3)]
         await asyncio.sleep(0.05)
         port.unplug()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             results = await asyncio.gather(*writers, return_exceptions=True)
         assert all(isinstance(result, PortError) for result in results)
         await until(lambda: link.last_error)

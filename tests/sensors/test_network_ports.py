@@ -9,7 +9,7 @@ import pty
 import socket
 import threading
 import tty
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import serial
@@ -18,6 +18,7 @@ from serial import rfc2217
 from agent.backoff import Backoff
 from agent.sensors.link import SerialLink
 from agent.sensors.opening import LineFormat
+from tests.patience import until
 from tests.rig.network import find_free_port
 
 EVERY_BYTE = bytes(range(256)) * 4
@@ -31,12 +32,6 @@ async def running(link: SerialLink, received: bytearray) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class Converter:

@@ -21,6 +21,7 @@ from agent.sensors.planning import Arrival, DeviceState, plan
 from agent.sensors.rules import Rules
 from agent.store.store import Store
 from firmware_adapters.adapter import Reading, Value
+from tests.patience import PATIENCE, until
 from tests.sensors.recording import documents, line, recording, rows
 
 SECOND = 1_000_000
@@ -289,12 +290,12 @@ async def test_a_sensor_that_falls_silent(store: Store, monkeypatch: pytest.Monk
     async with recording(store, sensors=[{"name": "*", "pack": 1}]) as recorder:
         await recorder.feed(line(t=1, seq=1, boot=1) + line(t=2, seq=2, boot=1))
         await recorder.drain()
-        async with asyncio.timeout(10):
-            while (
-                sum(len(body["columns"]["value"]) for body in await documents(store, "readings"))
-                < 2
-            ):
-                await asyncio.sleep(0.02)
+
+        async def closed() -> bool:
+            windows = await documents(store, "readings")
+            return sum(len(body["columns"]["value"]) for body in windows) == 2
+
+        await until(closed)
         assert await asyncio.to_thread(rows, store, "SELECT * FROM parts") == []
 
 
@@ -361,7 +362,7 @@ async def test_what_a_device_left_that_is_not_configured_any_more(store: Store) 
     config = Config(agent=AgentConfig(data=folder), server=ServerConfig(listen="127.0.0.1:0"))
     stop, ready = asyncio.Event(), asyncio.Event()
     running = asyncio.create_task(Agent.from_config(config).run(stop, lambda _: ready.set()))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await ready.wait()
     stop.set()
     await running

@@ -16,6 +16,7 @@ from agent.errors import StoreWriteError
 from agent.sensors.recorder import Recorder
 from agent.store.store import Store
 from firmware_adapters import create
+from tests.patience import PATIENCE
 from tests.sensors.recording import line, readings, recording, rows
 
 
@@ -158,7 +159,7 @@ async def test_what_is_not_stored_yet_is_bounded(
     await asyncio.sleep(0.05)
     assert not feeding.done()
     running = asyncio.create_task(recorder.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await feeding
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -307,7 +308,7 @@ async def test_with_an_interval_readings_are_written_together(store: Store) -> N
             await recorder.feed(line(t=1))
             before += 1
             await asyncio.sleep(0.01)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while len(await readings(store)) < before:
                 await asyncio.sleep(0.01)
         # At a multiple of the interval, by the clock that all recorders share.
@@ -316,7 +317,7 @@ async def test_with_an_interval_readings_are_written_together(store: Store) -> N
         assert written == 1
         # Whoever waits for it does not wait so long; nor does too much at once.
         await recorder.feed(line(t=1) * 2500)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await recorder.drain()
     assert len(await readings(store)) == before + 2500
     assert written == 4

@@ -17,6 +17,7 @@ from agent.sensors.planning import Arrival, DeviceState, plan
 from agent.sensors.rules import Rules
 from agent.store.store import Store
 from firmware_adapters import create
+from tests.patience import PATIENCE
 from tests.sensors.recording import documents, line, rows
 
 SEED = 20260801
@@ -58,7 +59,7 @@ async def converse(path: Path, first: int, acknowledged: int) -> int:
     assert process.stdout is not None
     last = -1
     next_one = first
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while last < acknowledged:
             batch = range(next_one, min(next_one + 15, FRAMES))
             process.stdin.write(b"".join(map(frame, batch)))

@@ -16,6 +16,7 @@ from firmware_adapters import create
 from tests.cli.helpers import query
 from tests.firmware_adapters.test_dsmr import telegram
 from tests.firmware_adapters.test_nmea import RMC, sentence
+from tests.patience import PATIENCE
 
 GAS = "0-1:24.2.1(161129200000W)(00981.443*m3)"
 
@@ -65,7 +66,7 @@ async def test_what_comes_again_is_stored_once(
     task = asyncio.create_task(recorder.run())
     for start in range(0, len(stream), 50):
         await recorder.feed(stream[start : start + 50])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await recorder.drain()
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
