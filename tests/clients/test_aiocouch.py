@@ -22,6 +22,7 @@ from aiocouch.document import Document
 from aiocouch.event import ChangedEvent, DeletedEvent
 
 from tests.clients.conftest import ADMIN, MEMBER, Hub
+from tests.patience import PATIENCE
 from tests.server.accounts import password_of
 
 # aiocouch 4.0 logs in with what aiohttp 4 will not have any more.
@@ -29,8 +30,6 @@ pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{what} is deprecated:DeprecationWarning:aiocouch.remote")
     for what in ("BasicAuth", "The 'auth' parameter")
 ]
-
-LIMIT = 10.0
 
 
 def connection(hub: Hub, name: str, **options: Any) -> CouchDB:
@@ -260,7 +259,7 @@ async def test_following_the_changes(db: Database) -> None:
 
     await fill(db, 2)
     following = asyncio.create_task(follow())
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(PATIENCE):
         assert [await seen.get(), await seen.get()] == ["0000", "0001"]
         await (await db.create("later")).save()
         assert await seen.get() == "later"
@@ -273,13 +272,13 @@ async def test_waiting_for_one_change(db: Database) -> None:
     since = (await db.info())["update_seq"]
 
     async def next_change() -> list[str]:
-        feed = db.changes(feed="longpoll", since=since, timeout=int(LIMIT * 1000))
+        feed = db.changes(feed="longpoll", since=since, timeout=int(PATIENCE * 1000))
         return [event.id async for event in feed]
 
     waiting = asyncio.create_task(next_change())
     await asyncio.sleep(0.2)
     await (await db.create("later")).save()
-    assert await asyncio.wait_for(waiting, LIMIT) == ["later"]
+    assert await asyncio.wait_for(waiting, PATIENCE) == ["later"]
 
 
 async def test_purging(db: Database) -> None:

@@ -27,8 +27,8 @@ from ibmcloudant.cloudant_v1 import (
 )
 from ibmcloudant.features.changes_follower import ChangesFollower
 
-from tests.agents import when_true
 from tests.clients.conftest import ADMIN, MEMBER, Hub
+from tests.patience import when_true
 from tests.server.accounts import password_of
 
 Log_in = Callable[[str, str], Authenticator]

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.clients.conftest import ADMIN, MEMBER, Hub
+from tests.patience import PATIENCE
 from tests.peers.node import node_program
 from tests.server.accounts import password_of
 
 HERE = Path(__file__).resolve().parent
-LIMIT = 50.0
 
 
 def environment(hub: Hub) -> dict[str, str]:
@@ -35,7 +35,7 @@ def test_client(hub: Hub, file: str) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=LIMIT,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ibmcloudant.features.changes_follower import ChangesFollower
 
-from tests.agents import when_true
 from tests.clients.conftest import ADMIN, Hub, running_hub
 from tests.clients.test_ibmcloudant import connected, listening
 from tests.clients.test_node_clients import HERE, environment
+from tests.patience import when_true
 from tests.peers.node import node_program
 
 DB = "followed"

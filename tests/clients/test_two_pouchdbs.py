@@ -11,8 +11,9 @@ from urllib.parse import quote
 import pytest
 
 from tests.clients.conftest import ADMIN, Hub
+from tests.patience import until
 from tests.peers.pouch import Pouch, PouchDatabase
-from tests.peers.test_pouchdb_with_agent import Leaves, trees_of_pouch, until
+from tests.peers.test_pouchdb_with_agent import Leaves, trees_of_pouch
 
 CLIENTS = ("one", "two")
 CONTENT = bytes(range(256)) * 400

@@ -25,6 +25,7 @@ from tests import agents
 from tests.agents import AgentProcess
 from tests.cli.helpers import documents, in_process, make_store, query
 from tests.doctor.examined import certificate, examined, tmpfs
+from tests.patience import when_true
 
 root = pytest.mark.skipif(os.getuid() != 0, reason="only root can do that to a machine")
 NOBODY = 65534
@@ -418,13 +419,13 @@ def test_a_running_agent_tells(device: str, tmp_path: Path, free_port: int) -> N
     with agents.gateway(config) as gateway:
         gateway.wait_until_ready()
         store = tmp_path / "gateway" / "edge.sqlite"
-        agents.when_true(lambda: query(store, "SELECT 1 FROM sqlite_master"))
+        when_true(lambda: query(store, "SELECT 1 FROM sqlite_master"))
 
         def told() -> bool:
             subjects = {subject for check, subject in examined(config).errors if check == "agent"}
             return subjects == {"device 'gone'", "remote 'cloud' push", "remote 'cloud' pull"}
 
-        agents.when_true(told)
+        when_true(told)
         found = examined(config)
         assert found.of("agent", "status")[1].startswith(f"runs (process {gateway.pid}, ")
         # The agent itself is no stranger on its port.
@@ -439,7 +440,7 @@ def test_a_running_agent_with_a_budget_that_is_spent(tmp_path: Path, free_port: 
     )
     with agents.gateway(config) as gateway:
         gateway.wait_until_ready()
-        agents.when_true(lambda: ("agent", "retention") in examined(config).errors)
+        when_true(lambda: ("agent", "retention") in examined(config).errors)
         assert "nothing is recorded" in examined(config).of("agent", "retention")[1]
 
 

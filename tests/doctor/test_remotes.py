@@ -20,6 +20,7 @@ from tests.cli.helpers import in_process, request
 from tests.doctor.examined import Examined, certificate, examined
 from tests.mqtt.mosquitto import Mosquitto
 from tests.mqtt.test_access import SECRET, guarded
+from tests.patience import PATIENCE, when_true
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.rig.network import find_free_port
 
@@ -64,7 +65,7 @@ def make(address: str, name: str, members: list[str] | None = None) -> None:
     security = {"members": {"names": members or []}, "admins": {"names": ["anna"]}}
     for path, body in ((name, None), (f"{name}/_security", json.dumps(security).encode())):
         asked = urllib.request.Request(f"http://{address}/{path}", body, headers, method="PUT")
-        urllib.request.urlopen(asked, timeout=30).close()
+        urllib.request.urlopen(asked, timeout=PATIENCE).close()
 
 
 @pytest.fixture(scope="module")
@@ -263,9 +264,7 @@ def test_a_broker(broker: Mosquitto, tmp_path: Path, free_port: int) -> None:
     )
     with hub:
         served = hub.wait_until_ready()
-        agents.when_true(
-            lambda: request("GET", f"{served}/_status")["mqtt"]["state"] == "connected"
-        )
+        when_true(lambda: request("GET", f"{served}/_status")["mqtt"]["state"] == "connected")
         assert look(tmp_path, url, **login).errors == [("database", LABEL)]
         request("PUT", f"{served}/edge")
         found = look(tmp_path, url, **login)
@@ -281,7 +280,7 @@ def test_a_broker(broker: Mosquitto, tmp_path: Path, free_port: int) -> None:
                 [remote] = request("GET", f"{address}/_status")["remotes"]
                 return {remote["push"]["state"], remote["pull"]["state"]} == {"live"}
 
-            agents.when_true(is_live)
+            when_true(is_live)
             assert examined(config).errors == []
             assert is_live()
             gateway.stop()

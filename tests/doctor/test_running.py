@@ -18,6 +18,7 @@ from tests import agents
 from tests.agents import AgentProcess
 from tests.cli.helpers import documents, in_process, make_store, request
 from tests.doctor.examined import examined
+from tests.patience import when_true
 from tests.rig.network import find_free_port
 
 SALVAGED = {"documents": 5, "before": 6000}
@@ -102,10 +103,10 @@ def test_what_is_printed_for_documents_that_differ_can_be_pasted(tmp_path: Path)
         config = agents.gateway_config(tmp_path / "gateway.toml", remote, port=find_free_port())
         with agents.gateway(config) as gateway:
             url = gateway.wait_until_ready()
-            agents.when_true(lambda: request("GET", f"{url}/edge")["doc_count"] == 1)
+            when_true(lambda: request("GET", f"{url}/edge")["doc_count"] == 1)
             request("POST", f"{url}/edge/_purge", {"lost": [rev]})
             subject = "remote 'cloud'"
-            agents.when_true(lambda: ("agent", subject) in examined(config).errors)
+            when_true(lambda: ("agent", subject) in examined(config).errors)
             mend = examined(config).of("agent", subject)[2]
             assert mend is not None
             done = in_process(*shlex.split(mend)[1:])
@@ -119,7 +120,7 @@ def test_what_is_printed_finds_the_same_agent(tmp_path: Path) -> None:
     with agents.gateway(config) as gateway:
         url = gateway.wait_until_ready()
         request("PUT", f"{url}/edge/a", {})
-        agents.when_true(lambda: request("GET", f"{url}/_status")["hooks"][0]["dead"] == 1)
+        when_true(lambda: request("GET", f"{url}/_status")["hooks"][0]["dead"] == 1)
         for options, words in (((), ["--config", str(config)]), (("--url", url), ["--url", url])):
             mend = examined(config, *options).of("agent", "hook 'alarms'")[2]
             assert mend is not None

@@ -11,7 +11,8 @@ from agent.peers.local import LocalPeer
 from agent.replication.arrivals import Arrivals
 from agent.replication.replicator import Replicator
 from agent.store.store import Store
-from tests.mqtt.site import contents, opened, until
+from tests.mqtt.site import contents, opened
+from tests.patience import until
 
 
 class Counting(LocalPeer):

@@ -20,6 +20,7 @@ from agent.replication.job import Job, State
 from agent.replication.lanes import Lane
 from agent.replication.replicator import Replicator
 from agent.store.store import Store
+from tests.patience import until
 
 DAY = 86_400
 LIMIT = 1_000_000
@@ -197,15 +198,6 @@ async def write(store: Store, prefix: str, count: int, **body: Any) -> None:
     await store.graft(
         [first_revision(f"{prefix}:{n:05}", {"text": text, **body}) for n in range(count)]
     )
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            found = condition()
-            if await found if asyncio.iscoroutine(found) else found:
-                return
-            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager

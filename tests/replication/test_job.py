@@ -19,6 +19,7 @@ from agent.peers.peer import ChangeBatch, PeerInfo, Seq
 from agent.replication.job import Job, State
 from agent.replication.replicator import Replicator
 from agent.store.store import Store
+from tests.patience import PATIENCE, until
 from tests.replication.faulty import FaultyPeer
 
 
@@ -64,9 +65,7 @@ async def running(job: Job) -> AsyncIterator[asyncio.Task[None]]:
 
 
 async def until_state(job: Job, state: State) -> None:
-    async with asyncio.timeout(10):
-        while job.state is not state:
-            await asyncio.sleep(0.005)
+    await until(lambda: job.state is state, f"{state}", every=0.005)
 
 
 async def test_an_impatient_job_gives_up_at_once_without_contact(
@@ -142,9 +141,7 @@ async def test_a_patient_job_waits_longer_and_longer_while_nothing_gets_through(
 
     job._connected = watched  # type: ignore[method-assign]
     async with running(job):
-        async with asyncio.timeout(10):
-            while job.error_count < 6:
-                await asyncio.sleep(0.005)
+        await until(lambda: job.error_count >= 6)
         assert job.last_error == "remote: the disk is full"
         starts = [event.time for event in job.events if event.type == "started"]
         waits = [later - earlier for earlier, later in pairwise(starts)]
@@ -155,7 +152,10 @@ async def test_a_patient_job_waits_longer_and_longer_while_nothing_gets_through(
         assert job.last_error is None
         assert job.error_count == 0
     # The error stays in the status until something has got through.
-    assert seen == [None, *["remote: the disk is full"] * 6]
+    first, *others = seen
+    assert first is None
+    assert others == ["remote: the disk is full"] * len(others)
+    assert len(others) >= 6
 
 
 async def test_a_job_is_live_only_while_changes_get_through(
@@ -182,7 +182,7 @@ async def test_a_job_is_live_only_while_changes_get_through(
         await until_state(job, State.CATCHING_UP)
         lag = job.lag()
         assert lag is not None
-        assert 0.2 <= lag < 5
+        assert 0.2 <= lag < PATIENCE
         answers.set()
         await until_state(job, State.LIVE)
 
@@ -244,7 +244,7 @@ async def test_a_line_that_breaks_while_it_is_stopped_does_not_keep_it_going(
 ) -> None:
     source = Breaking(stores[0])
     job = Job("test", Replicator(source, LocalPeer(stores[1]), continuous=True), patient=True)
-    async with asyncio.timeout(10), running(job) as task:
+    async with asyncio.timeout(PATIENCE), running(job) as task:
         await until_state(job, State.CATCHING_UP)
         source.broken.set()
         task.cancel()

@@ -27,6 +27,7 @@ from agent.replication.replicator import Replicator
 from agent.replication.room import Room
 from agent.store.store import Store
 from agent.store.transaction import Edit
+from tests.patience import PATIENCE, until
 from tests.replication.faulty import FaultyPeer
 
 OLD = 3000
@@ -46,15 +47,6 @@ async def write(store: Store, prefix: str, count: int, **body: Any) -> None:
 async def arrived(store: Store) -> list[str]:
     """Ids in the order in which they came."""
     return [document.id for document in (await store.changes(0, limit=100_000)).documents]
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            found = condition()
-            if await found if asyncio.iscoroutine(found) else found:
-                return
-            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
@@ -213,7 +205,7 @@ async def test_each_lane_leaves_room_for_those_before_it() -> None:
     more = [asyncio.create_task(room.enter(lane)) for lane in (Lane.BACKLOG, Lane.NEWS, Lane.NEWS)]
     await asyncio.wait(more, timeout=0.05)
     assert [task.done() for task in more] == [False, True, False]
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE):
         await room.enter(Lane.URGENT)
         room.leave(Lane.NEWS)
         await more[2]

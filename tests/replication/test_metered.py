@@ -22,7 +22,8 @@ from agent.replication.replicator import Replicator
 from agent.store.store import Store
 from tests import agents
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import opened, site, until
+from tests.mqtt.site import opened, site
+from tests.patience import until
 
 DAY = 86_400
 LIMIT = 300_000
@@ -118,7 +119,6 @@ async def found(peer: CouchPeer | MqttPeer) -> list[str]:
     ]
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["http", "mqtt"])
 async def test_a_day_carries_what_it_may(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

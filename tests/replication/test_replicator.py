@@ -21,6 +21,7 @@ from agent.replication.replicator import Replicator
 from agent.replication.witnesses import DatabaseRecreatedError
 from agent.store.store import Store
 from agent.store.transaction import Edit
+from tests.patience import until
 from tests.replication.faulty import FaultyPeer
 from tests.store.helpers import put
 
@@ -54,12 +55,6 @@ async def contents(store: Store) -> dict[str, tuple[Any, ...]]:
         (revisions,) = await store.revisions([(document.id, leaves)])
         found[document.id] = (str(document.rev), document.deleted, document.conflicts, revisions)
     return found
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():
-            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
@@ -331,17 +326,18 @@ async def test_a_line_that_keeps_breaking_gets_everything_across(
     await a.graft(readings(900))
 
     class Flapping(LocalPeer):
-        """Stands in for a line that lasts for 0.8 s, and for a twentieth of the work."""
+        """Stands in for a line that lasts for 0.8 s, and for a fifth of the work at least."""
 
-        opened = 0.0
+        opened, calls = 0.0, 0
 
         async def info(self) -> PeerInfo:
-            self.opened = time.monotonic()
+            self.opened, self.calls = time.monotonic(), 0
             return await super().info()
 
         async def revs_diff(self, revs: Any) -> Any:
             await asyncio.sleep(0.02)
-            if time.monotonic() - self.opened > 0.8:
+            self.calls += 1
+            if self.calls > 18 and time.monotonic() - self.opened > 0.8:
                 raise ConnectError("the line broke")
             return await super().revs_diff(revs)
 

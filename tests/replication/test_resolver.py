@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from agent.documents.selector import parse_selector
 from agent.replication.conflicts import Counts, Resolver
 from agent.store.databases import Databases
 from agent.store.store import Store
+from tests.patience import PATIENCE, until
 from tests.store.helpers import get, put, revision, rows
 
 
@@ -71,12 +72,6 @@ async def caught_up(databases: Databases, store: Store, *policies: Policy) -> Re
 
 async def body(store: Store, id: str) -> Any:
     return msgspec.json.decode((await get(store, id)).body)
-
-
-async def until(condition: Callable[[], Awaitable[Any]]) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -333,7 +328,7 @@ async def test_it_is_said_that_a_policy_takes_long(
     returns = threading.Event()
 
     def slow(base: Any, leaves: list[dict[str, Any]], context: PolicyContext) -> Any:
-        returns.wait(20)
+        returns.wait(2 * PATIENCE)
         return {"v": 3}
 
     await conflict(store, "a", {"v": 1}, {"v": 2})

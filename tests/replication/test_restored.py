@@ -24,6 +24,7 @@ from agent.replication.job import Job
 from agent.replication.replicator import Replicator
 from agent.replication.witnesses import MOST_WITNESSES, Past, Witnesses
 from agent.store.store import Store
+from tests.patience import until
 from tests.replication.test_lanes import contents, edit_at_random
 from tests.store.helpers import edit
 
@@ -179,15 +180,6 @@ async def ends(tmp_path: Path) -> AsyncIterator[Ends]:
 
 async def write(store: Store, prefix: str, count: int) -> None:
     await store.graft([first_revision(f"{prefix}:{n:05}", {"n": n}) for n in range(count)])
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(40):
-        while True:
-            found = condition()
-            if await found if asyncio.iscoroutine(found) else found:
-                return
-            await asyncio.sleep(0.005)
 
 
 # --- what came after the latest checkpoint --------------------------------------------------
@@ -360,7 +352,7 @@ async def test_a_witness_that_was_purged_after_the_checkpoint_is_no_restored_rem
         await ends.remote.present.purge(purged)
         await until(lambda: ends.remote.calls["get_local"] == 1)
         ends.remote.calls.clear()
-        await until(lambda: ends.remote.calls["ensure_full_commit"] == 3)
+        await until(lambda: ends.remote.calls["ensure_full_commit"] >= 3)
         # The log was read once, and then there is nothing to ask about.
         assert ends.remote.calls["revs_diff"] == ends.remote.calls["get_local"] == 0
         await write(ends.here, "more", 1)

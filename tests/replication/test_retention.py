@@ -29,6 +29,7 @@ from agent.replication.verification import Verification
 from agent.store import retention as remembering
 from agent.store.retention import space
 from agent.store.store import Store
+from tests.patience import until
 from tests.replication.retaining import (
     START,
     Confirmed,
@@ -358,8 +359,7 @@ async def test_a_full_disk_is_not_asked_all_the_time(
     writes = Mock(side_effect=_full_disk)
     monkeypatch.setattr(store, "write", writes)
     running = asyncio.create_task(made.run())
-    while made.last_error is None:
-        await asyncio.sleep(0.01)
+    await until(lambda: made.last_error)
     await asyncio.sleep(0.3)
     running.cancel()
     assert writes.call_count == 1
@@ -388,8 +388,7 @@ async def test_old_bodies_go_before_what_is_not_confirmed(
 async def test_it_ends_with_its_store(store: Store) -> None:
     made = await retention(store, Options(BUDGET), Confirmed(0))
     running = asyncio.create_task(made.run())
-    while not store._waiting:
-        await asyncio.sleep(0.01)
+    await until(lambda: store._waiting)
     await store.close()
     with pytest.raises(StoreError):
         await running

@@ -22,10 +22,10 @@ from agent.replication.replicator import Replicator
 from agent.replication.verifier import Verified, Verifier
 from agent.store.store import Store
 from tests import agents
-from tests.agents import AgentProcess, edge_agent, when_true
+from tests.agents import AgentProcess, edge_agent
 from tests.cli.helpers import request
 from tests.mqtt.mosquitto import Mosquitto
-from tests.mqtt.site import until
+from tests.patience import until, when_true
 from tests.store.helpers import put, reading
 
 COUNT = 300

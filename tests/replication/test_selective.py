@@ -19,6 +19,7 @@ from agent.replication.replicator import Replicator
 from agent.replication.selection import Selection
 from agent.store.store import Store
 from agent.store.transaction import Edit
+from tests.patience import until
 
 READINGS = Selection({"type": "reading"})
 
@@ -57,12 +58,6 @@ async def copy(source: Store, target: Store, selection: Selection, **options: An
     replicator = Replicator(LocalPeer(source), LocalPeer(target), selection=selection, **options)
     await replicator.run()
     return replicator
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not await condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_only_what_the_selector_matches_is_carried(stores: tuple[Store, Store]) -> None:
