@@ -17,12 +17,11 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.site import CHROMIUM_OPTIONS, Site, site_in
+from tests.patience import PATIENCE
 
 DESK = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
 SMALL_PHONE = {"width": 360, "height": 640}
-PATIENCE = 15_000
-"""Milliseconds that a page gets to show what is waited for."""
 
 
 @pytest.fixture(scope="package")
@@ -30,7 +29,7 @@ def browser() -> Iterator[Browser]:
     """Chromium of this machine."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     assert program is not None, "no chromium; scripts/test installs it"
-    expect.set_options(timeout=PATIENCE)
+    expect.set_options(timeout=1000 * PATIENCE)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=program, args=CHROMIUM_OPTIONS)
         yield chromium
@@ -94,7 +93,7 @@ def opener(browser: Browser) -> Iterator[Opener]:
         ) -> Page:
             context = browser.new_context(**{"viewport": DESK, "locale": "en-GB", **options})  # type: ignore[arg-type]
             stack.callback(context.close)
-            context.set_default_timeout(PATIENCE)
+            context.set_default_timeout(1000 * PATIENCE)
             page = context.new_page()
             watches.append(Watched(url, expected or []))
             watches[-1].watch(page)

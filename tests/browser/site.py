@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tests.agents import AgentProcess, gateway, gateway_config, hub, table, when_true
+from tests.agents import AgentProcess, gateway, gateway_config, hub, table
 from tests.devices.micropython import SensorNode
+from tests.patience import PATIENCE, when_true
 
 # As root, in a container, with nothing that asks the network by itself.
 CHROMIUM_OPTIONS = (
@@ -31,7 +32,7 @@ def request(method: str, url: str, body: Any = None, **headers: str) -> Any:
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json", "Accept": "application/json", **headers}
     asked = urllib.request.Request(url, data, headers, method=method)
-    with urllib.request.urlopen(asked, timeout=30) as response:
+    with urllib.request.urlopen(asked, timeout=PATIENCE) as response:
         return json.load(response)
 
 

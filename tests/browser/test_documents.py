@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Opener
 from tests.browser.site import Site, request
+from tests.patience import PATIENCE
 
 A, B, C, D = "a" * 32, "b" * 32, "c" * 32, "d" * 32
 EDITOR = "The document's members, as JSON"
@@ -94,7 +95,7 @@ def request_text(method: str, url: str, body: str | None = None) -> str:
     data = None if body is None else body.encode()
     headers = {"Content-Type": "application/json"}
     with urllib.request.urlopen(
-        urllib.request.Request(url, data, headers, method=method), timeout=30
+        urllib.request.Request(url, data, headers, method=method), timeout=PATIENCE
     ) as response:
         return str(response.read().decode())
 

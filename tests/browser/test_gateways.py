@@ -10,11 +10,12 @@ import pytest
 from paho.mqtt import publish
 from playwright.sync_api import expect
 
-from tests.agents import AgentProcess, gateway, gateway_config, table, when_true
+from tests.agents import AgentProcess, gateway, gateway_config, table
 from tests.browser.conftest import SMALL_PHONE, Opener
 from tests.browser.site import request
 from tests.browser.test_pages import sideways
 from tests.mqtt.mosquitto import Mosquitto
+from tests.patience import when_true
 
 ANY = "127.0.0.1:0"
 

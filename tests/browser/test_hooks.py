@@ -7,11 +7,12 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from tests.agents import AgentProcess, gateway, gateway_config, table, when_true
+from tests.agents import AgentProcess, gateway, gateway_config, table
 from tests.browser.conftest import PHONE, Opener
 from tests.browser.site import request
 from tests.browser.test_log_in import log_in
 from tests.browser.test_pages import sideways
+from tests.patience import when_true
 from tests.server.accounts import auth, password_of, quick_hash
 
 HOSTILE = "<img src=x onerror=fail()>\u202egnp"

@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.agents import when_true
 from tests.browser.conftest import Opener
 from tests.browser.site import DEVICE, INTERVAL, Site, request
+from tests.patience import when_true
 
 SEEN = """() => new Promise((resolve) => {
     const value = document.querySelector('[data-testid="value"]');

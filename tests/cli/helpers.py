@@ -20,6 +20,7 @@ from agent.cli.main import main
 from agent.documents.revision import Revision, first_revision
 from agent.store.store import Store
 from tests.agents import Finished
+from tests.patience import PATIENCE
 
 
 def make_store(path: Path, revisions: Iterable[Revision] = ()) -> Path:
@@ -53,7 +54,7 @@ def request(method: str, url: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     asked = urllib.request.Request(url, data, headers, method=method)
-    with urllib.request.urlopen(asked, timeout=30) as response:
+    with urllib.request.urlopen(asked, timeout=PATIENCE) as response:
         return json.load(response)
 
 

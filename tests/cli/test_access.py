@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from agent.store.store import Store
+from tests.patience import PATIENCE
 from tests.server.accounts import auth, quick_hash
 from tests.server.certificates import self_signed
 
@@ -54,7 +55,7 @@ async def started(*arguments: Any) -> AsyncIterator[str]:
     )
     try:
         assert process.stdout is not None
-        line = (await asyncio.wait_for(process.stdout.readline(), 20)).decode()
+        line = (await asyncio.wait_for(process.stdout.readline(), PATIENCE)).decode()
         assert line.startswith("listening on "), line
         yield line.split()[2]
     finally:

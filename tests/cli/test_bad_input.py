@@ -28,8 +28,9 @@ import pytest
 
 from agent.documents.revision import first_revision
 from tests import agents
-from tests.agents import edge_agent, when_true
+from tests.agents import edge_agent
 from tests.cli.helpers import documents, in_process, make_store, query, request, serving
+from tests.patience import when_true
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.rig.network import find_free_port
 from tests.store.helpers import migrated_further

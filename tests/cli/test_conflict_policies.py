@@ -9,9 +9,10 @@ from urllib.error import HTTPError
 import pytest
 
 from tests import agents
-from tests.agents import table, when_true
+from tests.agents import table
 from tests.cli.helpers import request
 from tests.packages import example, publish
+from tests.patience import when_true
 from tests.rig.network import find_free_port
 
 MERGE = table("conflict", name="merge", policy="merge", then="winner", database="edge")

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests import agents
-from tests.agents import Finished, edge_agent, table, when_true
+from tests.agents import Finished, edge_agent, table
 from tests.cli.helpers import request
 from tests.devices.micropython import SensorNode
+from tests.patience import when_true
 
 WIDE = {"COLUMNS": "200"}
 

@@ -20,11 +20,12 @@ import pytest
 from agent.config_file import load
 from agent.flash.boards import BOARDS
 from tests import agents
-from tests.agents import Finished, command, edge_agent, when_true
+from tests.agents import Finished, command, edge_agent
 from tests.cli.helpers import in_process
 from tests.cli.serial_ports import Listed, listing
 from tests.devices.building import boot_loader, need, simulated_board
 from tests.devices.cable import Board
+from tests.patience import PATIENCE, when_true
 from tests.sensors.uart import Uart
 
 
@@ -73,13 +74,12 @@ def on_terminal(*arguments: object) -> tuple[Finished, str]:
     ) as process:
         os.close(far)
         watching.start()
-        stdout, _ = process.communicate(timeout=50)
+        stdout, _ = process.communicate(timeout=PATIENCE)
     watching.join()
     os.close(near)
     return Finished(process.returncode, stdout, ""), shown.decode()
 
 
-@pytest.mark.timeout(120)
 def test_an_arduino(tmp_path: Path) -> None:
     need("avrdude", "avrdude")
     need("avr-gcc", "gcc-avr avr-libc")
@@ -89,7 +89,10 @@ def test_an_arduino(tmp_path: Path) -> None:
         # On a busy machine the board's answer may be a quarter of a second late: avrdude then takes
         # it for that to its next question, and refuses.
         for _ in range(3):
-            done, shown = on_terminal("flash", "uno", "--port", board.port, "--name", "greenhouse")
+            done, shown = on_terminal(
+                *("flash", "uno", "--port", board.port, "--name", "greenhouse"),
+                *("--seconds", PATIENCE / 2),
+            )
             if done.status == 0:
                 break
     assert done.status == 0, shown[-300:]
@@ -104,16 +107,15 @@ def test_an_arduino(tmp_path: Path) -> None:
 
 
 def test_a_board_with_micropython(tmp_path: Path, micropython_board: Board) -> None:
-    done, shown = on_terminal("flash", "micropython", "--port", micropython_board.port)
+    flash = ("flash", "micropython", "--seconds", PATIENCE / 2, "--port", micropython_board.port)
+    done, shown = on_terminal(*flash)
     assert done.status == 0, shown
     assert "first reading: " in done.stdout
     assert "copy the firmware: copying" in shown
     # The firmware, which lets nobody interrupt it, makes way for the next one.
     script = tmp_path / "own.py"
     script.write_text((tmp_path / "board" / "main.py").read_text() + "\n# mine\n")
-    again = in_process(
-        *("flash", "micropython", "--port", micropython_board.port, "--script", script, "--json")
-    ).json()
+    again = in_process(*flash, "--script", script, "--json").json()
     assert again["reading"]["unit"] in ("C", "%", None)
     assert again["device"].startswith("[[device]]\n")
     assert (tmp_path / "board" / "main.py").read_text() == script.read_text()
@@ -249,6 +251,6 @@ def test_a_missing_programmer(
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("sys.executable", "/no/python")
     started = time.monotonic()
-    done = in_process("flash", board, "--port", silent)
-    assert time.monotonic() - started < 10
+    done = in_process("flash", board, "--port", silent, "--seconds", 120)
+    assert time.monotonic() - started < 60  # nobody has waited for a reading
     assert done.complaint() == f"the program {missing} is missing; install it: {cure}"

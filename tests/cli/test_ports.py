@@ -87,7 +87,7 @@ def test_without_ports(listed: Say) -> None:
 def test_probing_several_ports(listed: Say) -> None:
     with Uart(json_line, 9600) as slow, Uart(json_line) as fast, Uart(lambda _: b"") as silent:
         listed([Listed(slow.path), Listed(fast.path), Listed(silent.path)])
-        found = {port["path"]: port for port in ports("--probe", "--seconds", "0.3")}
+        found = {port["path"]: port for port in ports("--probe", "--seconds", "1")}
         for device in (slow, fast, silent):
             assert device.heard == b""
     heard = found[slow.path]["heard"]

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.agents import AgentProcess, command, edge_agent, when_true
+from tests.agents import AgentProcess, command, edge_agent
 from tests.cli.helpers import documents, make_store, query, request
+from tests.patience import PATIENCE, when_true
 from tests.server.api import number_in
 
 COUNT = 120
@@ -184,7 +185,7 @@ def test_progress_on_a_terminal(tmp_path: Path, hub_url: str) -> None:
         shown = read_until(ours, rb"live.* 3000 done, 0 left, [1-9]\d*/s")
         process.send_signal(signal.SIGINT)
         drain(ours)
-        stdout, _ = process.communicate(timeout=30)
+        stdout, _ = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
         process.wait()
@@ -197,7 +198,7 @@ def test_progress_on_a_terminal(tmp_path: Path, hub_url: str) -> None:
 def read_until(terminal: int, pattern: bytes) -> bytes:
     """What is written on a terminal, up to a match for `pattern`, without colours."""
     shown = b""
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE
     while not re.search(pattern, re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown)):
         assert time.monotonic() < end, shown
         if select.select([terminal], [], [], 1)[0]:

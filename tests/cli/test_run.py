@@ -15,9 +15,9 @@ import msgspec
 import pytest
 
 from tests import agents
-from tests.agents import when_true
 from tests.cli.helpers import query, request
 from tests.devices.micropython import SensorNode
+from tests.patience import PATIENCE, when_true
 from tests.server.api import number_in, numbered
 
 
@@ -35,7 +35,7 @@ def test_a_hub_ends_at_once_although_clients_listen(number: signal.Signals, tmp_
         request("PUT", f"{url}/db")
         request("PUT", f"{url}/db/doc", {"a": 1})
         feed = f"{url}/db/_changes?feed=continuous&heartbeat=60000"
-        with urllib.request.urlopen(feed, timeout=30) as changes:
+        with urllib.request.urlopen(feed, timeout=PATIENCE) as changes:
             assert b'"doc"' in changes.readline()
             hub.send(number)
             assert numbered(msgspec.json.decode(changes.read())) == {"last_seq": 1, "pending": 0}

@@ -17,8 +17,9 @@ import pytest
 
 from agent.cli.showing import measured, sparkline
 from tests import agents
-from tests.agents import edge_agent, when_true
+from tests.agents import edge_agent
 from tests.cli.helpers import request
+from tests.patience import PATIENCE, when_true
 from tests.rig.network import find_free_port
 from tests.sensors.uart import Uart, json_line
 
@@ -69,7 +70,7 @@ def test_json_is_a_line_for_each_reading(config: Path) -> None:
         assert process.stdout is not None
         documents = [json.loads(process.stdout.readline()) for _ in range(20)]
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=20)
+        rest, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, b"")
     documents += [json.loads(line) for line in rest.splitlines()]
     numbers = [document["sequence"] for document in documents]
@@ -85,7 +86,7 @@ def test_in_a_pipe_it_is_text(config: Path) -> None:
         assert process.stdout is not None
         words = process.stdout.readline().decode().split()
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, b"")
     assert words[1:3] == ["greenhouse", "temperature"]
     assert words[4] == "C"
@@ -107,7 +108,7 @@ def test_on_a_terminal_it_is_a_table_with_sparklines(config: Path) -> None:
         with contextlib.suppress(OSError):  # the terminal has nobody at its other end any more
             while True:
                 screen.extend(os.read(ours, 65536))
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE)
     os.close(ours)
     text = screen.decode()
     assert (process.returncode, errors) == (0, b"")
@@ -188,7 +189,7 @@ def test_it_ends_with_the_agent(tmp_path: Path) -> None:
             reading = {"type": "reading", "device": "x", "sensor": "s", "time": time, "value": 1}
             seen_once_it_watches(process, lambda n: request("PUT", f"{url}/edge/{n}", reading))
             assert gateway.stop().status == 0
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert errors.decode() == f"Error: {url}: the agent has stopped\n"
 

@@ -19,9 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.cli.showing import plain_console, show_errors
 from agent.store.store import Store
 from tests import agents
-from tests.agents import edge_agent, when_true
+from tests.agents import edge_agent
 from tests.cli.helpers import request
 from tests.devices.micropython import SensorNode
+from tests.patience import when_true
 from tests.rig.network import find_free_port
 
 WIDE = {"COLUMNS": "250"}

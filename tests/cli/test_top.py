@@ -22,8 +22,9 @@ import pytest
 
 from agent.cli.top import Frames
 from tests import agents
-from tests.agents import edge_agent, when_true
+from tests.agents import edge_agent
 from tests.cli.helpers import request, serving
+from tests.patience import when_true
 from tests.rig.network import find_free_port
 from tests.sensors.uart import Uart, json_line
 
