@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 CORE = Path(__file__).parents[2] / "firmware_adapters" / "reference" / "c"
 _PROGRAMS = Path(__file__).parent / "c"
 _WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror"]
@@ -72,7 +74,7 @@ def _run(*command: object) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=50,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout

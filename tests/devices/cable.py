@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
+from tests.patience import PATIENCE
+
 _PIECE = 4096
 
 
@@ -65,7 +67,7 @@ class Board:
     def tell(self, data: bytes) -> None:
         """Have the device receive bytes, past the cable, once it has started."""
         assert self.process.stdin is not None
-        assert self._spoke.wait(20)
+        assert self._spoke.wait(PATIENCE)
         self.process.stdin.write(data)
 
     def reset(self) -> None:
@@ -77,7 +79,7 @@ class Board:
         self.unplug()
         self._ended.set()
         self.process.terminate()
-        self.process.wait(20)
+        self.process.wait(PATIENCE)
         for carrier in self._carriers:
             carrier.join()
         for stream in (self.process.stdin, self.process.stdout):

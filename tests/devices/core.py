@@ -12,6 +12,7 @@ import cbor2
 
 from tests.devices.building import SENSORS
 from tests.firmware_adapters.frames import accepted_payloads
+from tests.patience import PATIENCE
 
 NO_VALUE = -(2**31)
 
@@ -83,12 +84,12 @@ class Core:
         return self._process.stdout.read(int.from_bytes(head, "little"))
 
     def _fail(self) -> None:
-        _, said = self._process.communicate(timeout=20)
+        _, said = self._process.communicate(timeout=PATIENCE)
         raise AssertionError(f"the core ended: {said.decode()}")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _, said = self._process.communicate(timeout=20)
+        _, said = self._process.communicate(timeout=PATIENCE)
         assert self._process.returncode == 0, said.decode()

@@ -12,7 +12,8 @@ from urllib.request import urlopen
 import msgspec
 
 from tests import agents
-from tests.agents import AgentProcess, when_true
+from tests.agents import AgentProcess
+from tests.patience import PATIENCE, when_true
 
 
 class Device(Protocol):
@@ -53,7 +54,7 @@ class Site(Generic[DeviceT]):
 
     def device(self) -> Any:
         """What the agent says of the device."""
-        with urlopen(f"{self._url}/_status", timeout=10) as answer:
+        with urlopen(f"{self._url}/_status", timeout=PATIENCE) as answer:
             return msgspec.json.decode(answer.read())["devices"][0]
 
     def readings(self) -> list[dict[str, Any]]:
@@ -63,7 +64,7 @@ class Site(Generic[DeviceT]):
             sql = "SELECT body FROM docs WHERE body ->> 'type' = 'reading' ORDER BY seq"
             return [msgspec.json.decode(body) for (body,) in db.execute(sql)]
 
-    def wait_for(self, frames: int, *, seconds: float = 15) -> None:
+    def wait_for(self, frames: int) -> None:
         """Until so many more frames are stored than now, and none is missing up to the last."""
         before = len(self._frames())
 
@@ -71,13 +72,13 @@ class Site(Generic[DeviceT]):
             found = self._frames()
             return len(found) >= before + frames and found == set(range(max(found) + 1))
 
-        when_true(arrived, seconds=seconds)
+        when_true(arrived, f"{frames} frames more")
 
     def at_rest(self) -> Any:
         """What the agent says of the device when nothing more arrives from it."""
         before = self.device()
         while True:
-            time.sleep(0.5)
+            time.sleep(1.5)
             device = self.device()
             if device["bytes_received"] == before["bytes_received"]:
                 return device

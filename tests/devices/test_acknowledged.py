@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from firmware_adapters import CborFrames
-from tests.agents import when_true
 from tests.devices.building import avr_firmware, simulated_board
 from tests.devices.cable import Board
 from tests.devices.micropython import FIRMWARE, micropython, witnesses
 from tests.devices.site import Site
+from tests.patience import when_true
 
 MOST_FLASH = 8192
 MOST_RAM = 1024
@@ -53,8 +53,9 @@ def micropython_site(tmp_path: Path, log: Path) -> Iterator[Site[Board]]:
         site.kill()
 
 
-def live_through_it(site: Site[Board]) -> None:
-    """Noise, an unplugged cable, a killed agent: each for less time than the ring lasts."""
+def live_through_it(site: Site[Board]) -> float:
+    """Noise, an unplugged cable, a killed agent: each for less time than the ring lasts, on a busy
+    machine too. Returns for how many seconds the cable was unplugged."""
     chance = random.Random(1)
 
     def flip_a_bit(data: bytes) -> bytes:
@@ -70,16 +71,22 @@ def live_through_it(site: Site[Board]) -> None:
     time.sleep(1.5)
     site.board.noise = bytes
     site.wait_for(5)
+    site.board.tell(CborFrames().encode({"interval_ms": 1000}))  # so the ring lasts for 40 s
     site.board.unplug()
-    time.sleep(1.5)
+    unplugged = time.monotonic()
+    time.sleep(8)
+    unplugged = time.monotonic() - unplugged
     site.board.plug_in()
-    site.wait_for(10)
+    site.wait_for(8)
     site.kill()
     time.sleep(0.5)
     site.start()
+    site.wait_for(3)
+    site.board.tell(CborFrames().encode({"interval_ms": 120}))
     site.wait_for(15)
     assert site.device()["missing"] == 0
     site.stop()
+    return unplugged
 
 
 def test_an_avr_loses_nothing_as_long_as_its_ring_lasts(avr_site: Site[Board]) -> None:
@@ -100,7 +107,7 @@ def test_an_avr_loses_nothing_as_long_as_its_ring_lasts(avr_site: Site[Board]) -
 def test_micropython_loses_nothing_as_long_as_its_ring_lasts(
     micropython_site: Site, log: Path
 ) -> None:
-    live_through_it(micropython_site)
+    unplugged = live_through_it(micropython_site)
     account = Counter(
         (each["boot"], each["sequence"], each["sensor"], repr(each["value"]))
         for each in micropython_site.readings()
@@ -119,7 +126,8 @@ def test_micropython_loses_nothing_as_long_as_its_ring_lasts(
         for each in micropython_site.readings()
     ]
     print(f"{max(started) - min(started):.3f} s")
-    assert max(started) - min(started) < 1.3  # without the age of readings: 1.5 at least
+    # Without the age of readings it would be as long as the cable was unplugged.
+    assert max(started) - min(started) < 0.8 * unplugged
 
 
 @pytest.mark.parametrize(("kind", "interval_ms"), [("avr", 20), ("micropython", 10)])
@@ -130,10 +138,16 @@ def test_what_a_full_ring_drops_is_accounted_for(
     site.start()
     site.wait_for(1)
     site.board.tell(CborFrames().encode({"interval_ms": interval_ms}))
-    site.board.unplug()
-    time.sleep(1.8)  # the ring lasts 0.9 or 1.3 s
-    site.board.plug_in()
-    when_true(lambda: site.device()["missing"])
+
+    def has_dropped() -> Any:
+        site.board.unplug()
+        time.sleep(1.8)  # the ring lasts 0.8 or 1.3 s, and longer for a board that gets no turn
+        site.board.plug_in()
+        stored = len(site.readings())
+        when_true(lambda: len(site.readings()) > stored)
+        return site.device()["missing"]
+
+    when_true(has_dropped)
     # At rest, so that everything that it holds arrives.
     site.board.tell(CborFrames().encode({"interval_ms": 86_400_000}))
     device = site.at_rest()
@@ -156,8 +170,10 @@ def test_a_reset_starts_another_boot_with_the_same_settings(avr_site: Site[Board
     def second() -> list[dict[str, Any]]:
         return [each for each in avr_site.readings() if each["boot"] != first]
 
-    when_true(lambda: len(second()) >= 40, seconds=10)  # at 1000 ms, it would take 20 s
+    when_true(lambda: len(second()) >= 40)
     assert len({each["boot"] for each in second()}) == 1
+    taken = [each["uptime_ms"] for each in second()[:40]]
+    assert max(taken) - min(taken) < 2000  # at 1000 ms, it would be 19 s
     avr_site.stop()
 
 

@@ -10,38 +10,39 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pytest
 import serial
 
 from firmware_adapters import CborFrames
-from tests.agents import edge_agent, when_true
+from tests.agents import edge_agent
 from tests.devices.microbit import Microbit
 from tests.devices.site import Site
+from tests.patience import PATIENCE, when_true
 
 _LATE = 3.0
-"""Seconds from when a reading is taken until it is seen here, on a busy machine."""
+"""Seconds from when a reading is taken until it is seen here. A busy machine may need longer, but
+there the board's clock loses more than that."""
 
 
-@pytest.mark.timeout(120)
 def test_a_microbit_is_flashed_and_recorded(tmp_path: Path) -> None:
     """Its readings have the gateway's times, and outlast a kill of the agent."""
     with Microbit(tmp_path / "port") as board:
-        flashed = edge_agent("flash", "microbit", "--port", board.port, "--json")
+        seconds = ("--seconds", PATIENCE / 2)
+        flashed = edge_agent("flash", "microbit", "--port", board.port, *seconds, "--json")
         assert flashed.status == 0, flashed.stderr
         assert flashed.json()["reading"]["sensor"] in ("button", "pin0")
         with serial.Serial(str(board.port), 115200) as line:
             # No wish that reaches it from afar is to end it, though a command of that name does.
             line.write(CborFrames().command(1, {"stop": True}))
-            line.write(CborFrames().encode({"interval_ms": 300}))
+            line.write(CborFrames().encode({"interval_ms": 700}))
         site = Site(tmp_path, board)
         site.start()
         try:
-            site.wait_for(10, seconds=30)
+            site.wait_for(6)
             assert_punctual(site)
             site.kill()
-            time.sleep(1)  # it holds 32 readings, 10 s
+            time.sleep(2)  # it holds 32 readings, 22 s
             site.start()
-            site.wait_for(10, seconds=30)
+            site.wait_for(6)
             assert_punctual(site)
             device = site.device()
             site.stop()
@@ -66,18 +67,25 @@ def ends(readings: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]
     ordered = sorted(
         (each for each in readings if each["sensor"] == "pin0"), key=lambda each: each["sequence"]
     )
-    # What was held had an age by the board's clock, which may be wrong by a part of that.
-    assert all(taken(one) - 1 < taken(other) for one, other in pairwise(ordered))
+    # What was held had an age by the board's clock, which may be wrong by what that has lost.
+    wrong = max(1.0, lost(ordered[0], ordered[-1]))
+    assert all(taken(one) - wrong < taken(other) for one, other in pairwise(ordered))
     return ordered[0], ordered[-1]
+
+
+def lost(first: dict[str, Any], newest: dict[str, Any]) -> float:
+    """Seconds that the board's clock has lost since the first reading, at the most."""
+    return time.time() - taken(first) - (newest["uptime_ms"] - first["uptime_ms"]) / 1000
 
 
 def assert_punctual(site: Site[Microbit]) -> None:
     """What is new was taken just now: the board's clock, however slow, decides no time."""
     before = ends(site.readings())[1]["sequence"]
-    _, newest = when_true(
+    first, newest = when_true(
         lambda: (found := ends(site.readings()))[1]["sequence"] > before and found
     )
-    assert 0 <= time.time() - taken(newest) < _LATE
+    # By the board's clock it would be late by all that that has lost.
+    assert 0 <= time.time() - taken(newest) < max(_LATE, lost(first, newest) / 2)
 
 
 def taken(reading: dict[str, Any]) -> float:

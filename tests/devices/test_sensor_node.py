@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from agent.sensors.link import SerialLink
 from firmware_adapters import CborFrames, Event, Reading, Report
 from tests.devices.micropython import SensorNode
+from tests.patience import until
 
 
 class Host:
@@ -65,12 +66,6 @@ async def listening(path: Path, host: Host | None = None) -> AsyncIterator[Host]
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-
-
-async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from tests.agents import table
 from tests.devices.building import avr_firmware, simulated_board
 from tests.devices.cable import Board
 from tests.devices.micropython import SensorNode
-from tests.faults.site import Place, Site, contents, get, until
+from tests.faults.site import Place, Site, contents, get
 from tests.mqtt.site import edit
+from tests.patience import until
 
 ID = "device:node"
 
@@ -85,7 +86,7 @@ async def reported(
             and found.get("desired", {}) == desired
         )
 
-    await until(f"{interval_ms} ms is reported at the {place.name}", arrived)
+    await until(arrived, f"{interval_ms} ms is reported at the {place.name}")
     return found
 
 
@@ -112,7 +113,7 @@ async def fast_readings(session: aiohttp.ClientSession, place: Place, *, boots: 
             quick += sum(step < 500 for step in steps) >= 10
         return quick >= boots
 
-    await until("readings come at the new interval", arrived, every=0.2)
+    await until(arrived, "readings come at the new interval", every=0.2)
 
 
 @both
@@ -129,7 +130,7 @@ async def test_a_wish_at_the_hub_reaches_the_device(site: Site, device: Device) 
         async def refused() -> Any:
             return (await document(session, site.hub)).get("refused")
 
-        await until("it is refused", refused)
+        await until(refused, "it is refused")
         found = await document(session, site.hub)
         assert found["reported"] == {"interval_ms": 50}
         refusals = {
@@ -169,7 +170,7 @@ async def test_a_wish_while_the_cable_is_unplugged(site: Site, device: Device) -
             status = await get(session, f"{site.gateway.url}/_status")
             return bool(status["devices"][0]["settings"]["pending"] == ["interval_ms"])
 
-        await until("the gateway knows the wish", pending)
+        await until(pending, "the gateway knows the wish")
         device.plug_in()
         await reported(session, site.hub, 50, 50)
         await fast_readings(session, site.gateway)
@@ -187,7 +188,7 @@ async def test_a_wish_while_the_gateway_is_dead(site: Site, device: Device) -> N
             # Dead again as soon as it has heard of it, whatever it was doing.
             await desire(session, site.hub, interval_ms=interval_ms + 1)
             await until(
-                "the wish is at the gateway", wish_at(session, site.gateway, interval_ms + 1)
+                wish_at(session, site.gateway, interval_ms + 1), "the wish is at the gateway"
             )
             site.gateway.kill()
             site.gateway.start()
@@ -225,7 +226,7 @@ async def test_two_wishes_at_the_same_time(site: Site, device: Device) -> None:
     """One of them is done, and the other one can be seen at both sides."""
     async with site.running() as session:
         found = await reported(session, site.hub, 1000)
-        await until("it is at both", wish_at_both(session, site, found))
+        await until(wish_at_both(session, site, found), "it is at both")
         site.gateway.kill()
         await desire(session, site.hub, interval_ms=50)
         store = await Store.open(site.gateway.file)
@@ -242,7 +243,7 @@ async def test_two_wishes_at_the_same_time(site: Site, device: Device) -> None:
             wish = at_hub.get("desired", {})
             return bool(at_hub.get("_conflicts")) and at_hub.get("reported") == wish
 
-        await until("one of them is done", settled)
+        await until(settled, "one of them is done")
         await site.converge(session)
     leaves = contents(site.gateway.file).leaves[ID]
     wishes = [leaf.body["desired"]["interval_ms"] for leaf in leaves.values() if not leaf.deleted]

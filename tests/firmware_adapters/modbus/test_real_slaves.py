@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.agents import CHECKOUT, gateway, gateway_config, when_true
+from tests.agents import CHECKOUT, gateway, gateway_config
 from tests.cli.helpers import query, request
+from tests.patience import when_true
 
 HERE = Path(__file__).parent
 
@@ -66,10 +67,18 @@ def slave(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-def device(port: Path, slaves: dict[str, int], registers: list[str], interval: float) -> str:
+def device(
+    port: Path,
+    slaves: dict[str, int],
+    registers: list[str],
+    interval: float,
+    *,
+    timeout: float = 1.0,
+) -> str:
+    """`timeout`, in seconds, is a long one where nobody is to be silent."""
     tables = [
         f'[[device]]\nname = "line"\nport = "{port}"\nadapter = "modbus-rtu"',
-        "[device.settings]\ntimeout = 0.3",
+        f"[device.settings]\ntimeout = {timeout}",
         '[[device.settings.map]]\nname = "meter"',
         *(f"[[device.settings.map.register]]\n{register}" for register in registers),
         *(
@@ -99,7 +108,9 @@ def test_pymodbus_is_read_and_recorded(line: tuple[Path, Path], tmp_path: Path) 
         'name = "pump"\naddress = 3\ntable = "coil"',
         'name = "absent"\naddress = 900',
     ]
-    config = gateway_config(tmp_path / "gateway.toml", device(line[0], {"a": 17}, registers, 0.2))
+    config = gateway_config(
+        tmp_path / "gateway.toml", device(line[0], {"a": 17}, registers, 0.2, timeout=10)
+    )
     store = tmp_path / "gateway" / "edge.sqlite"
     with (
         ready(sys.executable, HERE / "server.py", line[1], 17),
@@ -199,7 +210,9 @@ def test_settings_of_pymodbus_are_written(line: tuple[Path, Path], tmp_path: Pat
         'name = "fixed"\naddress = 5\nwritable = true',
         'name = "pump"\naddress = 3\ntable = "coil"\nwritable = true',
     ]
-    config = gateway_config(tmp_path / "gateway.toml", device(line[0], {"a": 17}, registers, 0.2))
+    config = gateway_config(
+        tmp_path / "gateway.toml", device(line[0], {"a": 17}, registers, 0.2, timeout=10)
+    )
     store = tmp_path / "gateway" / "edge.sqlite"
     with (
         ready(sys.executable, HERE / "server.py", line[1], 17),
