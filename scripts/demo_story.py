@@ -30,7 +30,7 @@ FRAMES = 240
 INTERVAL_MS = 50
 BEFORE_OUTAGE = 60  # frames that have reached the hub when the line is cut
 DURING_OUTAGE = 80  # frames that the gateway has stored meanwhile
-LONGEST_WAIT = 60.0  # seconds for any one step
+LONGEST_WAIT = 120.0  # seconds for any one step
 
 Leaves = dict[str, dict[str, Any]]
 """By document id and revision: the bodies of all leaf revisions."""

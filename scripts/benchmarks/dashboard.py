@@ -27,7 +27,7 @@ WATCHED_SECONDS = 20.0
 QUICK_WATCHED_SECONDS = 2.0
 
 _SETTLED = 3.0
-_PATIENCE = 30_000  # milliseconds
+_PATIENCE = 120_000  # milliseconds
 _USABLE = """
 new MutationObserver((_, observer) => {
     if (!document.querySelector(".pipeline")) return;

@@ -27,7 +27,7 @@ from tests.devices.micropython import FIRMWARE, micropython, witnesses
 from tests.faults.site import Site
 
 _NEVER_MS = 86_400_000
-_PATIENCE = 120.0
+_PATIENCE = 270.0
 _LOOK_EVERY = 1.0
 
 Taken = tuple[int, int, str, str]

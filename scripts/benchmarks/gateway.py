@@ -40,7 +40,7 @@ START_TARGET = Target(at_most=1.5)
 _ANY = "127.0.0.1:0"
 BUSY_MS = 50
 _IDLE_MS = 1000
-_LONGEST_WAIT = 30.0
+_LONGEST_WAIT = 120.0
 _LOOK_EVERY = 0.005
 
 _BARE_NAME = "Python with aiohttp"

@@ -36,7 +36,7 @@ INTERVAL = 0.05
 TARGET = Target(ratio_at_most=0.5)
 
 _PEER = "PouchDB"
-_LONGEST_WAIT = 30.0
+_LONGEST_WAIT = 120.0
 
 _Body: TypeAlias = dict[str, Any]
 _Place: TypeAlias = tuple[Callable[[str, _Body], Coroutine[Any, Any, None]], str]

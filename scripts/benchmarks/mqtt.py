@@ -38,7 +38,7 @@ MEMORY_TARGET = Target(at_most=64.0)
 
 _DIRECTIONS = ("push", "pull")
 _WAYS = ("MQTT", "HTTP")
-_LONGEST_WAIT = 30.0
+_LONGEST_WAIT = 120.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,12 +19,11 @@ from agent.documents.revision import Rev
 from agent.documents.tree import RevTree
 from tests import agents
 from tests.agents import AgentProcess
+from tests.patience import PATIENCE, until
 from tests.rig.network import find_free_port
 from tests.server.accounts import quick_hash
 
 USER, PASSWORD = "gateway", "kept-dry"
-LONGEST_WAIT = 60.0
-"""Seconds; only so that a test cannot hang."""
 
 _POLL = 0.02
 _BATCH = 10
@@ -186,7 +185,7 @@ class Site:
     @contextlib.asynccontextmanager
     async def running(self, *clients: Writer) -> AsyncIterator[aiohttp.ClientSession]:
         """Both run and are read from; `clients` write. What still runs at the end is killed."""
-        timeout = aiohttp.ClientTimeout(total=10)
+        timeout = aiohttp.ClientTimeout(total=PATIENCE)
         async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
             tasks = [group.create_task(place.read(session)) for place in self.places]
             tasks += [group.create_task(client.write(session)) for client in clients]
@@ -221,7 +220,7 @@ class Site:
             # All that the one had is at the other a moment later, and the reverse.
             return found[0] <= found[1] <= found[2]
 
-        await until("both sides are equal", equal, every=0.2)
+        await until(equal, "both sides are equal", every=0.2)
         for place in (self.gateway, self.hub):
             await place.stop()
 
@@ -242,19 +241,6 @@ async def get(session: aiohttp.ClientSession, url: str) -> Any:
 def revisions(page: Mapping[str, Any]) -> Known:
     """All leaves in an answer to _changes."""
     return {(row["id"], change["rev"]) for row in page["results"] for change in row["changes"]}
-
-
-async def until(what: str, condition: Callable[[], Any], *, every: float = 0.02) -> None:
-    """Wait until a condition, a function or a coroutine function, holds."""
-    try:
-        async with asyncio.timeout(LONGEST_WAIT):
-            while True:
-                found = condition()
-                if await found if asyncio.iscoroutine(found) else found:
-                    return
-                await asyncio.sleep(every)
-    except TimeoutError:
-        raise AssertionError(f"waited {LONGEST_WAIT:.0f} s in vain: {what}") from None
 
 
 # --- what is in a store's file ---------------------------------------------------------

@@ -17,9 +17,10 @@ import pytest
 
 from agent.documents.revision import Revision, first_revision
 from tests import agents
-from tests.faults.site import Site, Writer, get, until
+from tests.faults.site import Site, Writer, get
 from tests.faults.test_kill import SEED, check, kill_at_random, preload
 from tests.mqtt.mosquitto import Mosquitto
+from tests.patience import PATIENCE, until
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.rig.network import find_free_port
 
@@ -66,7 +67,6 @@ async def put(session: aiohttp.ClientSession, url: str, **body: Any) -> None:
         assert response.status == 201, await response.text()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("kind", ["http", "mqtt", "pouchdb-server"])
 async def test_what_is_new_or_urgent_comes_before_the_backlog(kind: str, tmp_path: Path) -> None:
     readings = backlog()
@@ -84,10 +84,10 @@ async def test_what_is_new_or_urgent_comes_before_the_backlog(kind: str, tmp_pat
         config = agents.gateway_config(tmp_path / "gateway.toml", table, port=port)
         with agents.gateway(config) as gateway:
             await asyncio.to_thread(gateway.wait_until_ready)
-            await until("the backlog begins to arrive", partial(arrived, 101))
+            await until(partial(arrived, 101), "the backlog begins to arrive")
             await put(session, f"{here}/{ALARM}:new", type="alarm", urgent=True)
             await put(session, f"{here}/setpoint", type="setpoint", value=21)
-            await until("all of it has arrived", partial(arrived, BACKLOG + 3), every=0.3)
+            await until(partial(arrived, BACKLOG + 3), "all of it has arrived", every=0.3)
             ids = await ids_in_order(session, there)
             status = await get(session, f"http://127.0.0.1:{port}/_status")
             finished = await asyncio.to_thread(gateway.stop)
@@ -105,7 +105,6 @@ async def test_what_is_new_or_urgent_comes_before_the_backlog(kind: str, tmp_pat
 
 
 @pytest.mark.may_block("compares three stores at once")
-@pytest.mark.timeout(300)
 async def test_kills_in_the_middle_of_the_backlog(tmp_path: Path) -> None:
     chance = random.Random(f"{SEED} lanes")
     print(f"seed {SEED}")
@@ -123,10 +122,9 @@ async def test_kills_in_the_middle_of_the_backlog(tmp_path: Path) -> None:
     assert len(found.winners) > BACKLOG
 
 
-@pytest.mark.timeout(180)
 async def test_a_budget_is_kept_over_a_kill(tmp_path: Path) -> None:
     to_midnight = 86_400 - time.time() % 86_400
-    if to_midnight < 60:  # or the budget would be new in the middle
+    if to_midnight < PATIENCE:  # or the budget would be new in the middle
         await asyncio.sleep(to_midnight)
     await preload(tmp_path / "gateway" / "edge.sqlite", backlog()[:3000])
     port = find_free_port()
@@ -148,18 +146,18 @@ async def test_a_budget_is_kept_over_a_kill(tmp_path: Path) -> None:
 
         with agents.gateway(config) as gateway:
             await asyncio.to_thread(gateway.wait_until_ready)
-            await until("the backlog waits", backlog_waits)
+            await until(backlog_waits, "the backlog waits")
         # Leaving it was kill -9.
         arrived = len(await ids_in_order(session, there))
         cloud.clear()
         with agents.gateway(config) as gateway:
             await asyncio.to_thread(gateway.wait_until_ready)
-            await until("the backlog waits", backlog_waits)
+            await until(backlog_waits, "the backlog waits")
             assert cloud["budget"]["bytes_per_day"] == 100_000
             assert 60_000 <= cloud["budget"]["used"] < 80_000
             assert cloud["push"]["lanes"]["backlog"]["pending"] >= 3000 - arrived
             await put(session, f"{here}/edge/{ALARM}:new", type="alarm", urgent=True)
-            await until("the alarm arrives", alarm_is_there)
+            await until(alarm_is_there, "the alarm arrives")
             assert 0 < arrived == len(await ids_in_order(session, there)) - 1
             shown = await asyncio.to_thread(agents.edge_agent, "status", "--config", config)
             assert "of today's 100,000 used" in " ".join(shown.stdout.split())

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from scripts.benchmarks.field import SHORT, live
 
 
-@pytest.mark.timeout(180)
 async def test_nothing_is_lost_or_doubled_on_a_short_field_day(tmp_path: Path) -> None:
     account = await live(tmp_path, SHORT)
     print(account)

@@ -38,7 +38,8 @@ from agent.documents.revision import Revision, first_revision
 from agent.store.store import Store
 from tests import agents
 from tests.devices.micropython import SensorNode, Witness
-from tests.faults.site import Contents, Known, Place, Site, Writer, contents, get, until
+from tests.faults.site import Contents, Known, Place, Site, Writer, contents, get
+from tests.patience import until
 
 SEED = int(os.environ.get("FAULTS_SEED", "20260801"))
 
@@ -66,7 +67,7 @@ async def kill_at_random(
             await asyncio.sleep(seconds)
         else:
             more = chance.randint(1, arrivals)
-            await until("something arrives", partial(has_arrived, at, len(at.seen) + more))
+            await until(partial(has_arrived, at, len(at.seen) + more), "something arrives")
             print(f"{victim.name} killed after {more} revisions more had arrived")
         victim.kill()
         victim.start()
@@ -107,7 +108,7 @@ async def test_kill_while_recording_and_writing(tmp_path: Path) -> None:
             async def goes_on() -> bool:
                 return await newest_sequence(site.gateway, session) > now
 
-            await until("recording goes on", goes_on)
+            await until(goes_on, "recording goes on")
             for task in tasks:
                 task.cancel()
             node.stop()

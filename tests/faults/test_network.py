@@ -23,15 +23,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tests.faults.site import PASSWORD, USER, Place, Site, contents, get, until
+from tests.faults.site import PASSWORD, USER, Place, Site, contents, get
+from tests.patience import PATIENCE, until
 from tests.peers.pouchdb_server import PouchDBServer
 from tests.replication.test_lanes import back_up
 from tests.rig.line import Line
 from tests.rig.wire import Wire, can_make_wires
 
 HEARTBEAT = 1.0
-
-pytestmark = pytest.mark.timeout(120)
 
 
 @contextlib.asynccontextmanager
@@ -74,7 +73,7 @@ class Trial:
 
         if place is self.hub:
             await self.made()
-        await until(f"{place.name} takes documents", done)
+        await until(done, f"{place.name} takes documents")
         self.written |= {doc["_id"] for doc in docs}
 
     async def made(self) -> None:
@@ -86,7 +85,7 @@ class Trial:
                     return response.status in (201, 412)
             return False
 
-        await until("the hub has a database", there)
+        await until(there, "the hub has a database")
 
     async def noted(self) -> dict[str, Any]:
         """Wait until both directions have written a checkpoint of all that there is; returns the
@@ -96,7 +95,7 @@ class Trial:
             jobs = await self.jobs()
             return bool(jobs) and all(job["pending"] == 0 for job in jobs.values())
 
-        await until("nothing is pending", there, every=0.1)
+        await until(there, "nothing is pending", every=0.1)
         before = await self.logs()
         after: dict[str, Any] = {}
 
@@ -105,7 +104,7 @@ class Trial:
             after.update(await self.logs())
             return len(after) == 2 and all(before.get(id) != rev for id, rev in after.items())
 
-        await until("checkpoints", newer, every=0.2)
+        await until(newer, "checkpoints", every=0.2)
         return after
 
     async def moved(self, hub: Place) -> None:
@@ -130,7 +129,7 @@ class Trial:
                     return False
             return True
 
-        await until("everything arrives", there, every=0.1)
+        await until(there, "everything arrives", every=0.1)
 
     async def exchange(self, *, count: int = 1) -> None:
         """Write something at both sides, and wait until both have it."""
@@ -151,7 +150,7 @@ class Trial:
             found.update(await self.jobs())
             return bool(found) and all(about in (job["last_error"] or "") for job in found.values())
 
-        await until(f"both complain: {about}", complains, every=0.1)
+        await until(complains, f"both complain: {about}", every=0.1)
         return found
 
     async def quiet(self) -> None:
@@ -161,7 +160,7 @@ class Trial:
             jobs = await self.jobs()
             return bool(jobs) and not any(job["last_error"] for job in jobs.values())
 
-        await until("the complaints end", calm, every=0.1)
+        await until(calm, "the complaints end", every=0.1)
 
 
 @contextlib.asynccontextmanager
@@ -304,7 +303,7 @@ async def test_a_hub_that_is_busy(status: int, wait: int | None, tmp_path: Path)
         await trial.write(trial.gateway)
         jobs = await trial.complaint(f"is busy or out of order ({status}")
         if wait is None:
-            await until("it is tried again and again", lambda: len(asked) > 6)
+            await until(lambda: len(asked) > 6, "it is tried again and again")
         else:
             tries = [job["retry_at"] for job in jobs.values() if job["retry_at"]]
             assert tries
@@ -440,7 +439,7 @@ async def test_a_pouchdb_server_restored_and_made_again(tmp_path: Path) -> None:
     """As above, with a server whose sequences and instances are not ours."""
     server = PouchDBServer(tmp_path / "pouchdb-server")
     site = Site(tmp_path, url=f"{server.url}/edge", heartbeat=HEARTBEAT)
-    timeout = aiohttp.ClientTimeout(total=10)
+    timeout = aiohttp.ClientTimeout(total=PATIENCE)
     await server.start()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(server.stop)
@@ -455,7 +454,7 @@ async def test_a_pouchdb_server_restored_and_made_again(tmp_path: Path) -> None:
 
         async def arrive(count: int) -> None:
             await trial.write(site.gateway, count=count)
-            await until("everything arrives", there, every=0.1)
+            await until(there, "everything arrives", every=0.1)
 
         await arrive(20)
         await server.stop()
@@ -495,7 +494,7 @@ async def test_two_gateways_with_a_copied_card(tmp_path: Path) -> None:
                     statuses.append(await get(session, f"{gateway.url}/_status"))
                 return all(map(tells_of_a_clone, statuses))
 
-            await until("both notice the other", noticed, every=0.3)
+            await until(noticed, "both notice the other", every=0.3)
             assert all("is this a copied card?" in gateway.log for gateway in both)
             await trial.arrive(copied.gateway)
             await copied.gateway.stop()

@@ -13,8 +13,6 @@ import pytest
 from tests.faults.power.field import RecordedField
 from tests.faults.power.scenarios import LostError, Recorded
 
-pytestmark = pytest.mark.timeout(180)
-
 SEED = int(os.environ.get("FAULTS_SEED", "20260801"))
 
 CUTS = 10

@@ -14,7 +14,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tests import agents
-from tests.faults.site import get, until
+from tests.faults.site import get
+from tests.patience import until
 
 LIMIT = 256 * 1024
 IDS = {f"d{n:03}" for n in range(100)}
@@ -61,15 +62,15 @@ async def test_all_but_what_is_too_large_arrives_and_that_is_told(tmp_path: Path
             with agents.gateway(config) as gateway:
                 ours = await asyncio.to_thread(gateway.wait_until_ready)
                 await fill(session, ours)
-                await until("the rest arrives", partial(arrived, session, hub_url, IDS))
-                await until("it is told", partial(told, session, ours))
+                await until(partial(arrived, session, hub_url, IDS), "the rest arrives")
+                await until(partial(told, session, ours), "it is told")
             with agents.gateway(config) as gateway:
                 ours = await asyncio.to_thread(gateway.wait_until_ready)
-                await until("it is told after a restart", partial(told, session, ours))
+                await until(partial(told, session, ours), "it is told after a restart")
                 await shrink(session, ours)
                 everything = IDS | {"large"}
-                await until("all arrives", partial(arrived, session, hub_url, everything))
-                await until("nothing is told", partial(quiet, session, ours))
+                await until(partial(arrived, session, hub_url, everything), "all arrives")
+                await until(partial(quiet, session, ours), "nothing is told")
 
 
 async def fill(session: aiohttp.ClientSession, url: str) -> None:

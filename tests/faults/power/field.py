@@ -41,8 +41,8 @@ from tests.faults.site import (
     contents,
     get,
     revisions,
-    until,
 )
+from tests.patience import until
 from tests.sensors.uart import Uart
 from tests.server.accounts import quick_hash
 
@@ -151,7 +151,7 @@ class RecordedField:
         with device.uart:
             async with site.running(*writers, _Owner(site.hub)):
                 for number in (1, 2):
-                    await until("enough was done", partial(_enough, number, device, site, writers))
+                    await until(partial(_enough, number, device, site, writers), "enough was done")
                     if number == 1:
                         for each in site.places:
                             each.kill()
@@ -216,7 +216,7 @@ class RecordedField:
                     async with session.put(url, json={}) as response:
                         return response.status == 201
 
-                await until("writing goes on", put)
+                await until(put, "writing goes on")
             await _both_have(self._site, session, 2)
         here = await asyncio.to_thread(contents, folder / "gateway" / "edge.sqlite")
         there = await asyncio.to_thread(contents, folder / "hub" / "edge.sqlite")
@@ -325,4 +325,4 @@ async def _both_have(site: Site, session: aiohttp.ClientSession, count: int) -> 
         found = [revisions(page) if page and "results" in page else set() for page in pages]
         return found[0] == found[1] and len(found[0]) >= count
 
-    await until("both sides are equal", equal, every=0.1)
+    await until(equal, "both sides are equal", every=0.1)
