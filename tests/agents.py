@@ -6,17 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
+from tests.patience import PATIENCE
+
 CHECKOUT = Path(__file__).resolve().parent.parent
-LONGEST_RUN = 50.0
-"""Seconds that a command may take; only so that a test cannot hang."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def edge_agent(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=LONGEST_RUN,
+        timeout=PATIENCE,
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
@@ -123,7 +122,7 @@ class AgentProcess:
 
     def finish(self) -> Finished:
         """Wait until it ends by itself."""
-        stdout, _ = self._process.communicate(timeout=LONGEST_RUN)
+        stdout, _ = self._process.communicate(timeout=PATIENCE)
         return Finished(self._process.returncode, stdout.decode(), self.log)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> Finished:
@@ -189,12 +188,3 @@ def table(kind: str, **keys: object) -> str:
     """A `[[kind]]` table of a configuration file."""
     lines = [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in keys.items()]
     return "\n".join([f"[[{kind}]]", *lines, ""])
-
-
-def when_true(condition: Callable[[], Any], *, seconds: float = 30.0) -> Any:
-    """Wait until `condition` returns something true, and return that. Blocks."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, f"waited {seconds:.0f} s in vain"
-        time.sleep(0.05)
-    return found

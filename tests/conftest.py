@@ -1,7 +1,7 @@
 """The rig around every test.
 
-The time limit of a test is in pyproject.toml. The checks and helpers are in `tests/rig`, the real
-servers and clients in `tests/peers`.
+The time limit of a test is in pyproject.toml, what it waits with in `tests/patience.py`. The checks
+and helpers are in `tests/rig`, the real servers and clients in `tests/peers`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # How long one example takes says more of what else the machine does than of the program.
-settings.register_profile("unhurried", deadline=None)
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
 # Named here rather than imported, so that pytest can explain their assertions. One that imports

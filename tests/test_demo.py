@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from tests.agents import CHECKOUT
+from tests.patience import PATIENCE
 
 
 @pytest.mark.parametrize("options", [(), ("--mqtt",)])
@@ -18,7 +19,7 @@ def test_the_demo(options: tuple[str, ...]) -> None:
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.resources import memory
+from tests.patience import PATIENCE
 from tests.server.certificates import self_signed
 
 _HEAPS = """
@@ -38,7 +39,7 @@ libc.fflush(None)
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this needs glibc")
 def test_all_threads_share_one_heap() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _HEAPS], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", _HEAPS], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert done.stdout.count("<heap nr=") == 1
 
@@ -67,7 +68,7 @@ def test_what_is_imported_costs_little(tmp_path: Path) -> None:
     environment.pop("SSL_CERT_DIR", None)
     done = subprocess.run(
         [sys.executable, "-c", _IMPORTING],
-        capture_output=True, text=True, timeout=60, check=True, env=environment,
+        capture_output=True, text=True, timeout=PATIENCE, check=True, env=environment,
     )  # fmt: skip
     assert done.stdout.split() == ["0", "True", "False", "True", "1"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,7 @@ from agent.server.passwords import hash_password
 from agent.store.store import Store
 from agent.supervisor import Supervisor
 from tests.devices.micropython import SensorNode
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
-        while not await condition():
-            await asyncio.sleep(0.01)
+from tests.patience import PATIENCE, until
 
 
 @pytest.fixture(autouse=True)
@@ -266,7 +261,7 @@ async def test_a_recorder_that_hangs_gives_no_sign_of_life(
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(agent.check(), 2.0)
         free.set()
-        await asyncio.wait_for(agent.check(), 10.0)
+        await asyncio.wait_for(agent.check(), PATIENCE)
 
 
 async def test_a_replication_that_fails(

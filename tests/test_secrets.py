@@ -31,9 +31,10 @@ from agent.replication.spec import parse_endpoint
 from agent.store.databases import Databases
 from agent.telemetry.options import telemetry_options
 from tests import agents
-from tests.agents import AgentProcess, edge_agent, table, when_true
+from tests.agents import AgentProcess, edge_agent, table
 from tests.cli.helpers import in_process
 from tests.mqtt.mosquitto import Mosquitto
+from tests.patience import PATIENCE, when_true
 from tests.rig.network import find_free_port
 from tests.server.accounts import quick_hash
 
@@ -111,7 +112,7 @@ def asked(method: str, url: str, user: str, password: str, body: Any = None) -> 
     data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
     request = urllib.request.Request(url, data, headers, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return f"{answer.headers}\n{answer.read().decode()}"
     except urllib.error.HTTPError as error:
         with error:

@@ -18,12 +18,8 @@ from agent.errors import StoreError
 from agent.systemd import Notifier
 from tests.agents import AgentProcess, edge_agent, gateway, gateway_config
 from tests.cli.helpers import documents, make_store, request
+from tests.patience import PATIENCE
 from tests.rig.disk_errors import DiskErrors
-
-LONGEST = 100.0
-"""Seconds that a message may take; only so that a test cannot hang."""
-
-pytestmark = pytest.mark.timeout(240)
 
 
 class Listener:
@@ -32,7 +28,7 @@ class Listener:
     def __init__(self, address: str) -> None:
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.channel.bind("\0" + address[1:] if address.startswith("@") else address)
-        self.channel.settimeout(LONGEST)
+        self.channel.settimeout(PATIENCE)
 
     def wait_for(self, message: str) -> int:
         """How many other messages came before it, but for those that ask for time to start."""
@@ -51,7 +47,7 @@ class Listener:
         with contextlib.suppress(TimeoutError):
             while True:
                 self.channel.recv(4096)
-        self.channel.settimeout(LONGEST)
+        self.channel.settimeout(PATIENCE)
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -122,7 +118,7 @@ async def test_a_start_that_works_gets_more_time_and_one_that_hangs_does_not(
         await asyncio.sleep(1.5)
         with pytest.raises(BlockingIOError):
             listener.channel.recv(4096)
-        end = time.monotonic() + LONGEST
+        end = time.monotonic() + PATIENCE
         while True:
             await asyncio.to_thread(_work, 0.2)
             with contextlib.suppress(BlockingIOError):
@@ -131,7 +127,7 @@ async def test_a_start_that_works_gets_more_time_and_one_that_hangs_does_not(
             assert time.monotonic() < end
         # What goes in a circle has an end, too.
         monkeypatch.setattr("agent.systemd._LONGEST_START", 1.0)
-        await asyncio.wait_for(Notifier(environment).keep_starting(), LONGEST)
+        await asyncio.wait_for(Notifier(environment).keep_starting(), PATIENCE)
         starting.cancel()
 
 

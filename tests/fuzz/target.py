@@ -17,9 +17,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from agent.store.selector_sql import register_functions
 from tests.agents import AgentProcess
-
-PATIENCE = 10.0
-"""Seconds within which an answer must begin, and, unless it is a feed, end."""
+from tests.patience import PATIENCE
 
 _GLANCE = 0.05
 """Seconds for which a feed that may have no end is read."""

@@ -22,7 +22,7 @@ from pathlib import Path
 UNITS = Path("/lib/systemd/system")
 WANTED = Path("/etc/systemd/system/multi-user.target.wants")
 RUNTIME = Path("/run/units")
-STOP_TIMEOUT = 30.0
+STOP_TIMEOUT = 60.0
 
 
 def pid_of(name: str) -> int | None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
-from tests.agents import when_true
 from tests.install.machine import CHECKOUT, CONFIG, Machine, missing, rebuild
+from tests.patience import PATIENCE, when_true
 
 _LACKING = missing()
 needs_machine = pytest.mark.skipif(_LACKING is not None, reason=f"this needs {_LACKING}")
@@ -50,7 +50,7 @@ def bring(machine: Machine, package: Path) -> str:
 def test_the_unit_is_exposed_little() -> None:
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNIT)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
     assert found, done.stderr
@@ -65,7 +65,7 @@ def test_the_units_are_valid(tmp_path: Path, source: Path) -> None:
     unit.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", source.read_text()))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(unit)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     complaints = [line for line in done.stderr.splitlines() if source.name in line]
     assert complaints == []
@@ -76,7 +76,7 @@ def test_a_package_for_a_machine_that_nobody_can_build_for_here_is_refused(tmp_p
         pytest.skip("this needs dpkg-deb")
     done = subprocess.run(
         [CHECKOUT / "scripts/build-deb", "--arch", "sparc64", tmp_path],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "a package for sparc64 can be built on such a machine only" in done.stderr
@@ -96,7 +96,7 @@ def test_a_clock_that_is_behind_does_not_cost_the_copy_of_the_data(tmp_path: Pat
     copy = tmp_path / "backups" / "1.0-20240101T000000Z"
     subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f'{script} back_up "$2"', "-", tmp_path, copy],
-        timeout=60, check=True,
+        timeout=PATIENCE, check=True,
     )  # fmt: skip
     assert (copy / "edge.sqlite").read_text() == "readings"
     kept = {folder.name for folder in copy.parent.iterdir()}
