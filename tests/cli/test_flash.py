@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -57,7 +58,8 @@ def processes_in(folder: Path) -> list[int]:
 
 
 def on_terminal(*arguments: object) -> tuple[Finished, str]:
-    """Run `edge-agent` with standard error on a terminal; returns what was shown there, too."""
+    """Run `edge-agent` with standard error on a terminal; returns what was shown there, too. What
+    hangs is interrupted."""
     near, far = os.openpty()
     shown = bytearray()
 
@@ -74,7 +76,11 @@ def on_terminal(*arguments: object) -> tuple[Finished, str]:
     ) as process:
         os.close(far)
         watching.start()
-        stdout, _ = process.communicate(timeout=PATIENCE)
+        try:
+            stdout, _ = process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # which ends the programmer, too
+            stdout, _ = process.communicate()
     watching.join()
     os.close(near)
     return Finished(process.returncode, stdout, ""), shown.decode()
@@ -87,7 +93,7 @@ def test_an_arduino(tmp_path: Path) -> None:
     with Board(tmp_path / "port", tmp_path / "board.log", command_line) as board:
         board.resets = True
         # On a busy machine the board's answer may be a quarter of a second late: avrdude then takes
-        # it for that to its next question, and refuses.
+        # it for that to its next question, and refuses, or asks on and on.
         for _ in range(3):
             done, shown = on_terminal(
                 *("flash", "uno", "--port", board.port, "--name", "greenhouse"),
