@@ -85,7 +85,7 @@ find_python() {
 
 make_venv() {
     local python
-    ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 || return 0
+    ! [[ -x $venv/bin/python && -x $venv/bin/pip ]] || return 0
     find_python >/dev/null || debian_packages python3 python3-venv
     python=$(find_python) || fail "no Python 3.11 or newer was found"
     # Debian keeps this module in a package of its own.
@@ -100,7 +100,6 @@ set_up_python() {
     if is_stamped "$stamp" "$wanted" && [[ -x $venv/bin/python ]]; then
         return
     fi
-    make_venv
     note "installing the project and its development tools into .venv"
     pip_install --editable '.[dev]'
     printf '%s\n' "$wanted" >"$stamp"
@@ -211,20 +210,49 @@ debian_source() {
     return "$status"
 }
 
-# set_up [tests|dashboard]: what the program needs and, if asked, what its tests need, or no more than
-# the dashboard's build does. Others who ask for it at the same time wait. The lock is on the checkout's folder, so it leaves no file behind.
+# side_by_side FUNCTION...: all at the same time; fails if one of them does.
+side_by_side() {
+    local each started=() status=0
+    # What runs in the background ignores Ctrl-C, which reaches all of this group otherwise.
+    trap 'trap - INT; kill 0' INT
+    for each in "$@"; do
+        "$each" &
+        started+=("$!")
+    done
+    for each in "${started[@]}"; do
+        wait "$each" || status=$?
+    done
+    trap - INT
+    return "$status"
+}
+
+set_up_pages_and_peers() {
+    set_up_dashboard
+    set_up_node_peers
+}
+
+set_up_packages_and_captures() {
+    set_up_test_packages
+    set_up_captures
+}
+
+# set_up [tests|dashboard]: what the program needs and, if asked, what its tests need, or no more
+# than the dashboard's build does. Others who ask for it at the same time wait.
 set_up() {
-    local step steps=(python node dashboard)
-    case ${1:-} in
-    tests) steps+=(node_peers test_packages captures) ;;
-    dashboard) steps=(node dashboard) ;;
-    esac
     export PATH=$venv/bin:$PATH
     {
         flock 9
-        for step in "${steps[@]}"; do
-            # Nothing that a step leaves running may inherit the lock, hence the closed descriptor.
-            "set_up_$step" 9>&-
-        done
-    } 9<"$project_root"
+        # Nothing that is left running may inherit the lock, hence the closed descriptor.
+        install_what_is_missing "${1:-}" 9>&-
+    } 9<"$project_root" # the lock leaves no file behind
+}
+
+install_what_is_missing() {
+    [[ $1 == dashboard ]] || make_venv
+    set_up_node
+    case $1 in
+    tests) side_by_side set_up_python set_up_pages_and_peers set_up_packages_and_captures ;;
+    dashboard) set_up_dashboard ;;
+    *) side_by_side set_up_python set_up_dashboard ;;
+    esac
 }

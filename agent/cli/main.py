@@ -16,24 +16,25 @@ from agent.errors import EdgeAgentError
 from agent.resources import importing, prepare
 
 # Imported when they are used: no command waits for, or holds in memory, what another one needs.
+# Hence what each is for, too: to list them imports none.
 _COMMANDS = {
-    "init": "agent.cli.init",
-    "run": "agent.cli.run",
-    "hub": "agent.cli.run",
-    "bridge": "agent.cli.bridge",
-    "replicate": "agent.cli.replicate",
-    "verify": "agent.cli.verify",
-    "status": "agent.cli.status",
-    "top": "agent.cli.top",
-    "hooks": "agent.cli.hooks",
-    "doctor": "agent.cli.doctor",
-    "ports": "agent.cli.ports",
-    "sensors": "agent.cli.sensors",
-    "conflicts": "agent.cli.conflicts",
-    "flash": "agent.cli.flash",
-    "device": "agent.cli.device",
-    "config": "agent.cli.config",
-    "user": "agent.cli.user",
+    "init": ("agent.cli.init", "Make a configuration file by a few questions."),
+    "run": ("agent.cli.run", "Run the agent on a gateway: record, replicate, serve."),
+    "hub": ("agent.cli.run", "Run a hub: a CouchDB-compatible server for gateways."),
+    "bridge": ("agent.cli.bridge", "Let gateways on an MQTT broker replicate with CouchDB."),
+    "replicate": ("agent.cli.replicate", "Copy what SOURCE has and TARGET lacks."),
+    "verify": ("agent.cli.verify", "Compare two databases, and repair what differs."),
+    "status": ("agent.cli.status", "Show what a running agent is doing."),
+    "top": ("agent.cli.top", "Watch a running agent in the terminal."),
+    "hooks": ("agent.cli.hooks", "See what hooks do, and deal with what they gave up."),
+    "doctor": ("agent.cli.doctor", "Look for what commonly goes wrong, and say how to mend it."),
+    "ports": ("agent.cli.ports", "List the serial ports, and what speaks on them."),
+    "sensors": ("agent.cli.sensors", "Look at what the sensors of a running agent say."),
+    "conflicts": ("agent.cli.conflicts", "Look at conflicts in a running agent, and resolve them."),
+    "flash": ("agent.cli.flash", "Put the reference firmware onto a board."),
+    "device": ("agent.cli.device", "Show and change how devices are set."),
+    "config": ("agent.cli.config", "Check the configuration file."),
+    "user": ("agent.cli.user", "Add users who may log in to the server."),
 }
 
 
@@ -46,13 +47,17 @@ class _Commands(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        module = _COMMANDS.get(cmd_name)
-        if module is None:
+        if cmd_name not in _COMMANDS:
             return None
+        module, _ = _COMMANDS[cmd_name]
         with importing():
             command = getattr(importlib.import_module(module), f"{cmd_name}_command")
         assert isinstance(command, click.Command)  # noqa: S101
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, what) for name, (_, what) in _COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         wants_json = "--json" in ctx.args

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -35,6 +37,27 @@ def test_every_command_has_help() -> None:
             assert result.status == 0, path
             assert result.stdout.startswith(f"Usage: {' '.join(['edge-agent', *path])} ")
             assert result.stderr == ""
+
+
+def test_the_commands_are_listed_in_whole_without_importing_them() -> None:
+    code = """
+import sys
+from agent.cli.main import main
+main(["--help"], prog_name="edge-agent", standalone_mode=False)
+print(*(name for name in ("agent.cli.run", "aiohttp", "sqlite3") if name in sys.modules))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=agents.CHECKOUT,
+    )
+    *listed, imported = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert imported == ""
+    names = {path[0] for path in command_paths() if len(path) == 1}
+    assert {line.split()[0] for line in listed} == names
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed)
 
 
 def test_every_option_is_explained() -> None:

@@ -87,15 +87,19 @@ class Trial:
 
         await until(there, "the hub has a database")
 
-    async def noted(self) -> dict[str, Any]:
-        """Wait until both directions have written a checkpoint of all that there is; returns the
-        logs."""
+    async def nothing_is_pending(self) -> None:
+        """Wait until neither direction has anything left to do."""
 
         async def there() -> bool:
             jobs = await self.jobs()
             return bool(jobs) and all(job["pending"] == 0 for job in jobs.values())
 
         await until(there, "nothing is pending", every=0.1)
+
+    async def noted(self) -> dict[str, Any]:
+        """Wait until both directions have written a checkpoint of all that there is; returns the
+        logs."""
+        await self.nothing_is_pending()
         before = await self.logs()
         after: dict[str, Any] = {}
 
@@ -276,6 +280,7 @@ async def test_a_captive_portal(
 ) -> None:
     async with standing_in(answer) as portal, Line() as line, running(tmp_path, line) as trial:
         await trial.exchange()
+        await trial.nothing_is_pending()
         line.target = portal.port or 0
         await line.break_all()
         await trial.write(trial.gateway, count=5)
