@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
-from tests.install.machine import CHECKOUT, CONFIG, Machine, missing, rebuild
+from tests.install.machine import CHECKOUT, CONFIG, Machine, in_memory, missing, rebuild
 from tests.patience import PATIENCE, when_true
 
 _LACKING = missing()
@@ -29,7 +29,7 @@ UPDATE_UNIT = UNIT.with_name("edge-agent-update.service")
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     root = tmp_path_factory.mktemp("machine") / "root"
-    with Machine.make(root) as made:
+    with in_memory(root), Machine.make(root) as made:
         yield made
 
 
