@@ -85,7 +85,7 @@ find_python() {
 
 make_venv() {
     local python
-    ! [[ -x $venv/bin/python && -x $venv/bin/pip ]] || return 0
+    ! "$venv/bin/python" -c 'import pip' 2>/dev/null || return 0
     find_python >/dev/null || debian_packages python3 python3-venv
     python=$(find_python) || fail "no Python 3.11 or newer was found"
     # Debian keeps this module in a package of its own.
@@ -213,16 +213,15 @@ debian_source() {
 # side_by_side FUNCTION...: all at the same time; fails if one of them does.
 side_by_side() {
     local each started=() status=0
-    # What runs in the background ignores Ctrl-C, which reaches all of this group otherwise.
-    trap 'trap - INT; kill 0' INT
     for each in "$@"; do
-        "$each" &
+        # Else what runs in the background ignores Ctrl-C.
+        (trap - INT; "$each") &
         started+=("$!")
     done
     for each in "${started[@]}"; do
         wait "$each" || status=$?
     done
-    trap - INT
+    ((status == 0)) || note "one of these has failed, see above: $*"
     return "$status"
 }
 
@@ -251,7 +250,11 @@ install_what_is_missing() {
     [[ $1 == dashboard ]] || make_venv
     set_up_node
     case $1 in
-    tests) side_by_side set_up_python set_up_pages_and_peers set_up_packages_and_captures ;;
+    tests)
+        # Who cannot install Debian's packages is told before all else what to paste.
+        ((EUID == 0)) || set_up_test_packages
+        side_by_side set_up_python set_up_pages_and_peers set_up_packages_and_captures
+        ;;
     dashboard) set_up_dashboard ;;
     *) side_by_side set_up_python set_up_dashboard ;;
     esac

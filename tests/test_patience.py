@@ -10,7 +10,7 @@ from tests import patience
 from tests.patience import until, when_true
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "PATIENCE", 0.05)
 
@@ -26,6 +26,7 @@ async def test_what_is_true_at_last_is_returned() -> None:
     assert when_true(partial([0, 3].pop, 0)) == 3
 
 
+@pytest.mark.usefixtures("hasty")
 async def test_who_waits_in_vain_says_for_what() -> None:
     arrived = False
     with pytest.raises(AssertionError, match=r"^waited 0 s in vain: it arrives$"):

@@ -23,7 +23,7 @@ everybody = threading.Barrier(4)
 
 def work():
     kept = [bytes(100_000) for _ in range(10)]  # too large for Python's own heap
-    everybody.wait(30)
+    everybody.wait(150)
 
 threads = [threading.Thread(target=work) for _ in range(4)]
 for thread in threads:

@@ -65,7 +65,7 @@ async def test_a_task_that_fails_is_started_again_and_counted(
 
     supervisor.start("task", task)
     assert supervisor.restarts == {}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         await goes_well.wait()
     assert starts == 4
     assert supervisor.restarts == {"task": 3}
@@ -139,7 +139,7 @@ async def test_a_waiting_restart_can_be_stopped(
 
     supervisor.start("bad", bad)
     await until(failed)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await supervisor.stop()
 
 
@@ -330,7 +330,7 @@ async def test_the_database_of_the_agent_cannot_be_deleted_under_it(tmp_path: Pa
     stop = asyncio.Event()
     ready = asyncio.Event()
     running = asyncio.create_task(agent.run(stop, lambda _: ready.set()))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         await ready.wait()
     with pytest.raises(StoreHeldError, match="stop it"):
         await agent.databases.delete("edge")

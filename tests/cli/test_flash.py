@@ -80,7 +80,7 @@ def on_terminal(*arguments: object) -> tuple[Finished, str]:
             stdout, _ = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)  # which ends the programmer, too
-            stdout, _ = process.communicate()
+            stdout, _ = process.communicate(timeout=PATIENCE)
     watching.join()
     os.close(near)
     return Finished(process.returncode, stdout, ""), shown.decode()

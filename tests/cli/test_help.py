@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,10 +49,11 @@ print(*(name for name in ("agent.cli.run", "aiohttp", "sqlite3") if name in sys.
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
+        cwd=agents.CHECKOUT,
+        env={**os.environ, "COLUMNS": "80"},
         capture_output=True,
         text=True,
         check=True,
-        cwd=agents.CHECKOUT,
     )
     *listed, imported = done.stdout.partition("Commands:\n")[2].splitlines()
     assert imported == ""

@@ -173,7 +173,7 @@ def test_a_reset_starts_another_boot_with_the_same_settings(avr_site: Site[Board
     when_true(lambda: len(second()) >= 40)
     assert len({each["boot"] for each in second()}) == 1
     taken = [each["uptime_ms"] for each in second()[:40]]
-    assert max(taken) - min(taken) < 2000  # at 1000 ms, it would be 19 s
+    assert max(taken) - min(taken) < 10_000  # at 1000 ms, it would be 19 s
     avr_site.stop()
 
 

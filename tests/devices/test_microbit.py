@@ -81,11 +81,15 @@ def lost(first: dict[str, Any], newest: dict[str, Any]) -> float:
 def assert_punctual(site: Site[Microbit]) -> None:
     """What is new was taken just now: the board's clock, however slow, decides no time."""
     before = ends(site.readings())[1]["sequence"]
-    first, newest = when_true(
-        lambda: (found := ends(site.readings()))[1]["sequence"] > before and found
-    )
-    # By the board's clock it would be late by all that that has lost.
-    assert 0 <= time.time() - taken(newest) < max(_LATE, lost(first, newest) / 2)
+
+    def punctual() -> bool:
+        first, newest = ends(site.readings())
+        late = time.time() - taken(newest)
+        assert late >= 0
+        # By the board's clock it would be late by all that that has lost.
+        return newest["sequence"] > before and late < max(_LATE, lost(first, newest) / 2)
+
+    when_true(punctual)
 
 
 def taken(reading: dict[str, Any]) -> float:

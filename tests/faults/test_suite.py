@@ -52,6 +52,7 @@ def test_what_is_promised_holds(tmp_path: Path) -> None:
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
+        timeout=540,  # what it said is shown then
         check=False,
     )
     assert done.returncode == 0, done.stderr

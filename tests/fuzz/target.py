@@ -17,7 +17,10 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from agent.store.selector_sql import register_functions
 from tests.agents import AgentProcess
-from tests.patience import PATIENCE
+
+PATIENCE = 45.0
+"""Seconds within which an answer must begin, and, unless it is a feed, end. A busy machine may take
+long; what waits by mistake waits for a minute at least."""
 
 _GLANCE = 0.05
 """Seconds for which a feed that may have no end is read."""

@@ -266,24 +266,29 @@ async def test_a_slow_reader_holds_up_nobody_else(tmp_path: Path) -> None:
         Mosquitto(tmp_path / "broker", more="max_packet_size 30000") as broker,
         site(tmp_path, broker, hasty=True) as hub,
         gateway(hub.url, node="slow", timeout=4.0) as slow,
-        gateway(hub.url, node="quick") as quick,
+        gateway(hub.url, node="quick", timeout=4.0) as quick,
         opened(tmp_path / "a.sqlite") as store,
     ):
         rev = await edit(hub.hub, "files", None, inline("f", "x/y", large))
         await hub.hub.graft(readings(400))
         [revision] = await slow.fetch([("files", [str(rev)])])
         read = bytearray()
+        others_are_served = asyncio.Event()
 
         async def read_slowly() -> None:
             async for piece in slow.attachment(revision, revision.attachments[0]):
-                await asyncio.sleep(SILENCE + 0.3 if len(read) < 30_000 else 0.01)
                 read.extend(piece)
+                if len(read) < 30_000:
+                    await asyncio.sleep(SILENCE + 0.3)
+                else:
+                    await others_are_served.wait()
 
         reading = asyncio.create_task(read_slowly())
         await asyncio.sleep(0.2)
         await replicate(quick, LocalPeer(store))
         assert (await store.info()).doc_count == 401
         assert not reading.done()
+        others_are_served.set()
         await reading
         assert bytes(read) == large
 

@@ -212,8 +212,9 @@ async def test_manual_and_unmatched_conflicts_wait(databases: Databases, store: 
 
 
 async def test_new_conflicts_are_found_at_once_and_those_of_before_a_start_too(
-    databases: Databases, store: Store
+    databases: Databases, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("agent.replication.conflicts._LONGEST_WAIT", 2 * PATIENCE)
     await conflict(store, "before", {"a": 1}, {"b": 1})
     resolver = Resolver(databases, "db", [policy(ThreeWay())])
 
@@ -255,8 +256,9 @@ async def test_a_database_that_is_deleted_and_made_again(
 
 
 async def test_a_time_in_the_future_is_decided_when_it_has_come(
-    databases: Databases, store: Store
+    databases: Databases, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("agent.replication.conflicts._LONGEST_WAIT", 2 * PATIENCE)
     now = 1_000.0
     resolver = Resolver(databases, "db", [policy(Keep(Newest(("at",), 60)))], clock=lambda: now)
     await conflict(store, "a", {"at": 1}, {"at": 2_000})
@@ -285,7 +287,7 @@ async def test_an_edit_that_overtakes_a_decision_is_decided_anew(
         nonlocal made
         made += 1
         if made == 1:  # somebody edits the winner while this is at work
-            asyncio.run_coroutine_threadsafe(put(store, "a", "2-z", n=2), loop).result(10)
+            asyncio.run_coroutine_threadsafe(put(store, "a", "2-z", n=2), loop).result(PATIENCE)
         return {name: value for leaf in leaves for name, value in leaf.items() if name[0] != "_"}
 
     resolver = Resolver(databases, "db", [policy(python(slow))])

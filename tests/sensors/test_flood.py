@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import random
+import statistics
 import threading
 import time
 import tty
@@ -19,9 +20,8 @@ from tests.cli.helpers import query, request
 from tests.patience import when_true
 
 READINGS = 30
-_LATE = 20.0
-"""Seconds, on a machine that is busy with other things, too. Without a turn of its own a device
-would be heard when the flood is over, and the test waits for that in vain."""
+_LATE = 3.0
+"""Seconds, on a machine that is busy with other things, too."""
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def test_others_stay_on_time(tmp_path: Path) -> None:
             assert gateway.running
     late = [datetime.fromisoformat(at).timestamp() - sent for sent, at in of_calm()]
     print(f"{max(late):.3f} s late at the most")
-    assert max(late) < _LATE
+    assert statistics.median(late) < _LATE
     assert state["calm"]["events"] == {}
     (stored,) = query(store, "SELECT count(*) FROM docs WHERE body ->> 'device' = 'fast'")
     assert stored[0] > 10 * READINGS

@@ -13,6 +13,15 @@ import pytest
 from tests.patience import PATIENCE, until
 from tests.server.api import Api, number_in, numbered, running
 
+PROMPT = 45.0
+"""Seconds: less than after which a feed looks again by itself."""
+
+
+@pytest.fixture(autouse=True)
+def only_news_wake_a_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time-out is a minute, unless it is told another one."""
+    monkeypatch.setattr("agent.server.changes._NOTICE", 2 * PROMPT)
+
 
 async def waiting(api: Api, count: int = 1) -> None:
     """Wait until so many feeds wait for the next change."""
@@ -46,7 +55,7 @@ async def test_longpoll_waits_for_the_next_change(api: Api) -> None:
     await waiting(api)
     assert not feed.done()
     await api.write("b")
-    body = await asyncio.wait_for(feed, PATIENCE)
+    body = await asyncio.wait_for(feed, PROMPT)
     assert [row["id"] for row in body["results"]] == ["b"]
     assert (body["last_seq"], body["pending"]) == (2, 0)
 
@@ -62,7 +71,7 @@ async def test_longpoll_goes_on_waiting_for_what_the_filter_wants(api: Api) -> N
         await asyncio.sleep(0.15)  # in which it would end
     assert not feed.done()
     await api.write("c")
-    body = await asyncio.wait_for(feed, PATIENCE)
+    body = await asyncio.wait_for(feed, PROMPT)
     assert [row["id"] for row in body["results"]] == ["c"]
 
 
@@ -85,12 +94,12 @@ async def test_heartbeats_are_line_breaks_and_outlive_the_timeout(api: Api, feed
         if feed == "longpoll":
             assert await answer.content.readline() == b'{"results":[\n'
         for _ in range(5):
-            line = await asyncio.wait_for(answer.content.readline(), PATIENCE)
+            line = await asyncio.wait_for(answer.content.readline(), PROMPT)
             assert line == b"\n"
         await api.write("a")
         line = b"\n"
         while line == b"\n":
-            line = await asyncio.wait_for(answer.content.readline(), PATIENCE)
+            line = await asyncio.wait_for(answer.content.readline(), PROMPT)
         assert json.loads(line.rstrip(b",\n"))["id"] == "a"
 
 
@@ -98,7 +107,7 @@ async def test_heartbeat_true_means_the_default(api: Api) -> None:
     feed = asyncio.ensure_future(longpoll(api, "heartbeat=true"))
     await waiting(api)
     await api.write("a")
-    assert (await asyncio.wait_for(feed, PATIENCE))["last_seq"] == 1
+    assert (await asyncio.wait_for(feed, PROMPT))["last_seq"] == 1
 
 
 async def test_continuous_gives_changes_as_they_come(api: Api) -> None:
@@ -108,7 +117,7 @@ async def test_continuous_gives_changes_as_they_come(api: Api) -> None:
         for id in ("a", "b", "c"):
             if id != "a":
                 await api.write(id, v=id)
-            row = json.loads(await asyncio.wait_for(answer.content.readline(), PATIENCE))
+            row = json.loads(await asyncio.wait_for(answer.content.readline(), PROMPT))
             assert row["id"] == id
             assert row["doc"]["_id"] == id
 
@@ -144,7 +153,7 @@ async def test_feeds_end_when_the_database_is_deleted(api: Api, feed: str) -> No
     request = asyncio.ensure_future(api.get(path))
     await waiting(api)
     await api.delete("/db")
-    answer = await asyncio.wait_for(request, PATIENCE)
+    answer = await asyncio.wait_for(request, PROMPT)
     assert number_in(answer.json["last_seq"]) == 1
 
 
@@ -159,7 +168,7 @@ async def test_feeds_end_properly_when_the_server_stops(
         path = f"/db/_changes?feed={feed}&since=1&heartbeat=60000"
         request = asyncio.ensure_future(api.get(path))
         await waiting(api)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROMPT):
             await api.server.close()
             answer = await request
     assert number_in(answer.json["last_seq"]) == 1
@@ -181,7 +190,7 @@ async def event(answer: Any) -> list[str]:
     """The lines of the next event."""
     found: list[str] = []
     while True:
-        line = (await asyncio.wait_for(answer.content.readline(), PATIENCE)).decode()
+        line = (await asyncio.wait_for(answer.content.readline(), PROMPT)).decode()
         if line != "\n":
             found.append(line.rstrip("\n"))
         elif found:
@@ -251,8 +260,8 @@ async def test_followers_share_one_read(
     await waiting(api, 80)
     reads = 0
     await api.write("a", v=1, text="x" * size)
-    rows = await asyncio.wait_for(asyncio.gather(*plain), PATIENCE)
-    docs = await asyncio.wait_for(asyncio.gather(*whole), PATIENCE)
+    rows = await asyncio.wait_for(asyncio.gather(*plain), PROMPT)
+    docs = await asyncio.wait_for(asyncio.gather(*whole), PROMPT)
     assert reads == expected
     assert all(row == rows[0] and "doc" not in row for row in rows)
     assert all(row["doc"]["v"] == 1 for row in docs)
@@ -265,5 +274,5 @@ async def test_a_follower_that_leaves_takes_nothing_from_the_others(api: Api) ->
     for feed in feeds[:3]:
         feed.cancel()
     await write
-    answers = await asyncio.wait_for(asyncio.gather(*feeds[3:]), PATIENCE)
+    answers = await asyncio.wait_for(asyncio.gather(*feeds[3:]), PROMPT)
     assert [[row["id"] for row in answer["results"]] for answer in answers] == [["a"]] * 3
