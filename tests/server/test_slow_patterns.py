@@ -44,7 +44,14 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("path", ["/db/_find", CHANGES])
-async def test_others_are_served_meanwhile(slow: Api, path: str) -> None:
+async def test_others_are_served_meanwhile(
+    slow: Api, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Enough for longer than anybody here waits: they end with the database.
+    monkeypatch.setattr(find, "_REGEX_SECONDS", 2 * PATIENCE)
+    monkeypatch.setattr("agent.documents.conditions._LONGEST_MATCH", PATIENCE)
+    docs = [{"_id": f"e{number:04}", "a": VICTIM} for number in range(5000)]
+    assert (await slow.post("/db/_bulk_docs", {"docs": docs})).status == 201
     hogs = [asyncio.create_task(slow.post(path, QUERY)) for _ in range(6)]
     await asyncio.sleep(0.5)
     async with asyncio.timeout(PATIENCE):
